@@ -1,0 +1,76 @@
+"""Run train.py in real processes (gloo), fast: a fork server imports torch once."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import socket
+import sys
+from pathlib import Path
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["tests.launch_preload"])
+
+TOKENIZERS = Path(__file__).parent / "golden" / "tokenizers" / "tokenizers"
+SPEC_A = f"{TOKENIZERS}/bpe_a:source=Llama3"
+SPEC_B = f"{TOKENIZERS}/bpe_b:source=Qwen2:target=Llama3"
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def _rank_main(rank: int, world: int, port: int, argv: list[str], log: str) -> None:
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world),
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), HF_HUB_OFFLINE="1",
+    )  # fmt: skip
+    import torch
+
+    from tokenkit.errors import run_main
+    from train import main
+
+    torch.set_num_threads(1)
+    sys.argv = ["train.py", *argv]
+    run_main(main)
+
+
+def start_training(argv: list[str], world: int, log: Path) -> list:
+    """Start ``world`` ranks of train.py; their output goes to ``log``."""
+    port = free_port()
+    processes = [
+        CONTEXT.Process(target=_rank_main, args=(rank, world, port, argv, str(log)))
+        for rank in range(world)
+    ]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def train(argv: list[str], world: int, log: Path, timeout: float = 240) -> None:
+    """Run train.py to its end on ``world`` ranks; fails with its output if any rank fails."""
+    processes = start_training(argv, world, log)
+    for process in processes:
+        process.join(timeout)
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        if process.is_alive():
+            process.kill()
+    assert codes == [0] * world, f"exit codes {codes}\n{log.read_text()[-4000:]}"
+
+
+def read_metrics(output_dir: Path) -> dict[int, dict[str, float]]:
+    """Metrics by step; a step logged twice (after a resume) counts as last logged."""
+    lines = (output_dir / "metrics.jsonl").read_text().splitlines()
+    entries = [json.loads(line) for line in lines]
+    return {e["step"]: e for e in entries if "loss" in e}
+
+
+def read_losses(output_dir: Path) -> list[float]:
+    return [metrics["loss"] for _, metrics in sorted(read_metrics(output_dir).items())]

@@ -1,0 +1,68 @@
+"""Adapters: off at the start, mergeable, switchable."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.models.test_causal_lm import load
+from tests.models.tiny import save_tiny
+from tokenkit.errors import ModelError
+from tokenkit.models.lora import add_lora, adapters_off, init_lora, merge_state_dict
+
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+@pytest.fixture(params=["llama", "gemma3_text", "phi3"])
+def model_with_adapters(request, tmp_path):
+    source, model = load(save_tiny(tmp_path / "m", request.param))
+    before = {name: p.detach().clone() for name, p in model.backbone.named_parameters()}
+    add_lora(model.backbone, source.family, TARGETS, rank=4, alpha=8.0)
+    init_lora(model.backbone, seed=0)
+    return model, before
+
+
+def test_adapters_start_at_the_base_model(model_with_adapters):
+    model, before = model_with_adapters
+    ids = torch.randint(3, 96, (1, 7))
+    state = {name: p.detach() for name, p in model.backbone.named_parameters()}
+    merged = merge_state_dict(state, alpha=8.0, rank=4)
+    assert merged.keys() == before.keys()
+    for name, tensor in before.items():
+        torch.testing.assert_close(merged[name], tensor)
+    with torch.no_grad(), adapters_off(model.backbone):
+        off = model.hidden_states(ids)
+    torch.testing.assert_close(model.hidden_states(ids), off)
+
+
+def test_merged_weights_compute_the_same(model_with_adapters):
+    model, _ = model_with_adapters
+    with torch.no_grad():
+        for name, parameter in model.backbone.named_parameters():
+            if ".lora_b." in name:
+                parameter.normal_()
+    ids = torch.randint(3, 96, (2, 9))
+    with torch.no_grad():
+        adapted = model.hidden_states(ids)
+        with adapters_off(model.backbone):
+            base = model.hidden_states(ids)
+        state = {name: p.detach().clone() for name, p in model.backbone.named_parameters()}
+        merged = merge_state_dict(state, alpha=8.0, rank=4)
+        for name, parameter in model.backbone.named_parameters():
+            if ".lora_" not in name:
+                parameter.copy_(merged[name.replace(".base.", ".")])
+        with adapters_off(model.backbone):
+            torch.testing.assert_close(model.hidden_states(ids), adapted, atol=1e-4, rtol=1e-4)
+    assert (adapted - base).abs().max() > 1e-3
+
+
+def test_only_adapters_are_trained(model_with_adapters):
+    model, _ = model_with_adapters
+    trained = {n for n, p in model.backbone.named_parameters() if p.requires_grad}
+    assert trained and all(".lora_" in name for name in trained)
+
+
+def test_gpt2_is_refused(tmp_path):
+    source, model = load(save_tiny(tmp_path / "m", "gpt2"))
+    with pytest.raises(ModelError, match="use 'full'"):
+        add_lora(model.backbone, source.family, TARGETS, 4, 8.0)

@@ -1,0 +1,90 @@
+"""Every parallel layout trains like one fp32 process. A table of (name, ranks, overrides)."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.launch import SPEC_A, read_losses, train
+
+LORA = ["--student.train", "lora", "--lora.rank", "4", "--lora.alpha", "8"]
+APPROX = ["--loss.aggregation", "approx_gradmag_preserve_mag"]
+TP2 = ["--parallelism.tensor_parallel_degree", "2"]
+
+
+def micro(size: int) -> list[str]:
+    return ["--training.micro_batch_size", str(size)]
+
+
+# One-process runs the others are held against.
+BASES = {
+    "full": [],
+    "lora": [*LORA, *APPROX],
+    "approx": APPROX,
+    "teacher": ["--teacher.tokenizer", SPEC_A, "--alm.mode", "append_space"],
+}
+
+CASES = [
+    ("full", "accumulate 2", 1, micro(4)),
+    ("full", "accumulate 4", 1, micro(2)),
+    ("full", "FSDP 2", 2, micro(4)),
+    ("full", "FSDP 4", 4, micro(2)),
+    ("full", "FSDP 2, accumulate 2", 2, micro(2)),
+    ("full", "HSDP 2x2", 4, [*micro(2), "--parallelism.data_parallel_replicate_degree", "2"]),
+    ("full", "DDP 2", 2, [*micro(4), "--parallelism.data_parallel_replicate_degree", "2"]),
+    ("full", "TP 2", 2, TP2),
+    ("full", "TP 2 x FSDP 2", 4, [*micro(4), *TP2]),
+    ("full", "checkpoint full", 1, ["--activation_checkpoint.mode", "full"]),
+    ("full", "checkpoint every 2nd", 1, ["--activation_checkpoint.mode", "every_n"]),
+    ("full", "checkpoint ops, FSDP 2", 2,
+     [*micro(4), "--activation_checkpoint.mode", "selective_ops"]),
+    ("full", "compile", 1, ["--compile.enable", "true", "--compile.backend", "aot_eager"]),
+    ("full", "compile, checkpoint, FSDP 2", 2,
+     [*micro(4), "--compile.enable", "true", "--compile.backend", "aot_eager",
+      "--activation_checkpoint.mode", "full"]),
+    ("approx", "accumulate 2", 1, micro(4)),
+    ("approx", "accumulate 4", 1, micro(2)),
+    ("approx", "FSDP 2", 2, micro(4)),
+    ("approx", "FSDP 2, accumulate 2", 2, micro(2)),
+    ("approx", "TP 2 x FSDP 2", 4, [*micro(4), *TP2]),
+    ("approx", "compile, accumulate 2", 1,
+     [*micro(4), "--compile.enable", "true", "--compile.backend", "aot_eager"]),
+    ("lora", "FSDP 2", 2, micro(4)),
+    ("lora", "TP 2", 2, TP2),
+    ("lora", "TP 2 x FSDP 2, accumulate 2", 4, [*micro(2), *TP2]),
+    ("teacher", "FSDP 2", 2, micro(4)),
+    ("teacher", "TP 2 x FSDP 2", 4, [*micro(4), *TP2]),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def base_losses(base_arguments, tiny_llama, tmp_path_factory):
+    """Losses of each base, computed once per worker."""
+    known: dict[str, list[float]] = {}
+
+    def losses(base: str) -> list[float]:
+        if base not in known:
+            folder = tmp_path_factory.mktemp(base)
+            train([*arguments(base_arguments, tiny_llama, base, folder)], 1, folder / "log")
+            known[base] = read_losses(folder)
+        return known[base]
+
+    return losses
+
+
+def arguments(base_arguments, tiny_llama, base, folder) -> list[str]:
+    extra = ["--teacher.model", str(tiny_llama)] if base == "teacher" else []
+    return [*base_arguments, *BASES[base], *extra, "--job.output_dir", str(folder)]
+
+
+@pytest.mark.parametrize(
+    ("base", "world", "overrides"),
+    [pytest.param(b, w, o, id=f"{b}: {name}") for b, name, w, o in CASES],
+)
+def test_equals_one_process(
+    base, world, overrides, base_losses, base_arguments, tiny_llama, tmp_path
+):
+    argv = [*arguments(base_arguments, tiny_llama, base, tmp_path), *overrides]
+    train(argv, world, tmp_path / "log")
+    losses = read_losses(tmp_path)
+    assert len(losses) == 5
+    assert losses == pytest.approx(base_losses(base), rel=1e-5)

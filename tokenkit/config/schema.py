@@ -1,0 +1,361 @@
+"""All settings of a run: one dataclass per TOML section, one documented field per key.
+
+``key`` attaches to each field its documentation and the values it may take; ``--help`` prints the
+first, :func:`tokenkit.config.validate` checks the second. Loading is in ``load.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from functools import cache
+from typing import Any, get_type_hints
+
+ALM_DIFFERENCES = (
+    *("abs", "binary_ce", "reverse_binary_kl", "binary_kl_temp_limit"),
+    *("abs_exp", "renyi", "joschu_k2", "joschu_k3"),
+)
+
+
+def key(
+    default: Any,
+    doc: str,
+    *,
+    choices: tuple[str, ...] = (),
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+    below: float | None = None,
+    compare: bool = True,
+) -> Any:
+    """A dataclass field with one line of documentation and the range of its values.
+
+    ``minimum`` and ``maximum`` are allowed values, ``above`` and ``below`` are not. For a list,
+    choices and range apply to each element.
+    """
+    if choices:
+        doc = f"{doc}: {' | '.join(choice or '(empty)' for choice in choices)}"
+    limits = {"minimum": minimum, "above": above, "maximum": maximum, "below": below}
+    metadata = {"doc": doc, "choices": choices, **limits}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata, compare=compare)
+    return field(default=default, metadata=metadata, compare=compare)
+
+
+@dataclass
+class JobConfig:
+    """The run as a whole."""
+
+    name: str = key("run", "name of the run, for logs")
+    # Where the settings were read from does not change what they are: not part of equality.
+    config_file: str = key("", "TOML file with settings (command line only)", compare=False)
+    output_dir: str = key("outputs/run", "folder for checkpoints, logs and the resolved settings")
+    seed: int = key(1234, "seed of every random choice", minimum=0, maximum=2**32 - 1)
+    custom_import: list[str] = key([], "Python modules to import first; they register components")
+
+
+@dataclass
+class StudentConfig:
+    """The model that moves to another tokenizer."""
+
+    model: str = key("", "hub id or local folder")
+    tokenizer: str = key("", "tokenizer spec of the model as it is, path_or_id[:source=Family]...")
+    target_tokenizer: str = key("", "tokenizer spec to move to (empty: keep the tokenizer)")
+    init: str = key("pretrained", "starting weights", choices=("pretrained", "random"))
+    train: str = key("full", "what to train in the decoder", choices=("full", "lora", "none"))
+    train_embeddings: bool = key(True, "train the input and output matrices too")
+    embedding_init: str = key("fvt", "initialiser of the new vocabulary, by registered name")
+    output_embeddings: str = key(
+        "preserve", "keep tied matrices tied or untie them", choices=("preserve", "untie")
+    )
+    expand_input_ids: bool = key(False, "add subword embeddings to bytes (not supported yet)")
+    tokens_to_add: list[str] = key([], "special tokens to add to the target tokenizer")
+    pad_vocab_multiple: int = key(1, "pad the vocabulary's rows to a multiple of this", minimum=1)
+    attn_implementation: str = key("", "attention of transformers (empty: the model's default)")
+    trust_remote_code: bool = key(False, "run Python code that comes with the model")
+
+
+@dataclass
+class TeacherConfig:
+    """The model to learn from; without model and cache, the student as it was at the start."""
+
+    model: str = key("", "hub id or local folder (empty: self-distillation)")
+    tokenizer: str = key("", "the teacher's tokenizer spec")
+    cache: str = key("", "folder of precomputed teacher scores, instead of a model")
+    attn_implementation: str = key("", "attention of transformers (empty: the model's default)")
+    trust_remote_code: bool = key(False, "run Python code that comes with the model")
+
+
+@dataclass
+class LossConfig:
+    """What is minimised."""
+
+    names: list[str] = key(["sft"], "losses, by registered name")
+    weights: list[float] = key([], "weight of each loss (empty: all 1)", minimum=0)
+    schedules: list[str] = key(
+        [],
+        "course of each weight over training (empty: all constant)",
+        choices=("constant", "linear", "cosine", "reverse_cosine"),
+    )
+    aggregation: str = key(
+        "",
+        "how losses are balanced: (empty: mean of weighted losses) | approx_gradmag | "
+        "approx_gradmag_preserve_mag",
+    )
+
+
+@dataclass
+class AlmConfig:
+    """Approximate likelihood matching, the losses alm_*."""
+
+    diff_fn: str = key(
+        "binary_ce", "difference of chunk log-probabilities", choices=ALM_DIFFERENCES
+    )
+    mode: str = key(
+        "merge_by_space_prob+append_space",
+        "joined by +: merge_by_space_prob | append_space | eos_as_space",
+    )
+    temperature: float = key(100.0, "divides chunk log-probabilities", above=0)
+    merge_threshold: float = key(
+        0.1, "teacher's boundary probability that closes a chunk", minimum=0, maximum=1
+    )
+    numerator: str = key(
+        "chunk_count",
+        "weight of a chunk",
+        choices=("chunk_count", "token_count", "log1p_token_count"),
+    )
+    denominator: str = key(
+        "chunk_count", "what the sum is divided by", choices=("chunk_count", "token_count")
+    )
+    renyi_alpha: float = key(2.0, "order of the Renyi divergence (diff_fn renyi)", above=0)
+    space_mask_mode: str = key(
+        "space+tab+newline+special",
+        "tokens that begin with these are boundaries; joined by +: space | tab | newline | special",
+    )
+    pair_bias: str = key("", "folder or file of tokenizer pair statistics (loss alm_unbiased)")
+    bias_threshold: float = key(
+        0.1, "alm_unbiased drops chunks with a higher bias", minimum=0, maximum=1
+    )
+
+
+@dataclass
+class DataConfig:
+    """Texts to train and validate on."""
+
+    train: list[str] = key([], "local files or folders, or hf:dataset")
+    weights: list[float] = key(
+        [], "share of each source in the mixture (empty: left to the data)", minimum=0
+    )
+    validation: list[str] = key([], "sources for validation, written as in train")
+    split: str = key("train", "split of hf: datasets")
+    streaming: bool = key(False, "stream hf: datasets instead of downloading them first")
+    text_field: str = key("text", "column of plain texts")
+    messages_field: str = key("messages", "column of conversations")
+    shuffle: bool = key(True, "shuffle the rows, anew in each epoch")
+    shuffle_buffer: int = key(10000, "rows held for shuffling a stream", minimum=1)
+    num_workers: int = key(0, "processes per rank that prepare batches (0: none)", minimum=0)
+
+
+@dataclass
+class ChatConfig:
+    """Conversations and prompts."""
+
+    text_mode: str = key(
+        "direct_encode",
+        "how plain texts become sequences",
+        choices=(
+            "surround_instruct",
+            "direct_encode",
+            "direct_encode_no_force_eos",
+            "direct_encode_no_force_bos",
+            "direct_encode_no_force_bos_no_force_eos",
+        ),
+    )
+    loss_on: str = key(
+        "all", "tokens whose prediction counts", choices=("all", "assistant", "completion")
+    )
+
+
+@dataclass
+class TrainingConfig:
+    """Length of training and shape of a step."""
+
+    steps: int = key(100, "optimizer steps", minimum=0)
+    batch_size: int = key(8, "sequences per optimizer step, over all ranks", minimum=1)
+    micro_batch_size: int = key(
+        8, "sequences per forward pass and data-parallel rank; accumulation follows", minimum=1
+    )
+    max_teacher_length: int = key(512, "longest sequence in teacher tokens", minimum=2)
+    max_student_length: int = key(512, "longest sequence in student tokens", minimum=2)
+    max_grad_norm: float = key(1.0, "clip the gradient to this norm (0: off)", minimum=0)
+    dtype: str = key(
+        "float32", "compute in (weights are kept in float32)", choices=("float32", "bfloat16")
+    )
+    deterministic: bool = key(False, "refuse operations that are not reproducible")
+    threads: int = key(0, "CPU threads per rank (0: torch's default)", minimum=0)
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW."""
+
+    lr: float = key(1e-5, "peak learning rate", minimum=0)
+    weight_decay: float = key(0.0, "decoupled weight decay, not on norms and biases", minimum=0)
+    beta1: float = key(0.9, "decay of the gradient average", minimum=0, below=1)
+    beta2: float = key(0.95, "decay of the squared-gradient average", minimum=0, below=1)
+    eps: float = key(1e-8, "added to the denominator", above=0)
+    fused: bool = key(False, "one fused kernel for all parameters")
+    lr_scale_patterns: list[str] = key([], "regular expressions on parameter names")
+    lr_scales: list[float] = key([], "learning-rate factor for each pattern", minimum=0)
+
+
+@dataclass
+class LrSchedulerConfig:
+    """Learning rate over the steps: prefix, warm-up, decay."""
+
+    warmup_steps: int = key(0, "steps of linear warm-up", minimum=0)
+    decay: str = key("linear", "after the warm-up", choices=("linear", "cosine", "constant"))
+    prefix_steps: int = key(0, "steps at prefix_lr before the warm-up", minimum=0)
+    prefix_lr: float = key(0.0, "learning rate during the prefix", minimum=0)
+
+
+@dataclass
+class LoraConfig:
+    """Low-rank adapters, with student.train = "lora"."""
+
+    rank: int = key(64, "rank of the adapters", minimum=1)
+    alpha: float = key(64.0, "adapters are scaled by alpha / rank", above=0)
+    targets: list[str] = key(
+        ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        "projections that get an adapter",
+    )
+
+
+@dataclass
+class ParallelismConfig:
+    """Ranks = replicate x shard x tensor-parallel degree."""
+
+    data_parallel_replicate_degree: int = key(1, "copies of the model (HSDP)", minimum=1)
+    data_parallel_shard_degree: int = key(
+        -1, "ranks that share one copy (FSDP; -1: all that remain)", minimum=-1
+    )
+    tensor_parallel_degree: int = key(1, "ranks that split each matrix", minimum=1)
+
+
+@dataclass
+class ActivationCheckpointConfig:
+    """Recompute activations in the backward pass to save memory."""
+
+    mode: str = key(
+        "none", "what to recompute", choices=("none", "full", "every_n", "selective_ops")
+    )
+    every_n: int = key(2, "one layer in n (mode every_n)", minimum=1)
+
+
+@dataclass
+class CompileConfig:
+    """torch.compile, layer by layer."""
+
+    enable: bool = key(False, "compile the decoder layers")
+    backend: str = key("inductor", "backend of torch.compile")
+
+
+@dataclass
+class CheckpointConfig:
+    """Saving and resuming."""
+
+    enable: bool = key(True, "save checkpoints, and resume from the newest")
+    interval: int = key(500, "steps between checkpoints", minimum=1)
+    keep_latest_k: int = key(2, "checkpoints to keep (0: all)", minimum=0)
+    async_mode: str = key(
+        "disabled", "write in the background while training", choices=("disabled", "async")
+    )
+    load_step: int = key(-1, "step to resume from (-1: the latest)", minimum=-1)
+    overwrite: bool = key(False, "start afresh and replace what is in output_dir")
+
+
+@dataclass
+class MetricsConfig:
+    """What is logged, and where."""
+
+    log_interval: int = key(10, "steps between log lines", minimum=1)
+    tensorboard: bool = key(True, "write TensorBoard logs into output_dir")
+    color: bool = key(True, "coloured log lines")
+    progress: bool = key(True, "progress bar on rank 0")
+
+
+@dataclass
+class EvalConfig:
+    """Validation in bits per byte."""
+
+    interval: int = key(0, "steps between validations (0: off)", minimum=0)
+    max_documents: int = key(64, "validation texts", minimum=1)
+    batch_size: int = key(8, "texts per forward pass", minimum=1)
+    max_length: int = key(512, "tokens per forward pass", minimum=2)
+
+
+@dataclass
+class ProfilingConfig:
+    """A trace of a few steps."""
+
+    enable: bool = key(False, "write a torch.profiler trace into output_dir")
+    start_step: int = key(5, "first step of the trace", minimum=0)
+    active_steps: int = key(3, "steps in the trace", minimum=1)
+
+
+@dataclass
+class Config:
+    """A run's settings; ``config.section.key`` is ``--section.key`` on the command line."""
+
+    job: JobConfig = field(default_factory=JobConfig)
+    student: StudentConfig = field(default_factory=StudentConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    alm: AlmConfig = field(default_factory=AlmConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    chat: ChatConfig = field(default_factory=ChatConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    lr_scheduler: LrSchedulerConfig = field(default_factory=LrSchedulerConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    parallelism: ParallelismConfig = field(default_factory=ParallelismConfig)
+    activation_checkpoint: ActivationCheckpointConfig = field(
+        default_factory=ActivationCheckpointConfig
+    )
+    compile: CompileConfig = field(default_factory=CompileConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    profiling: ProfilingConfig = field(default_factory=ProfilingConfig)
+
+
+@dataclass(frozen=True)
+class KeyInfo:
+    """What is known about one key."""
+
+    section: str
+    name: str
+    type: Any  # bool, int, float, str, list[str] or list[float]
+    default: Any
+    metadata: Any  # the mapping made by ``key``
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.section}.{self.name}"
+
+
+@cache
+def all_keys() -> dict[str, KeyInfo]:
+    """Every key by its full name ("training.steps"), in the order of the schema."""
+    defaults, infos = Config(), {}
+    for section in fields(Config):
+        values = getattr(defaults, section.name)
+        types = get_type_hints(type(values))
+        for f in fields(values):
+            info = KeyInfo(section.name, f.name, types[f.name], getattr(values, f.name), f.metadata)
+            infos[info.full_name] = info
+    return infos
+
+
+def section_names() -> list[str]:
+    """Names of the TOML sections, in order."""
+    return [section.name for section in fields(Config)]

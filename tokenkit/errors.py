@@ -1,0 +1,48 @@
+"""Errors a user can act on: one clear line that names the key or file and what would be right."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+
+class TokenkitError(Exception):
+    """Base of all errors caused by input rather than by a defect of tokenkit."""
+
+
+class ConfigError(TokenkitError):
+    """A configuration key is unknown, ill-typed, or impossible together with another."""
+
+
+class DataError(TokenkitError):
+    """A data file or row cannot be used; the message names the file and line."""
+
+
+class TokenizerError(TokenkitError):
+    """A tokenizer specification is malformed or the tokenizer cannot be byteified."""
+
+
+class ModelError(TokenkitError):
+    """A model folder is missing, or its family or shapes are not supported."""
+
+
+class CheckpointError(TokenkitError):
+    """A checkpoint is missing, damaged, or belongs to another run."""
+
+
+def run_main(main: Callable[[], None]) -> None:
+    """Run a command line's ``main``; a :class:`TokenkitError` becomes one line and exit code 2.
+
+    Set ``TOKENKIT_TRACEBACK=1`` to see the full traceback. The process leaves at once
+    (``os._exit``) so that one rank's bad input cannot hang the others in an ``atexit`` barrier.
+    """
+    try:
+        main()
+    except TokenkitError as error:
+        if os.environ.get("TOKENKIT_TRACEBACK") == "1":
+            raise
+        message = " ".join(str(error).split())
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(2)

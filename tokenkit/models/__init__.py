@@ -1,0 +1,1 @@
+"""Models: Hugging Face decoders split into backbone and vocabulary, and low-rank adapters."""

@@ -1,0 +1,242 @@
+"""A Hugging Face causal language model, split into backbone and vocabulary.
+
+Models are built with parameters on the meta device, parallelised, materialised and only then
+filled, so that no rank ever holds more than its part (plus one tensor at a time).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+from tokenkit.errors import ModelError
+from tokenkit.log import logger
+from tokenkit.models.families import ModelFamily, embedding_scale, model_family
+from tokenkit.models.vocabulary import PositionScores, Vocabulary
+from tokenkit.models.weights import (
+    SafetensorsSource,
+    copy_full,
+    load_backbone,
+    resolve_model_folder,
+    vocabulary_matrices,
+)
+
+
+@dataclass
+class SourceModel:
+    """A model as it lies on disk (or as freshly drawn): config, family and weights by name."""
+
+    hf_config: Any
+    family: ModelFamily
+    weights: Mapping[str, Tensor]
+    tied: bool
+    trust_remote_code: bool = False
+
+    def matrices(self) -> tuple[Tensor, Tensor | None]:
+        """Input and output matrix ``[V, D]`` (output None if tied)."""
+        return vocabulary_matrices(
+            self.weights, self.family.prefix, self.family.embedding, self.tied
+        )
+
+
+def open_source_model(
+    model: str,
+    *,
+    init: str = "pretrained",
+    vocab_rows: int | None = None,
+    seed: int = 0,
+    attn_implementation: str = "",
+    trust_remote_code: bool = False,
+) -> SourceModel:
+    """Open a model folder or hub id.
+
+    Args:
+        init: "pretrained" reads safetensors; "random" draws fresh weights from config.json
+            alone, with ``vocab_rows`` rows, the same on every rank.
+
+    Raises:
+        ModelError: if it is missing, damaged, or of an unsupported family.
+    """
+    folder = resolve_model_folder(model)
+    try:
+        hf_config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        raise ModelError(f"config.json of model '{model}' cannot be read: {error}") from error
+    family = model_family(hf_config)
+    if attn_implementation:
+        hf_config._attn_implementation = attn_implementation
+    tied = bool(hf_config.tie_word_embeddings)
+    if init == "random":
+        if vocab_rows is not None:
+            hf_config.vocab_size = vocab_rows
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            fresh = AutoModelForCausalLM.from_config(hf_config, dtype=torch.float32)
+        weights: Mapping[str, Tensor] = fresh.state_dict()
+    else:
+        weights = SafetensorsSource(folder)
+    return SourceModel(hf_config, family, weights, tied, trust_remote_code)
+
+
+def fit_rows(matrix: Tensor, rows: int) -> Tensor:
+    """Cut a matrix to ``rows`` rows, or extend it by rows equal to its mean."""
+    if len(matrix) >= rows:
+        return matrix[:rows]
+    mean = matrix.float().mean(0, keepdim=True).to(matrix.dtype)
+    return torch.cat([matrix, mean.expand(rows - len(matrix), -1)])
+
+
+def reconcile_rows(source: SourceModel, tokenizer_rows: int, name: str) -> int:
+    """Rows a vocabulary needs so that every id of the tokenizer has one; says what differs."""
+    matrix_rows = len(source.matrices()[0])
+    config_rows = source.hf_config.vocab_size
+    if matrix_rows != config_rows:
+        logger.warning(
+            f"{name}: config.vocab_size is {config_rows} but the matrix has {matrix_rows} rows; "
+            f"using {matrix_rows}"
+        )
+    if tokenizer_rows > matrix_rows:
+        logger.warning(
+            f"{name}: the tokenizer has {tokenizer_rows} ids but the matrix {matrix_rows} rows; "
+            f"the {tokenizer_rows - matrix_rows} missing rows start at the mean"
+        )
+    elif tokenizer_rows < matrix_rows:
+        logger.info(
+            f"{name}: {matrix_rows - tokenizer_rows} of {matrix_rows} rows belong to no token"
+        )
+    return max(matrix_rows, tokenizer_rows)
+
+
+class Output(NamedTuple):
+    """What one forward pass gives."""
+
+    hidden: Tensor  # [B, T, D] last hidden states
+    scores: PositionScores
+
+
+class CausalLM(nn.Module):
+    """Backbone and vocabulary behind one ``forward``, the unit that parallelism wraps."""
+
+    def __init__(self, backbone: nn.Module, vocabulary: Vocabulary, family: ModelFamily) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.vocabulary = vocabulary
+        self.family = family
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        return getattr(self.backbone, self.family.layers)
+
+    def hidden_states(self, ids: Tensor, vocabulary: Vocabulary | None = None) -> Tensor:
+        """Last hidden states ``[B, T, D]``.
+
+        Rows must be padded on the right: under causal attention padding then changes nothing,
+        and no mask is needed.
+        """
+        embeddings = (vocabulary or self.vocabulary).embed(ids)
+        return self.backbone(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+
+    def forward(
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        boundary_mask: Tensor | None = None,
+        keep_expectations: bool = False,
+        vocabulary: Vocabulary | None = None,
+    ) -> Output:
+        """Scores of a batch; see :meth:`Vocabulary.scores` for the arguments.
+
+        ``vocabulary`` replaces the model's own (self-distillation runs the source vocabulary).
+        """
+        vocabulary = vocabulary or self.vocabulary
+        hidden = self.hidden_states(ids, vocabulary)
+        return Output(hidden, vocabulary.scores(hidden, ids, mask, boundary_mask, keep_expectations))
+
+
+@contextmanager
+def parameters_on_meta() -> Iterator[None]:
+    """Modules built inside have parameters on the meta device but real buffers (rotary tables)."""
+    register = nn.Module.register_parameter
+
+    def register_on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None and not parameter.is_meta:
+            parameter = nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+        register(module, name, parameter)
+
+    nn.Module.register_parameter = register_on_meta
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register
+
+
+def build_vocabulary(
+    source: SourceModel, rows: int, *, tied: bool, valid_vocab: int, dtype: torch.dtype
+) -> Vocabulary:
+    """A vocabulary on the meta device with the quirks of the source's family."""
+    config = source.hf_config
+    return Vocabulary(
+        rows,
+        config.hidden_size,
+        tied=tied,
+        valid_vocab=valid_vocab,
+        embed_scale=embedding_scale(config),
+        softcap=getattr(config, "final_logit_softcapping", None),
+        device="meta",
+        dtype=dtype,
+    )
+
+
+def build_causal_lm(
+    source: SourceModel, rows: int, *, tied: bool, valid_vocab: int, dtype: torch.dtype
+) -> CausalLM:
+    """A causal LM with parameters on the meta device in ``dtype``; see :func:`fill`."""
+    with parameters_on_meta():
+        backbone = AutoModel.from_config(
+            source.hf_config, dtype=dtype, trust_remote_code=source.trust_remote_code
+        )
+    setattr(backbone, source.family.embedding, None)
+    vocabulary = build_vocabulary(source, rows, tied=tied, valid_vocab=valid_vocab, dtype=dtype)
+    # Dropout would make teacher and student incomparable.
+    return CausalLM(backbone, vocabulary, source.family).eval()
+
+
+def materialize(module: nn.Module, device: torch.device) -> None:
+    """Give meta parameters (uninitialised) memory on ``device``; buffers keep their values."""
+    buffers = {name: buffer.to(device) for name, buffer in module.named_buffers()}
+    module.to_empty(device=device)
+    for name, buffer in module.named_buffers():
+        buffer.copy_(buffers[name])
+
+
+@torch.no_grad()
+def fill_vocabulary(vocabulary: Vocabulary, inputs: Tensor, outputs: Tensor | None) -> None:
+    """Copy matrices ``[rows, D]`` into a materialised vocabulary; missing rows become zero."""
+
+    def fill_matrix(parameter: Tensor, matrix: Tensor) -> None:
+        missing = parameter.shape[0] - len(matrix)
+        if missing:
+            matrix = torch.cat([matrix, matrix.new_zeros(missing, matrix.shape[1])])
+        copy_full(parameter, matrix)
+
+    fill_matrix(vocabulary.input, inputs)
+    if vocabulary.output is not None:
+        fill_matrix(vocabulary.output, inputs if outputs is None else outputs)
+
+
+def fill(
+    model: CausalLM,
+    source: SourceModel,
+    matrices: tuple[Tensor, Tensor | None],
+    device: torch.device,
+) -> None:
+    """Materialise a built (and parallelised) model and load backbone and vocabulary."""
+    materialize(model, device)
+    load_backbone(model.backbone, source.weights, source.family.prefix)
+    fill_vocabulary(model.vocabulary, *matrices)

@@ -1,0 +1,112 @@
+"""Low-rank adapters (LoRA, arXiv 2106.09685) that can be switched off to get the base model back.
+
+``y = W x + alpha / rank * B A x`` with A drawn normal(0, 1 / rank) and B zero, so that training
+starts at the base model.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from tokenkit.errors import ModelError
+from tokenkit.models.families import ModelFamily
+from tokenkit.models.weights import copy_full, plain_name
+
+
+class LoRALinear(nn.Module):
+    """A frozen linear layer with a trainable low-rank update.
+
+    The three projections are separate modules, so that tensor parallelism can split each.
+    """
+
+    def __init__(self, base: nn.Linear, rank: int, alpha: float) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        weight = base.weight
+        options = {"bias": False, "device": weight.device, "dtype": weight.dtype}
+        self.lora_a = nn.Linear(weight.shape[1], rank, **options)
+        self.lora_b = nn.Linear(rank, weight.shape[0], **options)
+        self.scale = alpha / rank
+        self.enabled = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.base(x)
+        if self.enabled:
+            y = y + self.scale * self.lora_b(self.lora_a(x))
+        return y
+
+
+def merge_lora(weight: Tensor, a: Tensor, b: Tensor, alpha: float, rank: int) -> Tensor:
+    """``W + alpha / rank * B A`` for W ``[out, in]``, A ``[rank, in]``, B ``[out, rank]``."""
+    return (weight.float() + (alpha / rank) * (b.float() @ a.float())).to(weight.dtype)
+
+
+def add_lora(
+    backbone: nn.Module, family: ModelFamily, targets: list[str], rank: int, alpha: float
+) -> None:
+    """Replace every linear layer named in ``targets`` and freeze all other parameters.
+
+    Raises:
+        ModelError: if the family has no plain linear projections or nothing matches.
+    """
+    if not family.supports_lora:
+        raise ModelError(
+            "student.train = 'lora' is not supported for this model family (its projections are "
+            "not linear modules); use 'full'"
+        )
+    names = {family.lora_aliases.get(target, target) for target in targets}
+    backbone.requires_grad_(False)
+    found = [
+        (parent, name, child)
+        for parent in backbone.modules()
+        for name, child in parent.named_children()
+        if name in names and isinstance(child, nn.Linear)
+    ]
+    if not found:
+        raise ModelError(f"lora.targets = {targets} matches no linear layer of this model")
+    for parent, name, child in found:
+        setattr(parent, name, LoRALinear(child, rank, alpha))
+
+
+@torch.no_grad()
+def init_lora(backbone: nn.Module, seed: int) -> None:
+    """Draw the adapters. Values depend on seed and name only, not on how parameters are sharded."""
+    for name, parameter in backbone.named_parameters():
+        if ".lora_a." in name:
+            generator = torch.Generator().manual_seed(seed + zlib.crc32(plain_name(name).encode()))
+            rank = parameter.shape[0]
+            copy_full(parameter, torch.randn(parameter.shape, generator=generator) / rank)
+        elif ".lora_b." in name:
+            parameter.zero_()
+
+
+@contextmanager
+def adapters_off(backbone: nn.Module) -> Iterator[None]:
+    """Within the context the backbone computes what it did before :func:`add_lora`."""
+    layers = [m for m in backbone.modules() if isinstance(m, LoRALinear)]
+    for layer in layers:
+        layer.enabled = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enabled = True
+
+
+def merge_state_dict(state: dict[str, Tensor], alpha: float, rank: int) -> dict[str, Tensor]:
+    """Full tensors of a backbone with adapters → the plain model's names with adapters merged in."""
+    merged = {}
+    for name, tensor in state.items():
+        if ".lora_" in name:
+            continue
+        if name.endswith(".base.weight"):
+            stem = name.removesuffix(".base.weight")
+            a, b = state[f"{stem}.lora_a.weight"], state[f"{stem}.lora_b.weight"]
+            tensor = merge_lora(tensor, a, b, alpha, rank)
+        merged[name.replace(".base.", ".")] = tensor
+    return merged

@@ -1,0 +1,137 @@
+"""The vocabulary: everything about a model that knows token ids.
+
+The backbone sees embeddings and returns hidden states; this module owns the input and output
+matrices and answers two questions, ``embed(ids)`` and ``scores(hidden, ids)``. Swapping a
+tokenizer means swapping this module.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tokenkit.losses.linear_scores import Scores, hidden_gradient, linear_scores
+
+
+class PositionScores(NamedTuple):
+    """Scores of a batch; position t holds the score of token t + 1. All fp32."""
+
+    label_logprob: Tensor  # [B, T] log p(token t + 1); 0 where masked
+    boundary_logprob: Tensor | None  # [B, T] log probability that a boundary token follows
+    flat: Scores  # of the N unmasked positions
+    index: Tensor  # [N] positions of ``flat`` in the flattened batch
+    labels: Tensor  # [N]
+
+
+class Vocabulary(nn.Module):
+    """Input and output matrices of a model.
+
+    Args:
+        rows: rows of the matrices, padding included.
+        hidden_size: width D.
+        tied: the output matrix is the input matrix.
+        valid_vocab: rows from here on are padding and never predicted.
+        embed_scale: factor on input embeddings (Gemma).
+        softcap: ``softcap * tanh(logits / softcap)`` (Gemma 2).
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        hidden_size: int,
+        *,
+        tied: bool,
+        valid_vocab: int,
+        embed_scale: float = 1.0,
+        softcap: float | None = None,
+        logit_scale: float = 1.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        shape = (rows, hidden_size)
+        self.input = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.output = None if tied else nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.valid_vocab = valid_vocab
+        self.embed_scale = embed_scale
+        self.softcap = softcap
+        self.logit_scale = logit_scale
+
+    @property
+    def output_matrix(self) -> Tensor:
+        """``[V, D]``; the input matrix itself if tied."""
+        return self.input if self.output is None else self.output
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Input embeddings ``[B, T, D]`` of ids ``[B, T]``."""
+        embeddings = F.embedding(ids, self.input)
+        if self.embed_scale != 1.0:
+            # Gemma rounds the factor to the compute dtype, and so must we.
+            scale = torch.tensor(self.embed_scale, dtype=embeddings.dtype, device=ids.device)
+            embeddings = embeddings * scale
+        return embeddings
+
+    def scores(
+        self,
+        hidden: Tensor,
+        ids: Tensor,
+        mask: Tensor,
+        boundary_mask: Tensor | None = None,
+        keep_expectations: bool = False,
+    ) -> PositionScores:
+        """Scores of the next tokens, without ever holding ``[B, T, V]`` logits.
+
+        Args:
+            hidden: ``[B, T, D]`` last hidden states.
+            ids: ``[B, T]`` token ids.
+            mask: ``[B, T]`` bool, True on real tokens (the others cost nothing).
+            boundary_mask: ``[V]`` bool, the boundary tokens.
+            keep_expectations: needed for :meth:`hidden_gradient`.
+        """
+        index = mask.flatten().nonzero().squeeze(1)
+        labels = F.pad(ids[:, 1:], (0, 1)).flatten()[index]
+        flat = linear_scores(
+            hidden.flatten(0, 1)[index],
+            self.output_matrix,
+            labels,
+            boundary_mask,
+            softcap=self.softcap,
+            logit_scale=self.logit_scale,
+            valid_vocab=self.valid_vocab,
+            keep_expectations=keep_expectations,
+        )
+
+        def spread(values: Tensor) -> Tensor:
+            full = values.new_zeros(ids.numel()).index_copy(0, index, values)
+            return full.view(ids.shape)
+
+        boundary = None if flat.boundary_logprob is None else spread(flat.boundary_logprob)
+        return PositionScores(spread(flat.label_logprob), boundary, flat, index, labels)
+
+    @torch.no_grad()
+    def hidden_gradient(
+        self, scores: PositionScores, grad_label: Tensor, grad_boundary: Tensor | None
+    ) -> Tensor:
+        """Gradient ``[B, T, D]`` on the hidden states of a loss with the given score gradients.
+
+        A linear combination per token of kept expectations: no matmul with the vocabulary.
+        """
+        shape = grad_label.shape
+        grad_label = grad_label.flatten()[scores.index]
+        if grad_boundary is not None:
+            grad_boundary = grad_boundary.flatten()[scores.index]
+        grad = hidden_gradient(
+            scores.flat, self.output_matrix, scores.labels, grad_label, grad_boundary
+        )
+        full = grad.new_zeros(shape.numel(), grad.shape[-1])
+        return full.index_copy(0, scores.index, grad).view(*shape, -1)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Full logits ``[..., valid_vocab]`` in the dtype of ``hidden``; for generation and tests."""
+        logits = F.linear(hidden, self.output_matrix[: self.valid_vocab]) * self.logit_scale
+        if self.softcap is not None:
+            logits = self.softcap * torch.tanh(logits / self.softcap)
+        return logits

@@ -1,0 +1,148 @@
+"""Weights from a model folder, read lazily from safetensors; nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+from tokenkit.errors import ModelError
+
+HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
+
+
+def resolve_model_folder(model: str) -> Path:
+    """The local folder of a model: itself if it exists, else downloaded from the hub.
+
+    Under a process group, local rank 0 downloads and the others wait, then read its cache.
+
+    Raises:
+        ModelError: if the folder has no ``config.json``, or the hub cannot provide it.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"model folder '{model}' has no config.json")
+        return folder
+    if model.startswith((".", "/", "~")) or model.count("/") > 1:
+        raise ModelError(f"model folder '{model}' does not exist")
+
+    from huggingface_hub import snapshot_download
+
+    name, _, revision = model.partition("@")
+    waits = dist.is_initialized() and int(os.environ.get("LOCAL_RANK", "0")) != 0
+    if waits:
+        dist.barrier()
+    try:
+        path = snapshot_download(name, revision=revision or None, allow_patterns=HUB_PATTERNS)
+    except Exception as error:
+        raise ModelError(
+            f"model '{model}' is neither a local folder nor available from the hub: {error}"
+        ) from error
+    finally:
+        if dist.is_initialized() and not waits:
+            dist.barrier()
+    return Path(path)
+
+
+class SafetensorsSource(Mapping[str, torch.Tensor]):
+    """The tensors of a (possibly sharded) safetensors folder by name, memory-mapped."""
+
+    def __init__(self, folder: Path) -> None:
+        self._stack = ExitStack()
+        self._files = {}
+        for path in self._paths(folder):
+            try:
+                handle = self._stack.enter_context(safe_open(path, framework="pt"))
+            except (SafetensorError, OSError) as error:
+                raise ModelError(f"'{path}' is not a readable safetensors file: {error}") from error
+            self._files.update({key: handle for key in handle.keys()})  # noqa: SIM118
+
+    @staticmethod
+    def _paths(folder: Path) -> list[Path]:
+        index = folder / "model.safetensors.index.json"
+        if index.is_file():
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            missing = [name for name in names if not (folder / name).is_file()]
+            if missing:
+                raise ModelError(f"'{index}' lists {missing[0]}, which is not in the folder")
+            return [folder / name for name in names]
+        paths = sorted(folder.glob("*.safetensors"))
+        if not paths:
+            pickled = any(folder.glob("*.bin"))
+            hint = " (only pickled weights: convert them to safetensors first)" if pickled else ""
+            raise ModelError(f"model folder '{folder}' has no safetensors weights{hint}")
+        return paths
+
+    def __getitem__(self, key: str) -> torch.Tensor:
+        return self._files[key].get_tensor(key)
+
+    def __iter__(self) -> Iterable[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+
+def _lookup(source: Mapping[str, torch.Tensor], key: str, prefix: str) -> torch.Tensor:
+    # Base-model checkpoints (GPT-2's, for one) omit the prefix that causal-LM ones have.
+    for candidate in (key, key.removeprefix(prefix)):
+        if candidate in source:
+            return source[candidate]
+    raise ModelError(f"the model's weights have no tensor '{key}'")
+
+
+def vocabulary_matrices(
+    source: Mapping[str, torch.Tensor], prefix: str, embedding: str, tied: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Input matrix ``[V, D]`` and output matrix ``[V, D]`` (None if tied) in the file's dtype."""
+    inputs = _lookup(source, f"{prefix}{embedding}.weight", prefix)
+    if tied:
+        return inputs, None
+    return inputs, _lookup(source, "lm_head.weight", prefix)
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name without the marks that activation checkpointing leaves."""
+    return name.replace("_checkpoint_wrapped_module.", "")
+
+
+def copy_full(parameter: torch.Tensor, full: torch.Tensor) -> None:
+    """Copy a full tensor into a parameter, or this rank's part of it into a sharded one."""
+    if isinstance(parameter, DTensor):
+        from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+        shape, offset = compute_local_shape_and_global_offset(
+            parameter.shape, parameter.device_mesh, parameter.placements
+        )
+        part = tuple(slice(o, o + s) for o, s in zip(offset, shape, strict=True))
+        parameter.to_local().copy_(full[part])
+    else:
+        parameter.copy_(full)
+
+
+@torch.no_grad()
+def load_backbone(backbone: nn.Module, source: Mapping[str, torch.Tensor], prefix: str) -> None:
+    """Fill a materialised backbone (plain, tensor-parallel or FSDP-sharded) from ``source``.
+
+    Adapter parameters (``lora_*``) are left alone.
+    """
+    for name, parameter in backbone.named_parameters():
+        if ".lora_" in name:
+            continue
+        key = prefix + plain_name(name).replace(".base.", ".")
+        full = _lookup(source, key, prefix)
+        if full.shape != parameter.shape:
+            raise ModelError(
+                f"tensor '{key}' has shape {tuple(full.shape)}, "
+                f"but config.json asks for {tuple(parameter.shape)}"
+            )
+        copy_full(parameter, full)

@@ -1,0 +1,52 @@
+"""Parallelism components, one file each, applied in one order by :func:`parallelize`."""
+
+from __future__ import annotations
+
+import torch
+from torch.distributed.device_mesh import DeviceMesh
+
+from tokenkit.config import Config
+from tokenkit.models.causal_lm import CausalLM
+from tokenkit.models.vocabulary import Vocabulary
+from tokenkit.parallelisms.activation_checkpoint import apply_activation_checkpoint
+from tokenkit.parallelisms.compile import apply_compile
+from tokenkit.parallelisms.fsdp import apply_fsdp, shard_vocabulary
+from tokenkit.parallelisms.mesh import Parallel, init_parallel, world_size
+from tokenkit.parallelisms.tensor_parallel import apply_tensor_parallel
+
+__all__ = ["Parallel", "init_parallel", "parallelize", "parallelize_vocabulary", "world_size"]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def _fsdp_mesh(config: Config, mesh: DeviceMesh) -> DeviceMesh | None:
+    """The mesh FSDP shards over, or None where one fp32 process needs no FSDP."""
+    ranks = mesh["replicate"].size() * mesh["shard"].size()
+    if ranks == 1 and config.training.dtype == "float32":
+        return None
+    # bf16 on one rank goes through FSDP too: it is what casts fp32 masters for compute.
+    return mesh["replicate", "shard"] if mesh["replicate"].size() > 1 else mesh["shard"]
+
+
+def parallelize(model: CausalLM, config: Config, mesh: DeviceMesh, *, train: bool) -> None:
+    """Apply tensor parallelism, activation checkpointing, compile and FSDP, in this order.
+
+    Each step sees the previous one's layers: checkpointing wraps already split projections,
+    compile sees the wrapped layer as one graph, and FSDP's hooks stay outside of all graphs.
+    """
+    if mesh["tp"].size() > 1:
+        apply_tensor_parallel(model, mesh["tp"])
+    if train and config.activation_checkpoint.mode != "none":
+        apply_activation_checkpoint(model, config.activation_checkpoint)
+    if config.compile.enable:
+        apply_compile(model, config.compile)
+    fsdp_mesh = _fsdp_mesh(config, mesh)
+    if fsdp_mesh is not None:
+        apply_fsdp(model, fsdp_mesh, DTYPES[config.training.dtype])
+
+
+def parallelize_vocabulary(vocabulary: Vocabulary, config: Config, mesh: DeviceMesh) -> None:
+    """Shard a vocabulary that stands beside a model (the source's, in self-distillation)."""
+    fsdp_mesh = _fsdp_mesh(config, mesh)
+    if fsdp_mesh is not None:
+        shard_vocabulary(vocabulary, fsdp_mesh, DTYPES[config.training.dtype])

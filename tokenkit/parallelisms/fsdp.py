@@ -1,0 +1,37 @@
+"""FSDP2: parameters, gradients and optimizer state sharded over data-parallel ranks."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+
+from tokenkit.models.causal_lm import CausalLM
+from tokenkit.models.vocabulary import Vocabulary
+
+
+def _options(dp_mesh: DeviceMesh, dtype: torch.dtype) -> dict:
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+    return {"mesh": dp_mesh, "mp_policy": policy}
+
+
+def shard_vocabulary(vocabulary: Vocabulary, dp_mesh: DeviceMesh, dtype: torch.dtype) -> None:
+    """Shard a vocabulary. It is used at both ends of a forward pass, so it stays gathered."""
+    fully_shard(vocabulary, reshard_after_forward=False, **_options(dp_mesh, dtype))
+    for method in ("embed", "scores"):
+        register_fsdp_forward_method(vocabulary, method)
+
+
+def apply_fsdp(model: CausalLM, dp_mesh: DeviceMesh, dtype: torch.dtype) -> None:
+    """Shard each layer, the vocabulary and what is left, over a 1-D or (HSDP) 2-D mesh.
+
+    Parameters are gathered and computed with in ``dtype``; gradients are reduced in fp32.
+    """
+    options = _options(dp_mesh, dtype)
+    last: nn.Module = model.layers[-1]
+    for layer in model.layers:
+        # Backward needs the last layer first; gathering it again would be waste.
+        fully_shard(layer, reshard_after_forward=layer is not last, **options)
+    shard_vocabulary(model.vocabulary, dp_mesh, dtype)
+    fully_shard(model, reshard_after_forward=False, **options)

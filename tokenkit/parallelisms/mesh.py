@@ -1,0 +1,73 @@
+"""Process group and device mesh: replicate × shard × tensor-parallel ranks."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from tokenkit.config import Config
+
+
+def world_size() -> int:
+    """Ranks that torchrun started (1 without torchrun)."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def init_distributed() -> torch.device:
+    """Start the process group (NCCL on GPUs, gloo on CPU) and return this rank's device.
+
+    Works without torchrun too: a single process gets a world of one.
+    """
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+        backend = "cpu:gloo,cuda:nccl"
+    else:
+        device, backend = torch.device("cpu"), "gloo"
+    if "RANK" in os.environ:
+        dist.init_process_group(backend, timeout=timedelta(minutes=30))
+    else:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    return device
+
+
+def build_mesh(config: Config, device: torch.device) -> DeviceMesh:
+    """Mesh with dimensions ``replicate``, ``shard``, ``tp`` (in this order, always all three)."""
+    parallel = config.parallelism
+    replicate, tp = parallel.data_parallel_replicate_degree, parallel.tensor_parallel_degree
+    shard = parallel.data_parallel_shard_degree
+    if shard == -1:
+        shard = dist.get_world_size() // (replicate * tp)
+    names = ("replicate", "shard", "tp")
+    return init_device_mesh(device.type, (replicate, shard, tp), mesh_dim_names=names)
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """This process's place among all ranks."""
+
+    device: torch.device
+    mesh: DeviceMesh  # dimensions replicate, shard, tp
+    dp_rank: int  # which rows this rank sees
+    dp_size: int
+    dp_group: dist.ProcessGroup  # ranks that see different rows
+
+    @property
+    def is_main(self) -> bool:
+        return dist.get_rank() == 0
+
+
+def init_parallel(config: Config) -> Parallel:
+    """Start the process group and lay out its ranks."""
+    device = init_distributed()
+    mesh = build_mesh(config, device)
+    # One flattened dimension over replicate and shard: every rank of it has its own rows.
+    dp_mesh = mesh["replicate", "shard"]._flatten("dp")
+    return Parallel(
+        device, mesh, dp_mesh.get_local_rank(), dp_mesh.size(), dp_mesh.get_group()
+    )

@@ -1,0 +1,55 @@
+"""Tensor parallelism: split attention and MLP projections over the ``tp`` ranks.
+
+The vocabulary stays replicated; hidden states between blocks are replicated too.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    RowwiseParallel,
+    parallelize_module,
+)
+
+from tokenkit.errors import ConfigError
+from tokenkit.models.causal_lm import CausalLM
+from tokenkit.models.lora import LoRALinear
+
+
+def _layer_plan(layer: nn.Module, plan: dict[str, str]) -> dict[str, object]:
+    """Parallel style per module name; of a LoRA layer, the base and one of its factors split."""
+    styles: dict[str, object] = {}
+    for name, kind in plan.items():
+        style = ColwiseParallel if kind == "colwise" else RowwiseParallel
+        if isinstance(layer.get_submodule(name), LoRALinear):
+            styles[f"{name}.base"] = style()
+            factor = "lora_b" if kind == "colwise" else "lora_a"
+            styles[f"{name}.{factor}"] = style()
+        else:
+            styles[name] = style()
+    return styles
+
+
+def apply_tensor_parallel(model: CausalLM, tp_mesh: DeviceMesh) -> None:
+    """Split every layer's projections by the family's plan.
+
+    Raises:
+        ConfigError: if the family has no plan or its heads do not divide by the degree.
+    """
+    config, degree = model.backbone.config, tp_mesh.size()
+    plan = model.family.tensor_parallel_plan
+    if not plan:
+        raise ConfigError(
+            f"parallelism.tensor_parallel_degree = {degree}: model_type '{config.model_type}' has "
+            "no tensor-parallel plan; use 1"
+        )
+    for key in ("num_attention_heads", "num_key_value_heads", "intermediate_size"):
+        if getattr(config, key) % degree:
+            raise ConfigError(
+                f"parallelism.tensor_parallel_degree = {degree} does not divide the model's "
+                f"{key} = {getattr(config, key)}"
+            )
+    for layer in model.layers:
+        parallelize_module(layer, tp_mesh, _layer_plan(layer, plan))

@@ -1,0 +1,189 @@
+"""From config to the things that train: tokenizers, student, teacher."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from tokenkit.config import Config
+from tokenkit.log import logger
+from tokenkit.losses import boundary_mask
+from tokenkit.losses.base import Loss
+from tokenkit.models.causal_lm import (
+    CausalLM,
+    SourceModel,
+    build_causal_lm,
+    build_vocabulary,
+    fill,
+    fill_vocabulary,
+    fit_rows,
+    materialize,
+    open_source_model,
+    reconcile_rows,
+)
+from tokenkit.models.lora import add_lora, init_lora
+from tokenkit.parallelisms import DTYPES, Parallel, parallelize, parallelize_vocabulary
+from tokenkit.tokenizers import ByteifiedTokenizer, load_tokenizer
+from tokenkit.training.teacher import LiveTeacher, SelfTeacher, TeacherSource
+from tokenkit.training.teacher_cache import CachedTeacher
+from tokenkit.transfer import INITIALIZERS
+
+
+@dataclass
+class Tokenizers:
+    """The three roles a tokenizer can play; some may be one object."""
+
+    source: ByteifiedTokenizer  # what the student's weights know
+    student: ByteifiedTokenizer  # what the student is trained with
+    teacher: ByteifiedTokenizer | None  # what the teacher reads; None without a teacher
+
+
+def load_tokenizers(config: Config, needs_teacher: bool) -> Tokenizers:
+    """Load the tokenizers that the config names."""
+    student = config.student
+    source = load_tokenizer(student.tokenizer)
+    target = source
+    if student.target_tokenizer or student.tokens_to_add:
+        spec = student.target_tokenizer or student.tokenizer
+        target = load_tokenizer(spec, tokens_to_add=tuple(student.tokens_to_add))
+    if not needs_teacher:
+        teacher = None
+    elif config.teacher.tokenizer:
+        teacher = load_tokenizer(config.teacher.tokenizer)
+    else:
+        teacher = source
+    return Tokenizers(source, target, teacher)
+
+
+def boundary_masks(
+    config: Config, student: CausalLM, teacher: TeacherSource | None, tokenizers: Tokenizers,
+    losses: list[Loss], device: torch.device,
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Boundary tokens of student and teacher, ``[V]`` bool each; None where no loss needs them."""
+    if teacher is None or not any(loss.needs_boundary for loss in losses):
+        return None, None
+    rows = (student.vocabulary.input.shape[0], teacher.vocabulary_rows)
+    masks = (
+        boundary_mask(tokenizers.student, config),
+        boundary_mask(tokenizers.teacher, config),
+    )
+    padded = [F.pad(m, (0, n - len(m))) for m, n in zip(masks, rows, strict=True)]
+    return padded[0].to(device), padded[1].to(device)
+
+
+def round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def initial_matrices(
+    config: Config, source: SourceModel, tokenizers: Tokenizers
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Input and output matrix of the student's vocabulary at step 0, one row a token.
+
+    A new tokenizer's rows are made from the source's by ``student.embedding_init``.
+    """
+    inputs, outputs = source.matrices()
+    rows = len(tokenizers.student)
+    if tokenizers.student is tokenizers.source:
+        rows = max(rows, len(inputs))
+        return fit_rows(inputs, rows), None if outputs is None else fit_rows(outputs, rows)
+    initialize = INITIALIZERS.get(config.student.embedding_init)
+    known = [m for m in (inputs, outputs) if m is not None]
+    made, report = initialize(
+        tokenizers.source, tokenizers.student, known, seed=config.job.seed
+    )
+    counts = ", ".join(f"{count} {kind}" for kind, count in report.items())
+    logger.info(f"new vocabulary of {rows} tokens by {config.student.embedding_init}: {counts}")
+    return made[0], None if outputs is None else made[1]
+
+
+def build_student(
+    config: Config, source: SourceModel, tokenizers: Tokenizers, mesh: DeviceMesh,
+    device: torch.device,
+) -> CausalLM:
+    """The student with its new vocabulary, parallelised, on ``device``, fp32 masters."""
+    student = config.student
+    inputs, outputs = initial_matrices(config, source, tokenizers)
+    valid = len(inputs)
+    tied = source.tied and student.output_embeddings == "preserve"
+    model = build_causal_lm(
+        source,
+        round_up(valid, student.pad_vocab_multiple),
+        tied=tied,
+        valid_vocab=valid,
+        dtype=torch.float32,
+    )
+    if student.train == "lora":
+        add_lora(
+            model.backbone, source.family, config.lora.targets, config.lora.rank, config.lora.alpha
+        )
+    elif student.train == "none":
+        model.backbone.requires_grad_(False)
+    model.vocabulary.requires_grad_(student.train_embeddings)
+    if parallel is not None:
+        parallelize(model, config, parallel.mesh, train=True)
+    device = torch.device("cpu") if parallel is None else parallel.device
+    fill(model, source, (inputs, outputs), device)
+    if student.train == "lora":
+        init_lora(model.backbone, config.job.seed)
+    return model
+
+
+def cache_meta(config: Config, tokenizers: Tokenizers) -> dict[str, str]:
+    """What makes a teacher cache usable for a run: the same tokens and the same boundaries."""
+    boundary = "eos" if "eos_as_space" in config.alm.mode else config.alm.space_mask_mode
+    return {"tokenizer": str(tokenizers.teacher.spec), "boundary": boundary}
+
+
+def build_teacher(
+    config: Config,
+    source: SourceModel,
+    student: CausalLM,
+    tokenizers: Tokenizers,
+    parallel: Parallel,
+) -> TeacherSource | None:
+    """The teacher the config asks for; None if no loss needs one."""
+    if tokenizers.teacher is None:
+        return None
+    if config.teacher.cache:
+        folder = Path(config.teacher.cache)
+        return CachedTeacher(folder, cache_meta(config, tokenizers), len(tokenizers.teacher))
+    if config.teacher.model:
+        source = open_source_model(
+            config.teacher.model,
+            attn_implementation=config.teacher.attn_implementation,
+            trust_remote_code=config.teacher.trust_remote_code,
+        )
+    rows = reconcile_rows(source, len(tokenizers.teacher), "teacher")
+    inputs, outputs = source.matrices()
+    matrices = (fit_rows(inputs, rows), None if outputs is None else fit_rows(outputs, rows))
+    options = {"tied": source.tied, "valid_vocab": rows}
+    # Frozen weights need no fp32 masters.
+    dtype = DTYPES[config.training.dtype]
+    if not config.teacher.model and config.student.train != "full":
+        vocabulary = build_vocabulary(source, rows, dtype=dtype, **options)
+        parallelize_vocabulary(vocabulary.requires_grad_(False), config, parallel.mesh)
+        materialize(vocabulary, parallel.device)
+        fill_vocabulary(vocabulary, *matrices)
+        return SelfTeacher(student, vocabulary)
+    model = build_causal_lm(source, rows, dtype=dtype, **options).requires_grad_(False)
+    parallelize(model, config, parallel.mesh, train=False)
+    fill(model, source, matrices, parallel.device)
+    return LiveTeacher(model)
+
+
+def open_student_source(config: Config, tokenizers: Tokenizers) -> SourceModel:
+    """The student's source model, checked against its tokenizer."""
+    source = open_source_model(
+        config.student.model,
+        init=config.student.init,
+        vocab_rows=len(tokenizers.source),
+        seed=config.job.seed,
+        attn_implementation=config.student.attn_implementation,
+        trust_remote_code=config.student.trust_remote_code,
+    )
+    reconcile_rows(source, len(tokenizers.source), "student")
+    return source

@@ -1,0 +1,66 @@
+"""The process itself: seeds, threads, the wish to stop, the profiler."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tokenkit.config import Config
+from tokenkit.log import logger
+
+
+def rank() -> int:
+    """Global rank, known before the process group starts."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def set_up_process(config: Config) -> None:
+    """Seed every generator and apply thread and determinism settings."""
+    random.seed(config.job.seed)
+    np.random.seed(config.job.seed)
+    torch.manual_seed(config.job.seed)
+    if config.training.threads:
+        torch.set_num_threads(config.training.threads)
+    if config.training.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    torch.set_float32_matmul_precision("highest" if config.training.dtype == "float32" else "high")
+
+
+class StopSignal:
+    """Becomes true on SIGTERM or SIGUSR1 (SLURM's warning), so that the loop can save and leave."""
+
+    def __init__(self) -> None:
+        self.received = False
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, _frame: Any) -> None:
+        logger.warning(f"received {signal.Signals(number).name}: saving and leaving after this step")
+        self.received = True
+
+    def __bool__(self) -> bool:
+        return self.received
+
+
+def build_profiler(config: Config, output_dir: Path) -> AbstractContextManager:
+    """A torch profiler that writes a trace of a few steps, or a context that does nothing."""
+    if not config.profiling.enable:
+        return nullcontext()
+    schedule = torch.profiler.schedule(
+        wait=max(config.profiling.start_step - 1, 0),
+        warmup=1,
+        active=config.profiling.active_steps,
+        repeat=1,
+    )
+    handler = torch.profiler.tensorboard_trace_handler(
+        str(output_dir / "profile"), worker_name=f"rank{rank()}"
+    )
+    return torch.profiler.profile(schedule=schedule, on_trace_ready=handler, with_stack=False)

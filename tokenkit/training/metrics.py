@@ -1,0 +1,209 @@
+"""What a person sees of a run: step lines, a progress bar, TensorBoard and ``metrics.jsonl``."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from tokenkit.config import Config
+from tokenkit.data import Batch
+from tokenkit.log import logger
+from tokenkit.models.causal_lm import CausalLM
+
+COLORS = {"step": 36, "loss": 32, "tok/s": 34, "mfu": 35, "mem": 33, "lr": 90, "grad": 90}
+# Dense bf16 peak of common GPUs, FLOP/s.
+PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "MI300X": 1300e12}
+
+
+def reduce_metrics(metrics: dict[str, Tensor], group: dist.ProcessGroup) -> dict[str, float]:
+    """Sum each rank's share over ``group``; entries under ``same/`` are taken as they are."""
+    if not metrics:
+        return {}
+    names = sorted(metrics)
+    values = torch.stack([metrics[name].float() for name in names])
+    total = values.clone()
+    dist.all_reduce(total, group=group)
+    same = torch.tensor([name.startswith("same/") for name in names], device=values.device)
+    values = torch.where(same, values, total).tolist()
+    return {name.removeprefix("same/"): value for name, value in zip(names, values, strict=True)}
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Peak of this GPU, or None if it (or its peak) is unknown."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for key, peak in PEAK_FLOPS.items() if key in name), None)
+
+
+def memory_gib(device: torch.device) -> float:
+    """Peak memory so far: of the GPU, or of this process on CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device) / 2**30
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def flops_per_token(student: CausalLM) -> float:
+    """Forward and backward of the student: 6 per weight used in a matmul (attention left out)."""
+    weights = sum(p.numel() for p in student.backbone.parameters() if p.ndim >= 2)
+    return 6.0 * (weights + student.vocabulary.output_matrix.numel())
+
+
+class MetricsLogger:
+    """Writes on rank 0; silent elsewhere.
+
+    Args:
+        flops_per_token: of one student token, forward and backward, for MFU.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        output_dir: Path,
+        start_step: int,
+        device: torch.device,
+        flops_per_token: float,
+    ) -> None:
+        self.config, self.steps = config.metrics, config.training.steps
+        self.device, self.flops_per_token = device, flops_per_token
+        self.world = dist.get_world_size()
+        self.active = dist.get_rank() == 0
+        self._since, self._stats = time.perf_counter(), Counter()
+        self.writer: Any = None
+        self.bar = None
+        if not self.active:
+            return
+        self.file = open(output_dir / "metrics.jsonl", "a")  # noqa: SIM115 (closed in close())
+        if self.config.tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            folder = str(output_dir / "tensorboard")
+            self.writer = SummaryWriter(folder, purge_step=start_step + 1)
+            self.text("config", f"```toml\n{(output_dir / 'config.toml').read_text()}\n```", 0)
+        if self.config.progress:
+            self.bar = tqdm(
+                total=self.steps, initial=start_step, desc="training", unit="step", dynamic_ncols=True
+            )
+
+    def record(
+        self,
+        step: int,
+        metrics: dict[str, Tensor],
+        batches: list[Batch],
+        lr: float,
+        group: dist.ProcessGroup,
+    ) -> None:
+        """Count a step; every ``metrics.log_interval`` steps (and at the last) log it.
+
+        Between logging steps nothing is copied from the device or between ranks.
+        """
+        if self.bar is not None:
+            self.bar.update()
+        for batch in batches:
+            self._stats.update(batch.stats)
+        if step % self.config.log_interval and step != self.steps:
+            return
+        stats = {f"stats/{k}": torch.tensor(float(v)) for k, v in sorted(self._stats.items())}
+        self._stats.clear()
+        on_device = {name: value.to(self.device) for name, value in stats.items()}
+        values = reduce_metrics({**metrics, **on_device}, group)
+        counts = {k.removeprefix("stats/"): values.pop(k) for k in stats}
+        self._log(step, {**values, "lr": lr, **self._alignment(counts)}, counts)
+
+    def _alignment(self, counts: dict[str, float]) -> dict[str, float]:
+        """Shares of tokens in chunks; a run that aligns less than half says so loudly."""
+        shares = {}
+        for side in ("teacher", "student"):
+            total = counts.get(f"{side}_tokens", 0.0)
+            if total and f"{side}_aligned" in counts:
+                shares[f"alignment/{side}_share"] = counts[f"{side}_aligned"] / total
+        if shares:
+            shares["alignment/mismatched_rows"] = counts.get("mismatched_rows", 0.0)
+        low = min((v for k, v in shares.items() if k.endswith("_share")), default=1.0)
+        if self.active and low < 0.5:
+            logger.warning(
+                f"ONLY {low:.0%} OF TOKENS FALL IN ALIGNED CHUNKS: teacher and student see "
+                "different text (chat templates, normalisers or truncation lengths differ?)"
+            )
+        return shares
+
+    def _log(self, step: int, metrics: dict[str, float], counts: dict[str, float]) -> None:
+        now = time.perf_counter()
+        rate = counts.get("student_tokens", 0.0) / max(now - self._since, 1e-9)
+        self._since = now
+        metrics = {**metrics, "tokens_per_second": rate, "memory_gib": memory_gib(self.device)}
+        peak = peak_flops(self.device)
+        if peak is not None:
+            metrics["mfu"] = rate * self.flops_per_token / (peak * self.world)
+        if self.active:
+            self._line(step, metrics)
+            self._write(step, metrics)
+
+    def log_evaluation(self, step: int, metrics: dict[str, float]) -> None:
+        """Log validation results."""
+        self._since = time.perf_counter()
+        if self.active:
+            shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+            self._say(self._paint("step", f"step {step}") + "  " + self._paint("loss", shown))
+            self._write(step, metrics)
+
+    def text(self, name: str, text: str, step: int) -> None:
+        """Show a text in TensorBoard (the resolved config, samples)."""
+        if self.active and self.writer is not None:
+            self.writer.add_text(name, text, step)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        if self.writer is not None:
+            self.writer.close()
+        if self.active:
+            self.file.close()
+
+    def _paint(self, name: str, text: str) -> str:
+        if not self.config.color or not sys.stderr.isatty():
+            return text
+        return f"\033[{COLORS[name]}m{text}\033[0m"
+
+    def _say(self, line: str) -> None:
+        if self.bar is not None:
+            with self.bar.external_write_mode(file=sys.stderr):
+                logger.info(line)
+        else:
+            logger.info(line)
+
+    def _line(self, step: int, metrics: dict[str, float]) -> None:
+        terms = [
+            f"{name.removeprefix('loss/')} {value:.4f}"
+            for name, value in metrics.items()
+            if name.startswith("loss/")
+        ]
+        parts = [
+            self._paint("step", f"step {step:>5}"),
+            self._paint("loss", f"loss {metrics['loss']:.4f} ({', '.join(terms)})"),
+            self._paint("grad", f"grad {metrics['grad_norm']:.3f}"),
+            self._paint("lr", f"lr {metrics['lr']:.2e}"),
+            self._paint("tok/s", f"{metrics['tokens_per_second']:,.0f} tok/s"),
+            self._paint("mem", f"{metrics['memory_gib']:.2f} GiB"),
+        ]
+        if "mfu" in metrics:
+            parts.append(self._paint("mfu", f"mfu {metrics['mfu']:.1%}"))
+        self._say("  ".join(parts))
+
+    def _write(self, step: int, metrics: dict[str, float]) -> None:
+        self.file.write(json.dumps({"step": step, **metrics}) + "\n")
+        self.file.flush()
+        if self.writer is not None:
+            for name, value in metrics.items():
+                self.writer.add_scalar(name, value, step)

@@ -1,0 +1,72 @@
+"""AdamW with per-pattern learning-rate scales and no decay on norms and biases."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+from tokenkit.config import Config
+from tokenkit.config.schema import OptimizerConfig
+from tokenkit.models.weights import plain_name
+from tokenkit.training.lr_schedule import learning_rate
+
+
+def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters that are trained, by their plain names."""
+    return {
+        plain_name(name): parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def learning_rate_scale(name: str, config: OptimizerConfig) -> float:
+    """Multiplier of the first of ``optimizer.lr_scale_patterns`` found in ``name``, else 1."""
+    for pattern, scale in zip(config.lr_scale_patterns, config.lr_scales, strict=True):
+        if re.search(pattern, name):
+            return scale
+    return 1.0
+
+
+def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters; each group remembers its ``lr_scale``."""
+    groups: dict[tuple, list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in trainable_parameters(model).items():
+        decay = config.weight_decay if parameter.ndim >= 2 else 0.0
+        # Multi-tensor kernels cannot mix parameters of different meshes in one group.
+        mesh = parameter.device_mesh if isinstance(parameter, DTensor) else None
+        groups[learning_rate_scale(name, config), decay, mesh].append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "lr_scale": scale, "weight_decay": decay}
+            for (scale, decay, _), parameters in groups.items()
+        ],
+        lr=config.lr,
+        betas=(config.beta1, config.beta2),
+        eps=config.eps,
+        fused=config.fused or None,
+    )
+
+
+def scheduled_learning_rate(config: Config, step: int) -> float:
+    """Learning rate of optimizer step number ``step`` (from 0), before per-group scales."""
+    schedule = config.lr_scheduler
+    return learning_rate(
+        step,
+        lr=config.optimizer.lr,
+        steps=config.training.steps,
+        warmup_steps=schedule.warmup_steps,
+        decay=schedule.decay,
+        prefix_steps=schedule.prefix_steps,
+        prefix_lr=schedule.prefix_lr,
+    )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set every group's rate to ``lr`` times its own scale."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]

@@ -1,0 +1,56 @@
+"""A finished or interrupted run as a whole model on the CPU, for export and evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tokenkit.config import Config, load_config
+from tokenkit.errors import CheckpointError
+from tokenkit.models.causal_lm import CausalLM, SourceModel
+from tokenkit.models.lora import merge_state_dict
+from tokenkit.training.build import Tokenizers, build_student, load_tokenizers, open_student_source
+from tokenkit.training.checkpoint import list_steps, load_tensors, step_folder, tensors_to_save
+
+
+def load_run(
+    run: Path, step: int = -1
+) -> tuple[Config, SourceModel, CausalLM, Tokenizers]:
+    """Rebuild a run's student as of checkpoint ``step`` (-1: the latest, 0: as it started).
+
+    Raises:
+        CheckpointError: if the folder is no run or has no such checkpoint.
+    """
+    if not (run / "config.toml").is_file():
+        raise CheckpointError(f"'{run}' is not a run's output directory: it has no config.toml")
+    config = load_config(["--job.config_file", str(run / "config.toml")])
+    root = run / "checkpoints"
+    steps = list_steps(root)
+    if step == -1 and not steps:
+        raise CheckpointError(f"'{root}' has no finished checkpoint")
+    step = steps[-1] if step == -1 else step
+    if step != 0 and step not in steps:
+        raise CheckpointError(
+            f"'{root}' has no checkpoint of step {step} (there: {', '.join(map(str, steps))})"
+        )
+    tokenizers = load_tokenizers(config, needs_teacher=False)
+    source = open_student_source(config, tokenizers)
+    student = build_student(config, source, tokenizers, parallel=None)
+    if step != 0:
+        load_tensors(step_folder(root, step), tensors_to_save(student, None))
+    return config, source, student, tokenizers
+
+
+@torch.no_grad()
+def merged_tensors(
+    config: Config, student: CausalLM
+) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
+    """Backbone tensors with adapters merged, input matrix and output matrix, padding rows cut."""
+    state = {name: p.detach() for name, p in student.backbone.named_parameters()}
+    backbone = merge_state_dict(state, config.lora.alpha, config.lora.rank)
+    vocabulary = student.vocabulary
+    rows = vocabulary.valid_vocab
+    outputs = None if vocabulary.output is None else vocabulary.output.detach()[:rows]
+    return backbone, vocabulary.input.detach()[:rows], outputs

@@ -1,0 +1,95 @@
+"""A run owns its output directory: same config resumes, another config is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import shutil
+from pathlib import Path
+
+from tokenkit.config import Config, load_config, save_config
+from tokenkit.errors import CheckpointError, ConfigError
+from tokenkit.log import logger
+from tokenkit.training.checkpoint import list_steps
+
+# What may change between a run and its continuation, because it does not change what is learned.
+FREE_KEYS = [
+    "job.config_file",
+    "job.output_dir",
+    "parallelism.*",
+    "training.micro_batch_size",
+    "training.steps",
+    "training.threads",
+    "checkpoint.*",
+    "metrics.*",
+    "eval.*",
+    "profiling.*",
+    "compile.*",
+    "activation_checkpoint.*",
+    "data.num_workers",
+    "data.validation",
+    "student.attn_implementation",
+    "optimizer.fused",
+]
+
+
+def flatten(config: Config) -> dict[str, object]:
+    """``{"section.key": value}``."""
+    return {
+        f"{section}.{key}": value
+        for section, values in dataclasses.asdict(config).items()
+        for key, value in values.items()
+    }
+
+
+def check_output_dir(config: Config) -> None:
+    """Refuse an output directory that holds the checkpoints of a run with another config.
+
+    Reads only. Called on every rank before the process group starts.
+
+    Raises:
+        ConfigError: naming the first key that differs.
+        CheckpointError: if checkpoints lie there without a config.
+    """
+    folder = Path(config.job.output_dir)
+    steps = list_steps(folder / "checkpoints")
+    if not steps or config.checkpoint.overwrite:
+        return
+    saved_path = folder / "config.toml"
+    if not saved_path.is_file():
+        raise CheckpointError(
+            f"job.output_dir = '{folder}' holds checkpoints but no config.toml; choose a new "
+            "folder or pass --checkpoint.overwrite true"
+        )
+    saved = flatten(load_config(["--job.config_file", str(saved_path)]))
+    for key, value in flatten(config).items():
+        free = any(fnmatch.fnmatch(key, pattern) for pattern in FREE_KEYS)
+        if not free and saved.get(key) != value:
+            raise ConfigError(
+                f"job.output_dir = '{folder}' belongs to another run ({key} was "
+                f"{saved.get(key)!r}, now {value!r}); choose a new folder, or pass "
+                "--checkpoint.overwrite true to discard its checkpoints"
+            )
+    if saved["training.steps"] != config.training.steps:
+        logger.warning(
+            f"training.steps was {saved['training.steps']}, now {config.training.steps}: "
+            "the rest of the learning-rate schedule changes"
+        )
+
+
+def prepare_output_dir(config: Config) -> Path:
+    """Create the output directory and save the resolved config in it (rank 0 only).
+
+    Checkpoints and metrics of an earlier run are removed only under ``checkpoint.overwrite``.
+    """
+    folder = Path(config.job.output_dir)
+    if config.checkpoint.overwrite:
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+        (folder / "metrics.jsonl").unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    saved = dataclasses.replace(
+        config, checkpoint=dataclasses.replace(config.checkpoint, overwrite=False)
+    )
+    save_config(saved, folder / "config.toml")
+    return folder

@@ -1,0 +1,124 @@
+"""A teacher on disk: two floats a token, written once, read by the content of a row.
+
+ALM needs of a teacher only the log-prob of each token and of a boundary after it. A cache holds
+both for every row seen, keyed by a hash of the row's token ids, so it does not matter in which
+order, by how many ranks or in which micro-batches rows come back.
+
+Files: ``meta.json``, ``keys.npy`` (uint64, sorted), ``offsets.npy`` (int64, one more),
+``label.npy`` and ``boundary.npy`` (fp32, all rows joined).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tokenkit.data import Batch
+from tokenkit.errors import ConfigError, DataError
+from tokenkit.losses.base import SequenceScores
+
+FORMAT = 1
+
+
+def row_key(ids: np.ndarray) -> int:
+    """Hash of one row's unpadded token ids."""
+    data = np.ascontiguousarray(ids, dtype=np.int32).tobytes()
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+
+
+def teacher_rows(batch: Batch) -> list[np.ndarray]:
+    """The unpadded teacher ids of each row."""
+    ids, mask = batch.teacher_ids.cpu().numpy(), batch.teacher_mask.cpu().numpy()
+    return [row[keep] for row, keep in zip(ids, mask, strict=True)]
+
+
+class CacheWriter:
+    """Collects scores of rows and writes them at once."""
+
+    def __init__(self) -> None:
+        self._rows: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, batch: Batch, scores: SequenceScores) -> None:
+        label = scores.label_logprob.float().cpu().numpy()
+        boundary = scores.boundary_logprob.float().cpu().numpy()
+        for number, row in enumerate(teacher_rows(batch)):
+            n = len(row)
+            self._rows[row_key(row)] = (label[number, :n].copy(), boundary[number, :n].copy())
+
+    def save(self, folder: Path, meta: dict) -> None:
+        """Write into ``folder``, which must not exist; it appears complete or not at all."""
+        partial = folder.with_name(f"{folder.name}.partial")
+        partial.mkdir(parents=True, exist_ok=True)
+        keys = sorted(self._rows)
+        lengths = [len(self._rows[key][0]) for key in keys]
+        np.save(partial / "keys.npy", np.array(keys, dtype=np.uint64))
+        np.save(partial / "offsets.npy", np.cumsum([0, *lengths], dtype=np.int64))
+        for number, name in enumerate(("label", "boundary")):
+            parts = [self._rows[key][number] for key in keys]
+            np.save(partial / f"{name}.npy", np.concatenate(parts).astype(np.float32))
+        (partial / "meta.json").write_text(json.dumps({"format": FORMAT, **meta}, indent=2))
+        partial.rename(folder)
+
+
+class CachedTeacher:
+    """A :class:`~tokenkit.training.teacher.TeacherSource` that reads a cache.
+
+    Args:
+        meta: what the cache must have been made with (tokenizer, boundary definition).
+
+    Raises:
+        ConfigError: if the folder is no cache, or was made with something else.
+    """
+
+    def __init__(self, folder: Path, meta: dict, vocabulary_rows: int) -> None:
+        self.folder = folder
+        self.vocabulary_rows = vocabulary_rows
+        try:
+            found = json.loads((folder / "meta.json").read_text())
+            self.keys = np.load(folder / "keys.npy")
+            self.offsets = np.load(folder / "offsets.npy")
+            self.label = np.load(folder / "label.npy", mmap_mode="r")
+            self.boundary = np.load(folder / "boundary.npy", mmap_mode="r")
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"teacher.cache = '{folder}' is not a teacher cache ({error}); "
+                "write one with scripts/cache_teacher.py"
+            ) from error
+        for key, value in {"format": FORMAT, **meta}.items():
+            if found.get(key) != value:
+                raise ConfigError(
+                    f"teacher.cache = '{folder}' was made with {key} = {found.get(key)!r}, but this "
+                    f"run has {value!r}; write a new cache with scripts/cache_teacher.py"
+                )
+
+    def scores(self, batch: Batch, boundary_mask: Tensor | None) -> SequenceScores:
+        """Cached log-probs ``[B, T_t]``.
+
+        Raises:
+            DataError: if a row was not cached.
+        """
+        shape = batch.teacher_ids.shape
+        label, boundary = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        for number, row in enumerate(teacher_rows(batch)):
+            key = row_key(row)
+            at = int(np.searchsorted(self.keys, np.uint64(key)))
+            if at == len(self.keys) or int(self.keys[at]) != key:
+                raise DataError(
+                    f"teacher.cache = '{self.folder}' lacks a row of this run's data; run "
+                    "scripts/cache_teacher.py again with the same data, lengths, seed and steps"
+                )
+            begin, end = self.offsets[at], self.offsets[at + 1]
+            label[number, : end - begin] = self.label[begin:end]
+            boundary[number, : end - begin] = self.boundary[begin:end]
+        device = batch.teacher_ids.device
+        return SequenceScores(
+            torch.from_numpy(label).to(device), torch.from_numpy(boundary).to(device)
+        )
