@@ -118,7 +118,9 @@ def main() -> None:
 
             last = stopping or step + 1 == config.training.steps
             if validation and ((step + 1) % config.eval.interval == 0 or last):
-                bpb = evaluate_bits_per_byte(student, tokenizers.student, validation, config, parallel)
+                bpb = evaluate_bits_per_byte(
+                    student, tokenizers.student, validation, config, parallel
+                )
                 metrics_logger.log_evaluation(step + 1, {"validation/bits_per_byte": bpb})
             if (step + 1) % config.checkpoint.interval == 0 or last:
                 checkpointer.save(step + 1, layout)

@@ -20,7 +20,9 @@ def wait_for_step(output_dir, step, timeout=120):
     """Return once a step was logged."""
     end = time.time() + timeout
     while time.time() < end:
-        if (output_dir / "metrics.jsonl").exists() and max(read_metrics(output_dir), default=0) >= step:
+        if (output_dir / "metrics.jsonl").exists() and max(
+            read_metrics(output_dir), default=0
+        ) >= step:
             return
         time.sleep(0.02)
     raise TimeoutError((output_dir / "log").read_text()[-3000:])
@@ -28,7 +30,11 @@ def wait_for_step(output_dir, step, timeout=120):
 
 @pytest.mark.parametrize(
     ("world", "extra"),
-    [(1, []), (1, [*LORA, "--checkpoint.async_mode", "async"]), (2, ["--training.micro_batch_size", "4"])],
+    [
+        (1, []),
+        (1, [*LORA, "--checkpoint.async_mode", "async"]),
+        (2, ["--training.micro_batch_size", "4"]),
+    ],
     ids=["full", "lora, worker, async", "FSDP 2"],
 )
 def test_killed_run_resumes_bit_for_bit(base_arguments, tmp_path, world, extra):

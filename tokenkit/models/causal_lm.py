@@ -156,7 +156,9 @@ class CausalLM(nn.Module):
         """
         vocabulary = vocabulary or self.vocabulary
         hidden = self.hidden_states(ids, vocabulary)
-        return Output(hidden, vocabulary.scores(hidden, ids, mask, boundary_mask, keep_expectations))
+        return Output(
+            hidden, vocabulary.scores(hidden, ids, mask, boundary_mask, keep_expectations)
+        )
 
 
 @contextmanager

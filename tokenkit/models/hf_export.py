@@ -22,10 +22,14 @@ def check_output_folder(output: Path) -> None:
         TokenkitError: if ``output`` exists and is not an empty folder.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise TokenkitError(f"output '{output}' already exists and is not empty; choose a new folder")
+        raise TokenkitError(
+            f"output '{output}' already exists and is not empty; choose a new folder"
+        )
 
 
-def exported_config(source: SourceModel, tokenizer: ByteifiedTokenizer, rows: int, tied: bool) -> Any:
+def exported_config(
+    source: SourceModel, tokenizer: ByteifiedTokenizer, rows: int, tied: bool
+) -> Any:
     """The source's config with the new vocabulary's size and special token ids."""
     config = copy.deepcopy(source.hf_config)
     config.vocab_size = rows

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tokenkit.losses.linear_scores import Scores, hidden_gradient, linear_scores
+from tokenkit.models.linear_scores import Scores, hidden_gradient, linear_scores
 
 
 class PositionScores(NamedTuple):

@@ -68,6 +68,4 @@ def init_parallel(config: Config) -> Parallel:
     mesh = build_mesh(config, device)
     # One flattened dimension over replicate and shard: every rank of it has its own rows.
     dp_mesh = mesh["replicate", "shard"]._flatten("dp")
-    return Parallel(
-        device, mesh, dp_mesh.get_local_rank(), dp_mesh.size(), dp_mesh.get_group()
-    )
+    return Parallel(device, mesh, dp_mesh.get_local_rank(), dp_mesh.size(), dp_mesh.get_group())

@@ -58,9 +58,18 @@ def load_tokenizers(config: Config, needs_teacher: bool) -> Tokenizers:
     return Tokenizers(source, target, teacher)
 
 
+def fit_mask(mask: torch.Tensor, rows: int) -> torch.Tensor:
+    """Extend a mask over tokens ``[len(tok)]`` to a matrix's rows; padding rows are False."""
+    return F.pad(mask, (0, rows - len(mask)))
+
+
 def boundary_masks(
-    config: Config, student: CausalLM, teacher: TeacherSource | None, tokenizers: Tokenizers,
-    losses: list[Loss], device: torch.device,
+    config: Config,
+    student: CausalLM,
+    teacher: TeacherSource | None,
+    tokenizers: Tokenizers,
+    losses: list[Loss],
+    device: torch.device,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """Boundary tokens of student and teacher, ``[V]`` bool each; None where no loss needs them."""
     if teacher is None or not any(loss.needs_boundary for loss in losses):
@@ -70,8 +79,8 @@ def boundary_masks(
         boundary_mask(tokenizers.student, config),
         boundary_mask(tokenizers.teacher, config),
     )
-    padded = [F.pad(m, (0, n - len(m))) for m, n in zip(masks, rows, strict=True)]
-    return padded[0].to(device), padded[1].to(device)
+    padded = [fit_mask(mask, n).to(device) for mask, n in zip(masks, rows, strict=True)]
+    return padded[0], padded[1]
 
 
 def round_up(value: int, multiple: int) -> int:
@@ -92,16 +101,17 @@ def initial_matrices(
         return fit_rows(inputs, rows), None if outputs is None else fit_rows(outputs, rows)
     initialize = INITIALIZERS.get(config.student.embedding_init)
     known = [m for m in (inputs, outputs) if m is not None]
-    made, report = initialize(
-        tokenizers.source, tokenizers.student, known, seed=config.job.seed
-    )
+    made, report = initialize(tokenizers.source, tokenizers.student, known, seed=config.job.seed)
     counts = ", ".join(f"{count} {kind}" for kind, count in report.items())
     logger.info(f"new vocabulary of {rows} tokens by {config.student.embedding_init}: {counts}")
     return made[0], None if outputs is None else made[1]
 
 
 def build_student(
-    config: Config, source: SourceModel, tokenizers: Tokenizers, mesh: DeviceMesh,
+    config: Config,
+    source: SourceModel,
+    tokenizers: Tokenizers,
+    mesh: DeviceMesh,
     device: torch.device,
 ) -> CausalLM:
     """The student with its new vocabulary, parallelised, on ``device``, fp32 masters."""

@@ -43,7 +43,9 @@ class StopSignal:
             signal.signal(number, self._receive)
 
     def _receive(self, number: int, _frame: Any) -> None:
-        logger.warning(f"received {signal.Signals(number).name}: saving and leaving after this step")
+        logger.warning(
+            f"received {signal.Signals(number).name}: saving and leaving after this step"
+        )
         self.received = True
 
     def __bool__(self) -> bool:

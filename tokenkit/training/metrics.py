@@ -93,7 +93,11 @@ class MetricsLogger:
             self.text("config", f"```toml\n{(output_dir / 'config.toml').read_text()}\n```", 0)
         if self.config.progress:
             self.bar = tqdm(
-                total=self.steps, initial=start_step, desc="training", unit="step", dynamic_ncols=True
+                total=self.steps,
+                initial=start_step,
+                desc="training",
+                unit="step",
+                dynamic_ncols=True,
             )
 
     def record(

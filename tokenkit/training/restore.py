@@ -15,9 +15,7 @@ from tokenkit.training.build import Tokenizers, build_student, load_tokenizers, 
 from tokenkit.training.checkpoint import list_steps, load_tensors, step_folder, tensors_to_save
 
 
-def load_run(
-    run: Path, step: int = -1
-) -> tuple[Config, SourceModel, CausalLM, Tokenizers]:
+def load_run(run: Path, step: int = -1) -> tuple[Config, SourceModel, CausalLM, Tokenizers]:
     """Rebuild a run's student as of checkpoint ``step`` (-1: the latest, 0: as it started).
 
     Raises:

@@ -1,0 +1,81 @@
+"""Golden cases of losses, run through the very objects that training uses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tokenkit.config import config_from_dict
+from tokenkit.data import Batch
+from tokenkit.losses import LOSSES
+from tokenkit.losses.base import SequenceScores
+
+
+def load_arrays(folder: Path, case: dict) -> dict[str, Tensor]:
+    with np.load(folder / case["file"]) as arrays:
+        return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+
+
+def make_batch(a: dict[str, Tensor]) -> Batch:
+    return Batch(
+        student_ids=a["in.input_ids_new"].long(),
+        student_mask=a["in.attention_mask_new"].bool(),
+        student_loss_mask=a["in.loss_mask_new"],
+        teacher_ids=a["in.input_ids_original"].long(),
+        teacher_mask=a["in.attention_mask_original"].bool(),
+        teacher_loss_mask=a["in.loss_mask_original"],
+        student_chunks={"unconstrained": a["in.student_chunks"]},
+        teacher_chunks={"unconstrained": a["in.teacher_chunks"]},
+        stats={},
+    )
+
+
+def scores_of(logits: Tensor, ids: Tensor, boundary: Tensor | None) -> SequenceScores:
+    logprob = logits.log_softmax(-1)
+    label = logprob[:, :-1].gather(-1, ids[:, 1:, None]).squeeze(-1)
+    label = torch.nn.functional.pad(label, (0, 1))
+    return SequenceScores(label, None if boundary is None else logprob[..., boundary].logsumexp(-1))
+
+
+def check(case: dict, name: str, ours: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(
+        ours.float(),
+        expected.float(),
+        rtol=case["rtol"],
+        atol=case["atol"],
+        msg=lambda text: f"{case['id']}: {name}: {text}",
+    )
+
+
+def check_loss(a: dict[str, Tensor], case: dict, config: dict, loss_name: str) -> None:
+    args = case["args"]
+    batch = make_batch(a)
+    loss = LOSSES.get(loss_name)(config_from_dict(config), None, None)
+    logits = a["in.student_logits"].clone().requires_grad_()
+    masks = {side: a[f"in.space_mask_{side}"] for side in ("student", "teacher")}
+    if "eos_as_space" in args.get("mode", ""):
+        for side, mask in masks.items():
+            masks[side] = torch.arange(len(mask)) == args[f"{side}_eos"]
+    student = scores_of(logits, batch.student_ids, masks["student"])
+    teacher = scores_of(a["in.teacher_logits"], batch.teacher_ids, masks["teacher"])
+    count = loss.count(batch, teacher).clamp(min=1.0)
+    value, _ = loss(batch, student, teacher, count)
+    value.backward()
+    check(case, "loss", value.detach(), a["out.loss"])
+    check(case, "gradient", logits.grad, a["out.grad_student_logits"])
+
+
+def run_sft(folder: Path, case: dict) -> None:
+    check_loss(load_arrays(folder, case), case, {"loss": {"names": ["sft"]}}, "sft")
+
+
+def run_alm(folder: Path, case: dict) -> None:
+    alm = {k: v for k, v in case["args"].items() if not k.endswith("_eos")}
+    config = {"loss": {"names": ["alm_unconstrained"]}, "alm": alm}
+    check_loss(load_arrays(folder, case), case, config, "alm_unconstrained")
+
+
+RUNNERS = {"sft": run_sft, "alm": run_alm}

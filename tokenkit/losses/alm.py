@@ -1,0 +1,157 @@
+"""Approximate Likelihood Matching (ALM, arXiv 2503.20083): equal bytes, equal probability.
+
+Teacher and student cut a text into different tokens, but aligned chunks cover the same bytes.
+ALM asks the student to give each chunk the probability that the teacher gives it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tokenkit.config import Config
+from tokenkit.data.batch import Batch
+from tokenkit.losses.alm_diffs import DIFFERENCES
+from tokenkit.losses.base import SequenceScores
+from tokenkit.losses.registry import LOSSES
+from tokenkit.losses.segments import first_run_end, segment_sum
+
+
+class Chunks(NamedTuple):
+    """One side's view of the chunks, ``[B, C]`` each."""
+
+    logprob: Tensor  # Σ log p(token) over a chunk's active tokens
+    boundary: Tensor | None  # log-prob that a boundary follows the chunk
+
+
+class Grouping(NamedTuple):
+    """The teacher decides which chunks count and which are merged; ``[B, C]`` each."""
+
+    on: Tensor  # bool, the chunk (or group of chunks) counts
+    tokens: Tensor  # active teacher tokens in it
+    group: Tensor | None  # chunk → group id (−1: none), None without merging
+    end: Tensor | None  # group → its last chunk
+
+
+class ALM:
+    """Σ difference(chunk) · numerator / Σ denominator, over aligned chunks."""
+
+    needs_teacher = True
+
+    def __init__(self, config: Config, student_tok=None, teacher_tok=None) -> None:
+        alm = config.alm
+        self.difference = DIFFERENCES[alm.diff_fn]
+        self.modes = set(filter(None, alm.mode.split("+")))
+        self.temperature, self.alpha = alm.temperature, alm.renyi_alpha
+        self.threshold = alm.merge_threshold
+        self.numerator, self.denominator = alm.numerator, alm.denominator
+
+    @property
+    def needs_boundary(self) -> bool:
+        return bool(self.modes & {"merge_by_space_prob", "append_space"})
+
+    def count(self, batch: Batch, teacher: SequenceScores | None) -> Tensor:
+        grouping = self._grouping(batch, teacher)
+        if self.denominator == "chunk_count":
+            return grouping.on.sum(dtype=torch.float32)
+        return torch.where(grouping.on, grouping.tokens, 0.0).sum()
+
+    def __call__(
+        self,
+        batch: Batch,
+        student: SequenceScores,
+        teacher: SequenceScores | None,
+        count: Tensor,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        grouping = self._grouping(batch, teacher)
+        y = self._logprob(self._chunks(batch, teacher, "teacher"), grouping)
+        x = self._logprob(self._chunks(batch, student, "student"), grouping)
+        on = grouping.on
+        # Off chunks get harmless values before the difference, so that no NaN reaches a gradient.
+        y, x = torch.where(on, y, -1.0), torch.where(on, x, -1.0)
+        difference = self.difference(y, x, self.temperature, self.alpha)
+        terms = torch.where(on, difference * self._numerator(grouping.tokens), 0.0)
+        metrics = self._metrics(grouping, y, x, count)
+        return terms.sum() / count, metrics
+
+    def _numerator(self, tokens: Tensor) -> Tensor | float:
+        if self.numerator == "chunk_count":
+            return 1.0
+        return tokens if self.numerator == "token_count" else torch.log1p(tokens)
+
+    def _active(self, batch: Batch, side: str) -> Tensor:
+        """Chunk ids ``[B, T]`` of tokens under the loss mask, −1 elsewhere."""
+        ids = getattr(batch, f"{side}_chunks")[self.chunk_kind].long()
+        return torch.where(getattr(batch, f"{side}_loss_mask"), ids, -1)
+
+    def _chunks(self, batch: Batch, scores: SequenceScores, side: str) -> Chunks:
+        ids = self._active(batch, side)
+        size = self._size(batch)
+        logprob = scores.label_logprob[:, :-1].clamp(max=0.0)
+        total = segment_sum(logprob, ids[:, 1:], size)
+        if scores.boundary_logprob is None:
+            return Chunks(total, None)
+        end = first_run_end(ids, size)
+        return Chunks(total, scores.boundary_logprob.clamp(max=0.0).gather(1, end))
+
+    @staticmethod
+    def _size(batch: Batch) -> int:
+        """Room for chunks: a chunk has at least one token on each side."""
+        return min(batch.teacher_ids.shape[1], batch.student_ids.shape[1])
+
+    def _grouping(self, batch: Batch, teacher: SequenceScores) -> Grouping:
+        ids, size = self._active(batch, "teacher"), self._size(batch)
+        tokens = segment_sum(torch.ones_like(ids[:, 1:], dtype=torch.float32), ids[:, 1:], size)
+        on = tokens > 0
+        if "merge_by_space_prob" not in self.modes:
+            return Grouping(on, tokens, None, None)
+        end = first_run_end(ids, size)
+        boundary = teacher.boundary_logprob.gather(1, end)
+        closed = (boundary.exp() > self.threshold).long()
+        # A chunk's group is the number of closed chunks strictly before it.
+        group = torch.where(on, closed.cumsum(1) - closed, -1)
+        merged = segment_sum(tokens, group, size)
+        return Grouping(merged > 0, merged, group, first_run_end(group, size))
+
+    def _logprob(self, chunks: Chunks, grouping: Grouping) -> Tensor:
+        """Log-prob of each chunk or group, the boundary after it included if asked for."""
+        logprob, boundary = chunks
+        if grouping.group is not None:
+            logprob = segment_sum(logprob, grouping.group, logprob.shape[1])
+            boundary = boundary.gather(1, grouping.end)
+        if "append_space" in self.modes:
+            logprob = logprob + boundary
+        return logprob
+
+    def _metrics(
+        self, grouping: Grouping, y: Tensor, x: Tensor, count: Tensor
+    ) -> dict[str, Tensor]:
+        on = grouping.on
+        return {
+            f"{self.name}/teacher_tokens_per_count": grouping.tokens.sum() / count,
+            f"{self.name}/teacher_logprob": torch.where(on, y, 0.0).sum().detach() / count,
+            f"{self.name}/student_logprob": torch.where(on, x, 0.0).sum().detach() / count,
+        }
+
+
+@LOSSES.register("alm_unconstrained")
+class UnconstrainedALM(ALM):
+    """ALM on the finest aligned chunks."""
+
+    name, chunk_kind = "alm_unconstrained", "unconstrained"
+
+
+@LOSSES.register("alm_space")
+class SpaceALM(ALM):
+    """ALM on chunks that end before a space."""
+
+    name, chunk_kind = "alm_space", "space"
+
+
+@LOSSES.register("alm_unbiased")
+class UnbiasedALM(ALM):
+    """ALM on chunks that end where both tokenizers are unbiased (precomputed pair biases)."""
+
+    name, chunk_kind = "alm_unbiased", "unbiased"

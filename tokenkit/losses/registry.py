@@ -1,0 +1,5 @@
+"""The table of losses."""
+
+from tokenkit.registry import Registry
+
+LOSSES = Registry("loss")

@@ -1,0 +1,38 @@
+"""Next-token cross-entropy on the student's own tokens."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tokenkit.config import Config
+from tokenkit.data.batch import Batch
+from tokenkit.losses.base import SequenceScores
+from tokenkit.losses.registry import LOSSES
+
+
+@LOSSES.register("sft")
+class SFT:
+    """Mean of −log p over the student's tokens under the loss mask (the first has no score)."""
+
+    name = "sft"
+    needs_teacher = False
+    needs_boundary = False
+    chunk_kind = None
+
+    def __init__(self, config: Config, student_tok=None, teacher_tok=None) -> None:
+        pass
+
+    def count(self, batch: Batch, teacher: SequenceScores | None) -> Tensor:
+        return batch.student_loss_mask[:, 1:].sum(dtype=torch.float32)
+
+    def __call__(
+        self,
+        batch: Batch,
+        student: SequenceScores,
+        teacher: SequenceScores | None,
+        count: Tensor,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        mask = batch.student_loss_mask[:, 1:]
+        logprob = student.label_logprob[:, :-1].masked_fill(~mask, 0.0)
+        return -logprob.sum() / count, {}

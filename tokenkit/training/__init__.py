@@ -1,0 +1,1 @@
+"""Training: build, step, checkpoint, metrics."""
