@@ -7,8 +7,11 @@ import os
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+
 from tokenkit.tokenizers import (
     ByteifiedTokenizer,
+    align,
     apply_chat_mode,
     load_tokenizer,
     messages_to_markers,
@@ -48,4 +51,30 @@ def run_tokenizer(folder: Path, case: dict) -> None:
     assert sample == data["space_mask_sample"]
 
 
-RUNNERS = {"tokenizer": run_tokenizer}
+def run_alignment(folder: Path, case: dict) -> None:
+    """All rows at once, padded, so that the batch is aligned as training does."""
+    data = read(folder, case)
+    teacher, student = load(folder, data["teacher"]), load(folder, data["student"])
+    rows = data["rows"]
+    arrays = {}
+    for side in ("teacher", "student"):
+        length = max(len(row[f"{side}_ids"]) for row in rows) + 3
+        ids, mask = np.zeros((len(rows), length), np.int64), np.zeros((len(rows), length), bool)
+        for number, row in enumerate(rows):
+            n = len(row[f"{side}_ids"])
+            ids[number, :n], mask[number, :n] = row[f"{side}_ids"], True
+        arrays[side] = (ids, mask)
+    (t_ids, t_mask), (s_ids, s_mask) = arrays["teacher"], arrays["student"]
+    found = align(teacher, student, t_ids, s_ids, t_mask, s_mask, ("unconstrained", "space"))
+    for number, row in enumerate(rows):
+        for kind in ("unconstrained", "space"):
+            if not isinstance(row[kind], dict) or "teacher" not in row[kind]:
+                continue  # the reference raised
+            for side, chunks in (("teacher", found.teacher_chunks), ("student", found.student_chunks)):
+                ours = chunks[kind][number]
+                n = len(row[f"{side}_ids"])
+                assert ours[:n].tolist() == row[kind][side], (kind, side, row["text"])
+                assert (ours[n:] == -1).all()
+
+
+RUNNERS = {"tokenizer": run_tokenizer, "alignment": run_alignment}

@@ -1,5 +1,6 @@
 """Tokenizers: byteified, with family roles, chat markers and alignment."""
 
+from tokenkit.tokenizers.align import Alignment, align
 from tokenkit.tokenizers.byteify import ByteifiedTokenizer
 from tokenkit.tokenizers.chat import (
     CHAT_MODES,
@@ -16,9 +17,11 @@ __all__ = [
     "CHAT_MODES",
     "FAMILIES",
     "MARKERS",
+    "Alignment",
     "ByteifiedTokenizer",
     "Family",
     "TokenizerSpec",
+    "align",
     "apply_chat_mode",
     "encode_batch_with_loss_mask",
     "encode_with_loss_mask",
