@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from tokenkit.tokenizers import (
     ByteifiedTokenizer,
@@ -16,6 +17,7 @@ from tokenkit.tokenizers import (
     load_tokenizer,
     messages_to_markers,
 )
+from tokenkit.transfer import fvt
 
 
 @cache
@@ -77,4 +79,18 @@ def run_alignment(folder: Path, case: dict) -> None:
                 assert (ours[n:] == -1).all()
 
 
-RUNNERS = {"tokenizer": run_tokenizer, "alignment": run_alignment}
+def run_fvt(folder: Path, case: dict) -> None:
+    with np.load(folder / case["file"]) as arrays:
+        data = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    source, target = load(folder, case["source"]), load(folder, case["target"])
+    matrices = list(data["source_embeddings"].unbind(1))
+    made, report = fvt(source, target, matrices, seed=0)
+    fixed = data["deterministic_rows"]
+    for ours, expected in zip(made, data["target_embeddings"].unbind(1), strict=True):
+        assert ours.shape == expected.shape
+        torch.testing.assert_close(ours[fixed], expected[fixed], rtol=2e-4, atol=2e-6)
+    assert sum(report.values()) == len(target)
+    assert report["fallback"] == int((~fixed).sum())
+
+
+RUNNERS = {"tokenizer": run_tokenizer, "alignment": run_alignment, "fvt": run_fvt}
