@@ -77,6 +77,7 @@ def main() -> None:
     losses = [make(config, tokenizers.student, tokenizers.teacher) for make in factories]
     masks = boundary_masks(config, student, teacher, tokenizers, losses, parallel.device)
     kinds = tuple(sorted({loss.chunk_kind for loss in losses if loss.chunk_kind}))
+    pair_bias = load_pair_bias(config.alm.pair_bias) if "unbiased" in kinds else None
     accumulation = config.training.batch_size // (
         config.training.micro_batch_size * parallel.dp_size
     )
@@ -84,8 +85,7 @@ def main() -> None:
     def loader_from(start_step: int):
         return build_train_loader(
             config, tokenizers.student, tokenizers.teacher, kinds, parallel.dp_rank,
-            parallel.dp_size, pair_bias=load_pair_bias(config.alm.pair_bias),
-            start_step=start_step,
+            parallel.dp_size, pair_bias=pair_bias, start_step=start_step,
         )  # fmt: skip
 
     loader = loader_from(0)

@@ -242,3 +242,13 @@ def fill(
     materialize(model, device)
     load_backbone(model.backbone, source.weights, source.family.prefix)
     fill_vocabulary(model.vocabulary, *matrices)
+
+
+def load_causal_lm(model: str, device: torch.device, dtype: torch.dtype) -> CausalLM:
+    """A whole model on one device, for evaluation."""
+    source = open_source_model(model)
+    inputs, outputs = source.matrices()
+    rows = len(inputs)
+    made = build_causal_lm(source, rows, tied=source.tied, valid_vocab=rows, dtype=dtype)
+    fill(made, source, (inputs, outputs), device)
+    return made.requires_grad_(False)

@@ -11,6 +11,7 @@ from tokenkit.tokenizers.chat import (
 )
 from tokenkit.tokenizers.families import FAMILIES, MARKERS, Family
 from tokenkit.tokenizers.load import load_tokenizer
+from tokenkit.tokenizers.pair_bias import load_pair_bias
 from tokenkit.tokenizers.spec import TokenizerSpec, parse_spec
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "apply_chat_mode",
     "encode_batch_with_loss_mask",
     "encode_with_loss_mask",
+    "load_pair_bias",
     "load_tokenizer",
     "messages_to_markers",
     "parse_spec",
