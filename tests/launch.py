@@ -9,6 +9,10 @@ import socket
 import sys
 from pathlib import Path
 
+# The fork server imports from the same places as this process.
+ROOT = str(Path(__file__).parents[1])
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
+
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.launch_preload"])
 

@@ -108,13 +108,12 @@ def initial_matrices(
 
 
 def build_student(
-    config: Config,
-    source: SourceModel,
-    tokenizers: Tokenizers,
-    mesh: DeviceMesh,
-    device: torch.device,
+    config: Config, source: SourceModel, tokenizers: Tokenizers, parallel: Parallel | None
 ) -> CausalLM:
-    """The student with its new vocabulary, parallelised, on ``device``, fp32 masters."""
+    """The student with its new vocabulary at step 0, fp32 masters.
+
+    Without ``parallel`` it is whole and on the CPU.
+    """
     student = config.student
     inputs, outputs = initial_matrices(config, source, tokenizers)
     valid = len(inputs)
