@@ -213,16 +213,6 @@ def _check_optimizer(config: Config) -> Iterator[str]:
             )
 
 
-def _check_steps(config: Config) -> Iterator[str]:
-    schedule, steps = config.lr_scheduler, config.training.steps
-    if steps and schedule.prefix_steps + schedule.warmup_steps >= steps:
-        yield (
-            f"lr_scheduler.warmup_steps = {schedule.warmup_steps} (with prefix_steps = "
-            f"{schedule.prefix_steps}) leaves no step after the warm-up: training.steps = {steps} "
-            "must be larger, or the warm-up shorter"
-        )
-
-
 def _check_parallelism(config: Config, world_size: int) -> Iterator[str]:
     layout = config.parallelism
     replicate, tp = layout.data_parallel_replicate_degree, layout.tensor_parallel_degree

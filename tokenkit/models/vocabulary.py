@@ -105,8 +105,7 @@ class Vocabulary(nn.Module):
         )
 
         def spread(values: Tensor) -> Tensor:
-            full = values.new_zeros(ids.numel()).index_copy(0, index, values)
-            return full.view(ids.shape)
+            return values.new_zeros(ids.shape).masked_scatter(mask, values)
 
         boundary = None if flat.boundary_logprob is None else spread(flat.boundary_logprob)
         return PositionScores(spread(flat.label_logprob), boundary, flat, index, labels)

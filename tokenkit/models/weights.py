@@ -146,3 +146,15 @@ def load_backbone(backbone: nn.Module, source: Mapping[str, torch.Tensor], prefi
                 f"but config.json asks for {tuple(parameter.shape)}"
             )
         copy_full(parameter, full)
+
+
+def backbone_tensors(
+    source: Mapping[str, torch.Tensor], prefix: str, embedding: str
+) -> dict[str, torch.Tensor]:
+    """All backbone tensors by plain name, without the input matrix."""
+    tensors = {}
+    for key in source:
+        name = key.removeprefix(prefix)
+        if name != f"{embedding}.weight" and not name.startswith("lm_head."):
+            tensors[name] = source[key]
+    return tensors

@@ -51,23 +51,12 @@ class ByteifiedTokenizer:
         self.add_prefix_space = add_prefix_space
         self._byte_alphabet = byte_alphabet
         self._index_tokens()
-        missing = [
-            token
-            for tokens in family.replacements.values()
-            for token in tokens or ()
-            if token not in self.ids
-        ]
-        if missing:
-            raise TokenizerError(
-                f"tokenizer '{spec}': family {family.name} needs the token '{missing[0]}', "
-                "which the vocabulary lacks"
-            )
         for marker, attribute in ((PAD, "pad_token"), (BOS, "bos_token"), (EOS, "eos_token")):
             if (tokens := family.replacements[marker]) is not None:
                 setattr(hf, attribute, tokens[0])
         hf.padding_side = "right"
         self._marker_ids = {
-            marker: np.array([self.ids[t] for t in tokens or ()], dtype=np.int32)
+            marker: np.array([i for t in tokens or () for i in self._spell(t)], dtype=np.int32)
             for marker, tokens in family.replacements.items()
         }
         self._split = self._splitter()
@@ -90,6 +79,17 @@ class ByteifiedTokenizer:
             (fallback if is_fallback else self.ids).setdefault(token, number)
         for token, number in fallback.items():
             self.ids.setdefault(token, number)
+
+    def _spell(self, token: str) -> list[int]:
+        """Ids of a token of the family: its own, or those of its pieces ("user" in a vocabulary
+        too small to have it)."""
+        pieces = [self.ids[token]] if token in self.ids else self.tokenize_bytes(token)
+        if not pieces:
+            raise TokenizerError(
+                f"tokenizer '{self.spec}': family {self.family.name} needs the token '{token}', "
+                "which the vocabulary neither has nor can spell"
+            )
+        return pieces
 
     def _splitter(self) -> re.Pattern:
         """Matches markers, then added tokens in order of id: what is encoded as a whole."""

@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 
 from tokenkit.config.schema import CheckpointConfig
 from tokenkit.errors import CheckpointError
@@ -208,8 +209,8 @@ def load_tensors(folder: Path, tensors: dict[str, Tensor]) -> None:
     """
     try:
         dcp.load(tensors, storage_reader=dcp.FileSystemReader(folder))
-    except Exception as error:
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
+    except (Exception, CheckpointException) as error:  # the latter is no Exception
+        reason = str(error).strip().splitlines()[-1].strip() if str(error).strip() else repr(error)
         raise CheckpointError(
             f"checkpoint '{folder}' is damaged or of another model ({reason}); delete that folder "
             "to resume from an earlier one"

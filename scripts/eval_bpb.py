@@ -1,0 +1,66 @@
+"""Bits per byte of a Hugging Face model folder on text; lower is better.
+
+    python scripts/eval_bpb.py --model folder --tokenizer folder:source=Qwen2 --data held_out.jsonl
+
+Comparable between models with different tokenizers, because bytes are the same for all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+from tokenkit.config import config_from_dict
+from tokenkit.data import load_validation_texts
+from tokenkit.errors import DataError, run_main
+from tokenkit.evaluation.bits_per_byte import bits_per_byte
+from tokenkit.models.causal_lm import load_causal_lm
+from tokenkit.tokenizers import load_tokenizer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", required=True, help="hub id or local folder")
+    parser.add_argument("--tokenizer", required=True, help="tokenizer spec of the model")
+    parser.add_argument("--data", nargs="+", required=True, help="files, folders or hf:name")
+    parser.add_argument("--max-documents", type=int, default=256, help="documents to read")
+    parser.add_argument("--max-length", type=int, default=512, help="tokens a window")
+    parser.add_argument("--batch-size", type=int, default=8, help="windows a forward pass")
+    parser.add_argument("--text-field", default="text", help="field of a row that holds the text")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--json", type=Path, help="write the result to this file too")
+    args = parser.parse_args()
+    config = config_from_dict(
+        {
+            "data": {"validation": args.data, "text_field": args.text_field},
+            "eval": {"max_documents": args.max_documents},
+        }
+    )
+    tok = load_tokenizer(args.tokenizer)
+    texts = load_validation_texts(config)
+    if not texts:
+        raise DataError(f"--data {' '.join(args.data)}: no text in it")
+    device = torch.device(args.device)
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    model = load_causal_lm(args.model, device, dtype)
+    result = bits_per_byte(
+        model, tok, texts,
+        max_length=args.max_length, batch_size=args.batch_size, device=device,
+    )  # fmt: skip
+    size = sum(len(text.encode("utf-8")) for text in texts)
+    print(f"{result:.4f} bits per byte ({len(texts)} documents, {size:,} bytes)")
+    if args.json:
+        report = {"bits_per_byte": result, "documents": len(texts), "bytes": size}
+        args.json.write_text(json.dumps(report) + "\n")
+
+
+if __name__ == "__main__":
+    run_main(main)
