@@ -52,7 +52,6 @@ def _problems(
     yield from _check_alm(config)
     yield from _check_data(config)
     yield from _check_optimizer(config)
-    yield from _check_steps(config)
     yield from _check_parallelism(config, world_size)
     yield from check_paths(config)
 

@@ -1,0 +1,207 @@
+"""The whole story in minutes on a laptop CPU, offline: train a small model, change its tokenizer.
+
+    make quickstart
+
+1. collect Python's own standard library as text; 2. train two different tokenizers; 3. pretrain a
+small Llama on the first; 4. transfer it to the second by distilling it into itself; 5. compare
+bits per byte on held-out text. Everything lies under outputs/quickstart; what is finished is
+reused, and an interrupted training resumes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tokenkit.errors import TokenkitError, run_main
+
+SKIPPED = {"test", "tests", "idlelib", "lib2to3", "site-packages", "__pycache__", "idle_test"}
+WORDS_A = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+WORDS_B = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+SPEC_A, SPEC_B = ":source=Llama3", ":source=Qwen2:target=Llama3"
+QUICK = ["--training.steps", "8", "--training.batch_size", "4", "--training.micro_batch_size", "4",
+         "--eval.max_documents", "4"]  # fmt: skip
+
+
+def documents(limit: int) -> list[str]:
+    """Pieces of about 1,200 characters of the standard library's sources, cut at line ends."""
+    library = Path(sysconfig.get_paths()["stdlib"])
+    pieces: list[str] = []
+    for path in sorted(library.rglob("*.py")):
+        if SKIPPED & set(path.relative_to(library).parts):
+            continue
+        piece = ""
+        for line in path.read_text(encoding="utf-8", errors="ignore").splitlines(keepends=True):
+            piece += line
+            if len(piece) >= 1200:
+                pieces.append(piece)
+                piece = ""
+    # By content, so that train and held-out sets do not depend on where Python is installed.
+    pieces.sort(key=lambda piece: hashlib.sha1(piece.encode()).digest())
+    return pieces[:limit]
+
+
+def write_corpus(folder: Path, limit: int) -> None:
+    """``train.jsonl`` and ``held_out.jsonl``."""
+    if (folder / "train.jsonl").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = documents(limit)
+    held_out = max(8, len(texts) // 50)
+    parts = {"held_out": texts[:held_out], "train": texts[held_out:]}
+    for name, part in parts.items():
+        lines = [json.dumps({"text": text}) + "\n" for text in part]
+        (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    size = sum(map(len, texts)) / 1e6
+    print(f"corpus: {len(texts):,} documents, {size:.1f} MB of Python's standard library")
+
+
+def train_tokenizer(corpus: Path, folder: Path, words: str, size: int) -> None:
+    """A byte-level BPE tokenizer as a Hugging Face folder."""
+    if (folder / "tokenizer.json").exists():
+        return
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    split = pre_tokenizers.Split(Regex(words), "isolated")
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=sys.stderr.isatty(),
+    )
+    texts = [json.loads(line)["text"] for line in corpus.read_text("utf-8").splitlines()]
+    tokenizer.train_from_iterator(texts, trainer)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    print(f"tokenizer {folder.name}: {tokenizer.get_vocab_size():,} tokens")
+
+
+def write_model_config(folder: Path, quick: bool) -> None:
+    """config.json of a small Llama; train.py draws its weights."""
+    from transformers import LlamaConfig
+
+    width, layers = (64, 2) if quick else (192, 4)
+    config = LlamaConfig(
+        hidden_size=width,
+        intermediate_size=width * 8 // 3 // 16 * 16,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 32,
+        num_key_value_heads=width // 32,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        architectures=["LlamaForCausalLM"],
+    )
+    config.save_pretrained(folder)
+
+
+def run(title: str, script: str, *arguments: str) -> None:
+    """Run one of the project's scripts as a user would, its output passing through."""
+    print(f"\n== {title}\n$ python {script} {' '.join(arguments)}", flush=True)
+    environment = {"TOKENIZERS_PARALLELISM": "true", **os.environ, "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, str(ROOT / script), *arguments]
+    if subprocess.run(command, cwd=ROOT, env=environment).returncode:
+        raise TokenkitError(f"quickstart stopped: {script} failed (see above)")
+
+
+def train(title: str, config: str, output: Path, quick: bool, *overrides: str) -> None:
+    """Train with train.py unless the run is finished."""
+    arguments = ["--job.config_file", f"train_configs/{config}", "--job.output_dir", str(output)]
+    run(title, "train.py", *arguments, *overrides, *(QUICK if quick else []))
+
+
+def export(title: str, script: str, output: Path, *arguments: str) -> None:
+    if not output.exists():
+        run(title, script, *arguments, "--output", str(output))
+
+
+def bits_per_byte(model: Path, spec: str, data: Path, folder: Path) -> float:
+    """Bits per byte of an exported model, measured by scripts/eval_bpb.py."""
+    result = folder / f"{model.name}.bpb.json"
+    if not result.exists():
+        run(f"bits per byte of {model.name}", "scripts/eval_bpb.py", "--model", str(model),
+            "--tokenizer", spec, "--data", str(data), "--json", str(result))  # fmt: skip
+    return json.loads(result.read_text())["bits_per_byte"]
+
+
+def sample(model: Path, prompt: str) -> str:
+    """What plain transformers makes of the exported folder."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    loaded = AutoModelForCausalLM.from_pretrained(model)
+    inputs = tokenizer(prompt, return_tensors="pt")
+    output = loaded.generate(**inputs, max_new_tokens=60, do_sample=False)
+    return tokenizer.decode(output[0], skip_special_tokens=True)
+
+
+def report(scores: dict[str, float], folder: Path, seconds: float) -> None:
+    print("\n" + "=" * 62)
+    print(f"{'bits per byte on held-out text (lower is better)':<50}")
+    for name, value in scores.items():
+        print(f"  {name:<44} {value:>8.4f}")
+    teacher, zero_shot, transferred = scores.values()
+    closed = (zero_shot - transferred) / (zero_shot - teacher)
+    print(f"gap closed: {100 * closed:.0f}%")
+    print("=" * 62)
+    print("\nthe exported model, loaded by plain transformers, goes on:\n")
+    print(sample(folder / "student", "    def __init__(self, "))
+    print(f"\nexported model    {folder / 'student'}")
+    print(f"TensorBoard       tensorboard --logdir {folder}")
+    print(f"finished in       {seconds / 60:.1f} minutes")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=Path("outputs/quickstart"), help="folder")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run at all?")
+    args = parser.parse_args()
+    begin, folder, quick = time.time(), args.output, args.quick
+
+    corpus, held_out = folder / "corpus", folder / "corpus" / "held_out.jsonl"
+    write_corpus(corpus, limit=200 if quick else 12000)
+    for name, words, size in (("a", WORDS_A, 2048), ("b", WORDS_B, 3072)):
+        size = size // 4 if quick else size
+        train_tokenizer(corpus / "train.jsonl", folder / f"tokenizer_{name}", words, size)
+    write_model_config(folder / "config", quick)
+    spec_a, spec_b = f"{folder}/tokenizer_a{SPEC_A}", f"{folder}/tokenizer_b{SPEC_B}"
+
+    data = ["--data.train", str(corpus / "train.jsonl"), "--data.validation", str(held_out)]
+    train("1/2 pretrain a small model with tokenizer A", "quickstart_pretrain.toml",
+          folder / "pretrain", quick, *data, "--student.model", str(folder / "config"),
+          "--student.tokenizer", spec_a)  # fmt: skip
+    teacher, zero_shot, student = folder / "teacher", folder / "zero_shot", folder / "student"
+    export("export it", "scripts/export.py", teacher, "--run", str(folder / "pretrain"))
+    export("give it tokenizer B without training", "scripts/zett.py", zero_shot, "--model",
+           str(teacher), "--tokenizer", spec_a, "--target", spec_b)  # fmt: skip
+    train("2/2 transfer it to tokenizer B by distilling it into itself",
+          "quickstart_transfer.toml", folder / "transfer", quick, *data, "--student.model",
+          str(teacher), "--student.tokenizer", spec_a, "--student.target_tokenizer", spec_b)  # fmt: skip
+    export("export the result", "scripts/export.py", student, "--run", str(folder / "transfer"))
+
+    scores = {
+        "teacher (tokenizer A)": bits_per_byte(teacher, spec_a, held_out, folder),
+        "zero-shot (tokenizer B, FVT)": bits_per_byte(zero_shot, spec_b, held_out, folder),
+        "after transfer (tokenizer B)": bits_per_byte(student, spec_b, held_out, folder),
+    }
+    report(scores, folder, time.time() - begin)
+
+
+if __name__ == "__main__":
+    run_main(main)
