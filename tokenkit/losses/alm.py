@@ -109,7 +109,8 @@ class ALM:
             return Grouping(on, tokens, None, None)
         end = first_run_end(ids, size)
         boundary = teacher.boundary_logprob.gather(1, end)
-        closed = (boundary.exp() > self.threshold).long()
+        # A chunk without active tokens ends a group too: what is merged must be contiguous.
+        closed = ((boundary.exp() > self.threshold) | ~on).long()
         # A chunk's group is the number of closed chunks strictly before it.
         group = torch.where(on, closed.cumsum(1) - closed, -1)
         merged = segment_sum(tokens, group, size)
