@@ -1,0 +1,23 @@
+"""Every shipped TOML loads, and says what it needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tokenkit.config import load_config, validate
+from tokenkit.losses import LOSSES
+
+RECIPES = sorted((Path(__file__).parents[2] / "train_configs").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipe_loads(path, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    config = load_config(["--job.config_file", str(path)])
+    if "quickstart" not in path.stem:  # those name folders that quickstart makes
+        validate(config, 8, known_losses=LOSSES.names())
+    assert config.job.name == path.stem
+    header = path.read_text().split("[job]")[0]
+    assert header.startswith("#") and ("Needs" in header or "seconds on a CPU" in header)
