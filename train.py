@@ -48,7 +48,7 @@ def import_custom(modules: list[str]) -> None:
 
 
 def read_config(argv: list[str]) -> Config:
-    """The resolved config; everything that can be refused is refused here, before any rank waits."""
+    """The resolved config; what can be refused is refused here, before any rank waits."""
     config = load_config(argv)
     import_custom(config.job.custom_import)
     validate(config, world_size(), known_losses=LOSSES.names())

@@ -20,11 +20,11 @@ import sysconfig
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tokenkit.errors import TokenkitError, run_main
 
+ROOT = Path(__file__).resolve().parents[1]
 SKIPPED = {"test", "tests", "idlelib", "lib2to3", "site-packages", "__pycache__", "idle_test"}
 WORDS_A = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 WORDS_B = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -190,9 +190,10 @@ def main() -> None:
     export("export it", "scripts/export.py", teacher, "--run", str(folder / "pretrain"))
     export("give it tokenizer B without training", "scripts/zett.py", zero_shot, "--model",
            str(teacher), "--tokenizer", spec_a, "--target", spec_b)  # fmt: skip
+    specs = ["--student.tokenizer", spec_a, "--student.target_tokenizer", spec_b]
     train("2/2 transfer it to tokenizer B by distilling it into itself",
-          "quickstart_transfer.toml", folder / "transfer", quick, *data, "--student.model",
-          str(teacher), "--student.tokenizer", spec_a, "--student.target_tokenizer", spec_b)  # fmt: skip
+          "quickstart_transfer.toml", folder / "transfer", quick, *data, *specs,
+          "--student.model", str(teacher))  # fmt: skip
     export("export the result", "scripts/export.py", student, "--run", str(folder / "transfer"))
 
     scores = {

@@ -44,9 +44,7 @@ def main() -> None:
     inputs, outputs = source.matrices()
     known = [matrix for matrix in (inputs, outputs) if matrix is not None]
     made, report = initialize(source_tok, target_tok, known, seed=args.seed)
-    backbone = backbone_tensors(
-        source.weights, source.family.prefix, source.family.embedding
-    )
+    backbone = backbone_tensors(source.weights, source.family.prefix, source.family.embedding)
     new_outputs = None if outputs is None else made[1]
     save_hf_folder(source, backbone, made[0], new_outputs, target_tok, args.output)
     print(f"{args.output}: {len(target_tok):,} tokens by {args.method}")

@@ -41,7 +41,9 @@ def make_config(files, micro=8, **data):
 
 def loader(config, rank=0, size=1, **options):
     kinds = ("unconstrained",)
-    return build_train_loader(config, tokenizer(STUDENT), tokenizer(TEACHER), kinds, rank, size, **options)
+    return build_train_loader(
+        config, tokenizer(STUDENT), tokenizer(TEACHER), kinds, rank, size, **options
+    )
 
 
 def texts_of(batches):

@@ -38,7 +38,9 @@ def test_batch_size_and_sharing_change_nothing(tmp_path):
     texts = ["def f(x):\n    return x", "日本", "a longer text " * 20]
     options = {"max_length": 16, "device": torch.device("cpu")}
     whole = bits_per_byte(model, tok, texts, batch_size=100, **options)
-    assert bits_per_byte(model, tok, texts, batch_size=1, **options) == pytest.approx(whole, rel=1e-5)
+    assert bits_per_byte(model, tok, texts, batch_size=1, **options) == pytest.approx(
+        whole, rel=1e-5
+    )
     shares = [
         bits_per_byte(model, tok, texts, batch_size=2, rank=r, ranks=3, **options) for r in range(3)
     ]

@@ -72,7 +72,10 @@ def run_alignment(folder: Path, case: dict) -> None:
         for kind in ("unconstrained", "space"):
             if not isinstance(row[kind], dict) or "teacher" not in row[kind]:
                 continue  # the reference raised
-            for side, chunks in (("teacher", found.teacher_chunks), ("student", found.student_chunks)):
+            for side, chunks in (
+                ("teacher", found.teacher_chunks),
+                ("student", found.student_chunks),
+            ):
                 ours = chunks[kind][number]
                 n = len(row[f"{side}_ids"])
                 assert ours[:n].tolist() == row[kind][side], (kind, side, row["text"])

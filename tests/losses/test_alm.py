@@ -59,17 +59,22 @@ def slow_chunks(chunks, mask, scores):
     return found
 
 
+def row_of(scores, row):
+    return SequenceScores(scores.label_logprob[row], scores.boundary_logprob[row])
+
+
 def slow_alm(batch, teacher, student, mode, threshold, tau=100.0):
     total, count = 0.0, 0
     for row in range(len(batch.teacher_ids)):
-        pick = lambda scores: SequenceScores(  # noqa: E731
-            scores.label_logprob[row], scores.boundary_logprob[row]  # noqa: B023
-        )
         t = slow_chunks(
-            batch.teacher_chunks["unconstrained"][row], batch.teacher_loss_mask[row], pick(teacher)
+            batch.teacher_chunks["unconstrained"][row],
+            batch.teacher_loss_mask[row],
+            row_of(teacher, row),
         )
         s = slow_chunks(
-            batch.student_chunks["unconstrained"][row], batch.student_loss_mask[row], pick(student)
+            batch.student_chunks["unconstrained"][row],
+            batch.student_loss_mask[row],
+            row_of(student, row),
         )
         on = [c for c in sorted(t) if t[c][1] > 0 and c < 12]
         groups, current = [], []
@@ -140,7 +145,9 @@ def test_padding_changes_nothing(mode):
     value, _ = loss(batch, student, teacher, loss.count(batch, teacher))
 
     def pad(tensor):
-        return torch.nn.functional.pad(tensor, (0, 5), value=-1 if tensor.dtype == torch.int32 else 0)
+        return torch.nn.functional.pad(
+            tensor, (0, 5), value=-1 if tensor.dtype == torch.int32 else 0
+        )
 
     wide = batch._map(pad)
     t, s = (SequenceScores(*(pad(v) for v in vars(x).values())) for x in (teacher, student))

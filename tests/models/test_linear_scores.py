@@ -69,7 +69,14 @@ def test_hidden_gradient_equals_autograd(options, with_boundary):
     hidden, weight, bias, labels, boundary = inputs()
     mask = boundary if with_boundary else None
     scores = linear_scores(
-        hidden, weight, labels, mask, bias=bias, valid_vocab=VALID, keep_expectations=True, **options
+        hidden,
+        weight,
+        labels,
+        mask,
+        bias=bias,
+        valid_vocab=VALID,
+        keep_expectations=True,
+        **options,
     )
     a, b = torch.randn(2, N, dtype=torch.float64)
     total = (a * scores.label_logprob).sum()

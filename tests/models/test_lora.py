@@ -8,7 +8,7 @@ import torch
 from tests.models.test_causal_lm import load
 from tests.models.tiny import save_tiny
 from tokenkit.errors import ModelError
-from tokenkit.models.lora import add_lora, adapters_off, init_lora, merge_state_dict
+from tokenkit.models.lora import adapters_off, add_lora, init_lora, merge_state_dict
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 

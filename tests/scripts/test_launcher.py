@@ -20,8 +20,8 @@ def test_both_ways_train(way, tmp_path):
     environment = {**os.environ, "NGPU": "2", "OMP_NUM_THREADS": "1"}
     command = ["bash", "run_train.sh"]
     if way == "torchrun":
-        command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1",
-                   "--nproc-per-node=2", f"--master-port={free_port()}", "run_train.sh"]  # fmt: skip
+        options = ["--nnodes=1", "--nproc-per-node=2", f"--master-port={free_port()}"]
+        command = [sys.executable, "-m", "torch.distributed.run", *options, "run_train.sh"]
     done = subprocess.run(
         [*command, *ARGUMENTS, "--job.output_dir", str(tmp_path)],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180,

@@ -42,7 +42,10 @@ def plain_logits(folder, ids):
     ("name", "extra"),
     [
         ("full", []),
-        ("lora", ["--student.train", "lora", "--lora.rank", "4", "--student.pad_vocab_multiple", "64"]),
+        (
+            "lora",
+            ["--student.train", "lora", "--lora.rank", "4", "--student.pad_vocab_multiple", "64"],
+        ),
         ("untied", ["--student.output_embeddings", "untie"]),
     ],
 )
@@ -74,12 +77,14 @@ def test_export_equals_the_trained_model(script, base_arguments, tmp_path, name,
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_zett_keeps_the_backbone(script, family, tmp_path):
-    """Moving to the same tokenizer gives the same logits, from a folder plain transformers loads."""
+    """Moving to the same tokenizer gives the same logits, loaded by plain transformers."""
     model = save_tiny(tmp_path / "m", family, vocab_size=1505)
     output = tmp_path / "out"
     script("zett", "--model", model, "--tokenizer", SPEC_A, "--target", SPEC_A, "--output", output)
     ids = torch.randint(5, 1500, (2, 12))
-    torch.testing.assert_close(plain_logits(output, ids), plain_logits(model, ids), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        plain_logits(output, ids), plain_logits(model, ids), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_zett_to_another_tokenizer(script, tiny_llama, tmp_path, capsys):
@@ -125,7 +130,9 @@ def test_eval_runs_lm_eval_offline(script, tiny_llama, tmp_path, monkeypatch, ca
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     model = tmp_path / "model"
-    script("zett", "--model", tiny_llama, "--tokenizer", SPEC_A, "--target", SPEC_B, "--output", model)
+    script(
+        "zett", "--model", tiny_llama, "--tokenizer", SPEC_A, "--target", SPEC_B, "--output", model
+    )
     script("eval", "--model", model, "--tasks", "tokenkit_arithmetic", "--include-path",
            "tests/assets/lm_eval", "--limit", 6, "--output", tmp_path / "r.json")  # fmt: skip
     assert "tokenkit_arithmetic" in capsys.readouterr().out
@@ -150,11 +157,17 @@ def test_cached_teacher_equals_a_live_one(base_arguments, tmp_path):
     for name, extra in (("live", []), ("cached", ["--teacher.cache", str(cache)])):
         (tmp_path / name).mkdir()
         train([*argv, "--job.output_dir", str(tmp_path / name), *extra], 1, tmp_path / name / "log")
-    assert read_losses(tmp_path / "cached") == pytest.approx(read_losses(tmp_path / "live"), rel=1e-6)
+    assert read_losses(tmp_path / "cached") == pytest.approx(
+        read_losses(tmp_path / "live"), rel=1e-6
+    )
 
 
-@pytest.mark.parametrize("script_name", ["export", "zett", "eval_bpb", "eval", "quickstart", "cache_teacher"])
+@pytest.mark.parametrize(
+    "script_name", ["export", "zett", "eval_bpb", "eval", "quickstart", "cache_teacher"]
+)
 def test_help(script_name):
     command = [sys.executable, str(ROOT / "scripts" / f"{script_name}.py"), "--help"]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0 and "--output" in done.stdout + "--output" * (script_name == "eval_bpb")
+    assert done.returncode == 0 and "--output" in done.stdout + "--output" * (
+        script_name == "eval_bpb"
+    )

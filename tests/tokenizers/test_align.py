@@ -37,7 +37,10 @@ def chunk_bytes(tok, ids, chunks):
 
 
 @settings(max_examples=60, deadline=None)
-@given(pair=st.sampled_from(PAIRS), texts=st.lists(st.text(min_size=1, max_size=50), min_size=1, max_size=3))
+@given(
+    pair=st.sampled_from(PAIRS),
+    texts=st.lists(st.text(min_size=1, max_size=50), min_size=1, max_size=3),
+)
 def test_chunks_cover_both_sides_with_equal_bytes(pair, texts):
     teacher, student = map(tokenizer, pair)
     texts = [text for text in texts if "<" not in text] or ["x"]
@@ -59,7 +62,9 @@ def test_chunks_cover_both_sides_with_equal_bytes(pair, texts):
 @given(
     pair=st.sampled_from(PAIRS),
     pieces=st.lists(
-        st.sampled_from(["a b", " user", "\n", "\n\n", "model", "<bos>", "<|im_start|>", "日本", "  "]),
+        st.sampled_from(
+            ["a b", " user", "\n", "\n\n", "model", "<bos>", "<|im_start|>", "日本", "  "]
+        ),
         max_size=6,
     ),
 )
@@ -74,8 +79,12 @@ def test_streams_equal_the_walk(pair, pieces):
     add_leading_spaces(t, s)
     for row in range(len(texts)):
         of_teacher, of_student, _ = walk_row(t, s, row)
-        assert found.teacher_chunks["unconstrained"][row][t_mask[row]].tolist() == of_teacher.tolist()
-        assert found.student_chunks["unconstrained"][row][s_mask[row]].tolist() == of_student.tolist()
+        assert (
+            found.teacher_chunks["unconstrained"][row][t_mask[row]].tolist() == of_teacher.tolist()
+        )
+        assert (
+            found.student_chunks["unconstrained"][row][s_mask[row]].tolist() == of_student.tolist()
+        )
 
 
 def test_bos_and_leading_space_on_one_side_only():
@@ -102,13 +111,18 @@ def test_different_texts_are_counted_and_not_aligned():
 
 
 def test_truncated_side_aligns_up_to_its_end():
-    teacher, student = tokenizer("bpe_a:source=Llama3"), tokenizer("bpe_a:source=Llama3:conversion=byte")
+    teacher, student = (
+        tokenizer("bpe_a:source=Llama3"),
+        tokenizer("bpe_a:source=Llama3:conversion=byte"),
+    )
     text = "a rather long piece of text to be cut"
     t_ids, t_mask = padded([teacher.encode(text)])
     s_ids, s_mask = padded([student.encode(text)[:10]])
     found = align(teacher, student, t_ids, s_ids, t_mask, s_mask)
     assert found.stats["mismatched_rows"] == 0
-    assert found.teacher_chunks["unconstrained"].max() == found.student_chunks["unconstrained"].max()
+    assert (
+        found.teacher_chunks["unconstrained"].max() == found.student_chunks["unconstrained"].max()
+    )
 
 
 def test_empty_rows():

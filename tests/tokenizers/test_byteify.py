@@ -73,10 +73,14 @@ def test_family_is_derived_from_special_tokens(tmp_path):
 
 
 def test_role_names_are_spelled_where_they_are_no_tokens(tmp_path):
-    backend = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(to_alphabet(bytes(range(256))))}, merges=[]))
+    backend = Tokenizer(
+        models.BPE(vocab={c: i for i, c in enumerate(to_alphabet(bytes(range(256))))}, merges=[])
+    )
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.save(str(tmp_path / "tokenizer.json"))
-    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    (tmp_path / "tokenizer_config.json").write_text(
+        '{"tokenizer_class": "PreTrainedTokenizerFast"}'
+    )
     tok = load_tokenizer(f"{tmp_path}:source=Llama3")
     assert tok.decode(tok.marker_ids("<|<user_name>|>")) == "user"
     assert len(tok.marker_ids("<|<user_name>|>")) == 4

@@ -1,4 +1,4 @@
-"""Global norms and clipping against torch's own on plain tensors (sharded ones: see parallelisms)."""
+"""Global norms and clipping against torch's own, on plain tensors."""
 
 from __future__ import annotations
 

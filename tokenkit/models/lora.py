@@ -99,7 +99,7 @@ def adapters_off(backbone: nn.Module) -> Iterator[None]:
 
 
 def merge_state_dict(state: dict[str, Tensor], alpha: float, rank: int) -> dict[str, Tensor]:
-    """Full tensors of a backbone with adapters → the plain model's names with adapters merged in."""
+    """A backbone's full tensors under the plain model's names, adapters merged in."""
     merged = {}
     for name, tensor in state.items():
         if ".lora_" in name:

@@ -129,7 +129,7 @@ class Vocabulary(nn.Module):
         return full.index_copy(0, scores.index, grad).view(*shape, -1)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Full logits ``[..., valid_vocab]`` in the dtype of ``hidden``; for generation and tests."""
+        """Full logits ``[..., valid_vocab]`` in the dtype of ``hidden``, for generation."""
         logits = F.linear(hidden, self.output_matrix[: self.valid_vocab]) * self.logit_scale
         if self.softcap is not None:
             logits = self.softcap * torch.tanh(logits / self.softcap)

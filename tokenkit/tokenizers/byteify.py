@@ -167,7 +167,9 @@ class ByteifiedTokenizer:
 
         Plain text of all rows goes through the Rust encoder in one call.
         """
-        plain = [s for row in rows for s in row if s not in self._marker_ids and s not in self._added]
+        plain = [
+            s for row in rows for s in row if s not in self._marker_ids and s not in self._added
+        ]
         if self.add_prefix_space:
             plain = [s if s.startswith(" ") else " " + s for s in plain]
         backend = self.hf.backend_tokenizer

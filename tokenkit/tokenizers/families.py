@@ -114,8 +114,9 @@ FAMILIES: dict[str, Family] = {
             end="Ċ",
             roles="<|user|> <|user|> <|assistant|>",
         ),
-        _family("GPT2", "<|endoftext|>", pad="<|endoftext|>", eos="<|endoftext|>",
-                eot="<|endoftext|>"),  # fmt: skip
+        _family(
+            "GPT2", "<|endoftext|>", pad="<|endoftext|>", eos="<|endoftext|>", eot="<|endoftext|>"
+        ),  # fmt: skip
         _family("TinyLlama", **_LLAMA2),
         _family("Mistral", **_LLAMA2),
     )

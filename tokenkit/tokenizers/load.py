@@ -25,7 +25,7 @@ def _open(spec: TokenizerSpec) -> PreTrainedTokenizerFast:
     name, _, revision = spec.path.partition("@")
     location, options = (folder, {}) if folder.exists() else (name, {"revision": revision or None})
     try:
-        # Model-specific classes rebuild their own pipeline; tokenizer.json is what was trained with.
+        # Model-specific classes rebuild the pipeline; tokenizer.json is what was trained with.
         hf = PreTrainedTokenizerFast.from_pretrained(location, **options)
     except Exception as error:
         _refuse_slow(spec, location, options)

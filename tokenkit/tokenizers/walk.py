@@ -21,9 +21,7 @@ class _Tokens:
         self.match = side.match_length[tokens]
         extra = side.symbols[tokens]
         self.bytes = []
-        for token, symbols, group in zip(
-            side.ids[tokens], extra, side.group[tokens], strict=True
-        ):
+        for token, symbols, group in zip(side.ids[tokens], extra, side.group[tokens], strict=True):
             data = side.bytes_of[token]
             missing = int(symbols) - len(data) if group == 0 else 0
             self.bytes.append(bytes([SPACE_BYTE]) * missing + data)

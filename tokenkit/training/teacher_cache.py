@@ -95,7 +95,7 @@ class CachedTeacher:
         for key, value in {"format": FORMAT, **meta}.items():
             if found.get(key) != value:
                 raise ConfigError(
-                    f"teacher.cache = '{folder}' was made with {key} = {found.get(key)!r}, but this "
+                    f"teacher.cache = '{folder}' was made with {key} = {found.get(key)!r}, this "
                     f"run has {value!r}; write a new cache with scripts/cache_teacher.py"
                 )
 
