@@ -143,7 +143,7 @@ class DataConfig:
 
     train: list[str] = key([], "local files or folders, or hf:dataset")
     weights: list[float] = key(
-        [], "share of each source in the mixture (empty: left to the data)", minimum=0
+        [], "share of each source in the mixture (empty: by size)", minimum=0
     )
     validation: list[str] = key([], "sources for validation, written as in train")
     split: str = key("train", "split of hf: datasets")

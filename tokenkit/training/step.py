@@ -73,8 +73,9 @@ class TrainStep:
             whose name begins with ``same/``, equal on all ranks), and whether any rank wants
             to stop.
         """
+        stop = self._any_rank(stop)
         teacher = [self._teacher_scores(batch) for batch in batches]
-        counts, stop = self._global_counts(batches, teacher, stop)
+        counts = self._global_counts(batches, teacher)
         scale = self._scheduled_weights(step)
         metrics: dict[str, Tensor] = {}
         weights = None
@@ -106,20 +107,22 @@ class TrainStep:
             return None
         return self.teacher.scores(batch, self.teacher_boundary)
 
-    def _global_counts(
-        self, batches: list[Batch], teacher: list[SequenceScores | None], stop: bool
-    ) -> tuple[list[Tensor], bool]:
-        """Denominator of each loss over all ranks and micro-batches; the stop wish rides along."""
-        local = torch.zeros(len(self.losses) + 1, device=self.device)
-        for batch, scores in zip(batches, teacher, strict=True):
-            counts = [loss.count(batch, scores) for loss in self.losses]
-            local[:-1] += torch.stack(counts)
-        local[-1] = float(stop)
-        dist.all_reduce(local, group=self.dp_group)
-        # Tensor-parallel ranks of one group saw the same signal only if it reached each of them.
-        flag = local[-1:].clone()
+    @staticmethod
+    def _any_rank(stop: bool) -> bool:
+        """Whether any rank was told to stop. On the CPU, so that no GPU is waited for."""
+        flag = torch.tensor([int(stop)])
         dist.all_reduce(flag)
-        return list(local[:-1].clamp(min=1.0)), bool(flag.item() > 0)
+        return bool(flag.item())
+
+    def _global_counts(
+        self, batches: list[Batch], teacher: list[SequenceScores | None]
+    ) -> list[Tensor]:
+        """Denominator of each loss over all ranks and micro-batches."""
+        total = torch.zeros(len(self.losses), device=self.device)
+        for batch, scores in zip(batches, teacher, strict=True):
+            total += torch.stack([loss.count(batch, scores) for loss in self.losses])
+        dist.all_reduce(total, group=self.dp_group)
+        return list(total.clamp(min=1.0))
 
     def _scheduled_weights(self, step: int) -> Tensor:
         names, loss = self.config.loss.names, self.config.loss
