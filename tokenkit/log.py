@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 
 logger = logging.getLogger("tokenkit")
 
@@ -17,3 +18,5 @@ def init_logger(rank: int = 0) -> None:
     logger.handlers[:] = [handler]
     logger.setLevel(logging.INFO if rank in speaking else logging.WARNING)
     logger.propagate = False
+    # Said by torchdata on every start, about its own code.
+    warnings.filterwarnings("ignore", message="'set_vital' is deprecated")

@@ -9,6 +9,7 @@ rank the loader's position and random state.
 from __future__ import annotations
 
 import json
+import logging
 import random
 import re
 import shutil
@@ -207,6 +208,7 @@ def load_tensors(folder: Path, tensors: dict[str, Tensor]) -> None:
     Raises:
         CheckpointError: if a file is damaged, or names or shapes do not fit the model.
     """
+    logging.disable(logging.CRITICAL)  # the reader logs tracebacks; one clear line follows
     try:
         dcp.load(tensors, storage_reader=dcp.FileSystemReader(folder))
     except (Exception, CheckpointException) as error:  # the latter is no Exception
@@ -215,3 +217,5 @@ def load_tensors(folder: Path, tensors: dict[str, Tensor]) -> None:
             f"checkpoint '{folder}' is damaged or of another model ({reason}); delete that folder "
             "to resume from an earlier one"
         ) from error
+    finally:
+        logging.disable(logging.NOTSET)
