@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -24,6 +25,17 @@ from tokenkit.models.causal_lm import load_causal_lm
 from tokenkit.tokenizers import load_tokenizer
 
 
+def at_least(minimum: int) -> Callable[[str], int]:
+    """An argparse type: an integer not below ``minimum``."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"'{text}' is not an integer from {minimum} on")
+        return int(text)
+
+    return parse
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -31,9 +43,9 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="hub id or local folder")
     parser.add_argument("--tokenizer", required=True, help="tokenizer spec of the model")
     parser.add_argument("--data", nargs="+", required=True, help="files, folders or hf:name")
-    parser.add_argument("--max-documents", type=int, default=256, help="documents to read")
-    parser.add_argument("--max-length", type=int, default=512, help="tokens a window")
-    parser.add_argument("--batch-size", type=int, default=8, help="windows a forward pass")
+    parser.add_argument("--max-documents", type=at_least(1), default=256, help="documents to read")
+    parser.add_argument("--max-length", type=at_least(2), default=512, help="tokens a window")
+    parser.add_argument("--batch-size", type=at_least(1), default=8, help="windows a forward pass")
     parser.add_argument("--text-field", default="text", help="field of a row that holds the text")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path, help="write the result to this file too")

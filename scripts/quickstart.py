@@ -22,10 +22,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from tokenkit.config import load_config
 from tokenkit.errors import TokenkitError, run_main
 
 ROOT = Path(__file__).resolve().parents[1]
-SKIPPED = {"test", "tests", "idlelib", "lib2to3", "site-packages", "__pycache__", "idle_test"}
+SKIPPED = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages"}
 WORDS_A = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 WORDS_B = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 SPEC_A, SPEC_B = ":source=Llama3", ":source=Qwen2:target=Llama3"
@@ -48,7 +49,17 @@ def documents(limit: int) -> list[str]:
                 piece = ""
     # By content, so that train and held-out sets do not depend on where Python is installed.
     pieces.sort(key=lambda piece: hashlib.sha1(piece.encode()).digest())
+    if len(pieces) < 100:
+        raise TokenkitError(f"'{library}' holds no sources of the standard library to learn")
     return pieces[:limit]
+
+
+def write_rows(path: Path, texts: list[str]) -> None:
+    """JSON Lines; a file of that name is always complete."""
+    partial = path.with_suffix(".partial")
+    lines = [json.dumps({"text": text}) + "\n" for text in texts]
+    partial.write_text("".join(lines), encoding="utf-8")
+    partial.replace(path)
 
 
 def write_corpus(folder: Path, limit: int) -> None:
@@ -58,10 +69,8 @@ def write_corpus(folder: Path, limit: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     texts = documents(limit)
     held_out = max(8, len(texts) // 50)
-    parts = {"held_out": texts[:held_out], "train": texts[held_out:]}
-    for name, part in parts.items():
-        lines = [json.dumps({"text": text}) + "\n" for text in part]
-        (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    write_rows(folder / "held_out.jsonl", texts[:held_out])
+    write_rows(folder / "train.jsonl", texts[held_out:])
     size = sum(map(len, texts)) / 1e6
     print(f"corpus: {len(texts):,} documents, {size:.1f} MB of Python's standard library")
 
@@ -119,9 +128,13 @@ def run(title: str, script: str, *arguments: str) -> None:
 
 
 def train(title: str, config: str, output: Path, quick: bool, *overrides: str) -> None:
-    """Train with train.py unless the run is finished."""
+    """Train with train.py; a finished run has nothing left to do, an interrupted one resumes."""
     arguments = ["--job.config_file", f"train_configs/{config}", "--job.output_dir", str(output)]
     run(title, "train.py", *arguments, *overrides, *(QUICK if quick else []))
+    # A run that was asked to stop (SIGTERM) saves and leaves without an error.
+    wanted = load_config(["--job.config_file", str(output / "config.toml")]).training.steps
+    if not (output / "checkpoints" / f"step-{wanted:08d}").is_dir():
+        raise TokenkitError(f"{output} stopped before step {wanted}; run this again to resume it")
 
 
 def export(title: str, script: str, output: Path, *arguments: str) -> None:
@@ -155,8 +168,10 @@ def report(scores: dict[str, float], folder: Path, seconds: float) -> None:
     for name, value in scores.items():
         print(f"  {name:<44} {value:>8.4f}")
     teacher, zero_shot, transferred = scores.values()
-    closed = (zero_shot - transferred) / (zero_shot - teacher)
-    print(f"gap closed: {100 * closed:.0f}%")
+    if zero_shot > teacher:
+        print(f"gap closed: {100 * (zero_shot - transferred) / (zero_shot - teacher):.0f}%")
+    else:
+        print("gap closed: none to close (the new tokenizer costs nothing here)")
     print("=" * 62)
     print("\nthe exported model, loaded by plain transformers, goes on:\n")
     print(sample(folder / "student", "    def __init__(self, "))
@@ -169,10 +184,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", type=Path, default=Path("outputs/quickstart"), help="folder")
+    parser.add_argument("--output", type=Path, help="folder (outputs/quickstart)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run at all?")
     args = parser.parse_args()
-    begin, folder, quick = time.time(), args.output, args.quick
+    begin, quick = time.time(), args.quick
+    # The two sizes are different runs, so each has its own folder.
+    default = ROOT / "outputs" / ("quickstart_quick" if quick else "quickstart")
+    folder = (args.output or default).resolve()
+    if folder.is_relative_to(ROOT):  # short names in what is printed
+        folder = folder.relative_to(ROOT)
+    os.chdir(ROOT)
 
     corpus, held_out = folder / "corpus", folder / "corpus" / "held_out.jsonl"
     write_corpus(corpus, limit=200 if quick else 12000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,7 @@ def save_hf_folder(
     end_of_turn = tokenizer.ids.get((tokenizer.family.replacements["<|<eot>|>"] or [""])[0])
     generation.eos_token_id = sorted({tokenizer.eos_id, end_of_turn} - {None})
     partial = output.with_name(f"{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # left by a crash
     model.save_pretrained(partial)
     tokenizer.save(partial)
     if output.exists():

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,8 @@ class CacheWriter:
     def save(self, folder: Path, meta: dict) -> None:
         """Write into ``folder``, which must not exist; it appears complete or not at all."""
         partial = folder.with_name(f"{folder.name}.partial")
-        partial.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)  # left by a crash
+        partial.mkdir(parents=True)
         keys = sorted(self._rows)
         lengths = [len(self._rows[key][0]) for key in keys]
         np.save(partial / "keys.npy", np.array(keys, dtype=np.uint64))
