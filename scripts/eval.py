@@ -14,9 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch
-
 from tokenkit.errors import ConfigError, ModelError, run_main
+from tokenkit.evaluation.device import default_device, usable_device
 from tokenkit.log import init_logger
 
 
@@ -71,9 +70,10 @@ def main() -> None:
     parser.add_argument("--limit", type=float, help="documents a task (or a share below 1)")
     parser.add_argument("--output", type=Path, help="write all results as JSON")
     parser.add_argument("--batch-size", default="8", help="a number, or auto")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default=default_device())
     args = parser.parse_args()
     init_logger()
+    usable_device(args.device)
     if args.include_path is not None and not Path(args.include_path).is_dir():
         raise ConfigError(f"--include-path '{args.include_path}' is not a folder")
     if Path(args.model).exists() and not (Path(args.model) / "config.json").is_file():

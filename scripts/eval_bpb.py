@@ -21,6 +21,7 @@ from tokenkit.config import config_from_dict
 from tokenkit.data import load_validation_texts
 from tokenkit.errors import DataError, run_main
 from tokenkit.evaluation.bits_per_byte import bits_per_byte
+from tokenkit.evaluation.device import default_device, usable_device
 from tokenkit.models.causal_lm import load_causal_lm
 from tokenkit.tokenizers import load_tokenizer
 
@@ -47,7 +48,7 @@ def main() -> None:
     parser.add_argument("--max-length", type=at_least(2), default=512, help="tokens a window")
     parser.add_argument("--batch-size", type=at_least(1), default=8, help="windows a forward pass")
     parser.add_argument("--text-field", default="text", help="field of a row that holds the text")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default=default_device())
     parser.add_argument("--json", type=Path, help="write the result to this file too")
     args = parser.parse_args()
     config = config_from_dict(
@@ -60,7 +61,7 @@ def main() -> None:
     texts = load_validation_texts(config)
     if not texts:
         raise DataError(f"--data {' '.join(args.data)}: no text in it")
-    device = torch.device(args.device)
+    device = usable_device(args.device)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     model = load_causal_lm(args.model, device, dtype)
     result = bits_per_byte(

@@ -11,6 +11,9 @@ APPROX = ["--loss.aggregation", "approx_gradmag_preserve_mag"]
 TP2 = ["--parallelism.tensor_parallel_degree", "2"]
 
 
+STEPS = 10
+
+
 def micro(size: int) -> list[str]:
     return ["--training.micro_batch_size", str(size)]
 
@@ -20,6 +23,15 @@ BASES = {
     "full": [],
     "lora": [*LORA, *APPROX],
     "approx": APPROX,
+    "none": ["--student.train", "none", "--student.output_embeddings", "untie"],
+    "space": [
+        "--loss.names",
+        "alm_space",
+        "--student.pad_vocab_multiple",
+        "64",
+        "--student.tokens_to_add",
+        "<extra>",
+    ],
     "teacher": ["--teacher.tokenizer", SPEC_A, "--alm.mode", "append_space"],
 }
 
@@ -51,6 +63,8 @@ CASES = [
     ("lora", "FSDP 2", 2, micro(4)),
     ("lora", "TP 2", 2, TP2),
     ("lora", "TP 2 x FSDP 2, accumulate 2", 4, [*micro(2), *TP2]),
+    ("none", "FSDP 2", 2, micro(4)),
+    ("space", "FSDP 2", 2, micro(4)),
     ("teacher", "FSDP 2", 2, micro(4)),
     ("teacher", "TP 2 x FSDP 2", 4, [*micro(4), *TP2]),
 ]  # fmt: skip
@@ -73,7 +87,8 @@ def base_losses(base_arguments, tiny_llama, tmp_path_factory):
 
 def arguments(base_arguments, tiny_llama, base, folder) -> list[str]:
     extra = ["--teacher.model", str(tiny_llama)] if base == "teacher" else []
-    return [*base_arguments, *BASES[base], *extra, "--job.output_dir", str(folder)]
+    steps = ["--training.steps", str(STEPS)]
+    return [*base_arguments, *BASES[base], *extra, *steps, "--job.output_dir", str(folder)]
 
 
 @pytest.mark.parametrize(
@@ -86,5 +101,13 @@ def test_equals_one_process(
     argv = [*arguments(base_arguments, tiny_llama, base, tmp_path), *overrides]
     train(argv, world, tmp_path / "log")
     losses = read_losses(tmp_path)
-    assert len(losses) == 5
+    assert len(losses) == STEPS
     assert losses == pytest.approx(base_losses(base), rel=1e-5)
+
+
+def test_bfloat16_stays_close_to_fp32(base_losses, base_arguments, tiny_llama, tmp_path):
+    argv = [*arguments(base_arguments, tiny_llama, "approx", tmp_path), *micro(2)]
+    train([*argv, "--training.dtype", "bfloat16"], 2, tmp_path / "log")
+    losses = read_losses(tmp_path)
+    assert losses == pytest.approx(base_losses("approx"), rel=0.05)
+    assert losses[-1] < losses[0]
