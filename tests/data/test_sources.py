@@ -49,8 +49,10 @@ def test_folder_is_read_in_order(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "first"}\n')
     (tmp_path / "sub" / "c.txt").write_text("third")
     (tmp_path / "ignored.md").write_text("no data")
-    assert [row["text"] for row, _ in read_all(tmp_path)] == ["first", "second\nfile", "third"]
-    assert [row["text"] for row, _ in read_all(tmp_path / "*.txt")] == ["second\nfile"]
+    rows = [plain_text(row, where, RowFormat()) for row, where in read_all(tmp_path)]
+    assert rows == ["first", "second\nfile", "third"]
+    rows = [plain_text(row, "", RowFormat("body")) for row, _ in read_all(tmp_path / "*.txt")]
+    assert rows == ["second\nfile"]
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,8 @@ def _refuse(where: str, reason: str) -> DataError:
 
 
 def _fields(row: Any, where: str, row_format: RowFormat) -> tuple[str | None, list | None]:
+    if isinstance(row, str):  # a text file
+        return row, None
     if not isinstance(row, dict):
         raise _refuse(where, f"a row must be an object, not {type(row).__name__}")
     text, messages = row.get(row_format.text_field), row.get(row_format.messages_field)

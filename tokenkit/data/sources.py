@@ -89,7 +89,7 @@ class TextFile:
 
     def read(self, index: int) -> tuple[Any, str]:
         try:
-            return {"text": self.path.read_text(encoding="utf-8")}, f"{self.path}:1"
+            return self.path.read_text(encoding="utf-8"), f"{self.path}:1"
         except UnicodeDecodeError as error:
             raise DataError(f"{self.path}: not UTF-8 text ({error})") from error
 
