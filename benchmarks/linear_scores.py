@@ -1,115 +1,170 @@
-"""Fused scores against the naive way that keeps logits, log-probs and probabilities.
+"""Chunked next-token scores beside the plain implementation: peak memory and time.
 
     python benchmarks/linear_scores.py [--quick]
 
-Forward and backward to hidden states and weight, boundary mask included. Each side's peak memory
-is read in a process of its own; times are medians of interleaved repeats in another. The last
-line is JSON: ``memory_ratio`` and ``time_ratio`` are ours / naive.
+Both compute label and boundary log-probs of N positions over V tokens and their gradients on
+hidden states and output matrix, on CPU in fp32. The plain one keeps logits, log-probs and probs.
+Memory is what a fresh process peaks at beyond its inputs; times are medians of interleaved runs.
+The last line is JSON: ``memory_ratio`` and ``time_ratio`` are chunked / plain.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import resource
+import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from statistics import median
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from torch import Tensor
 
-from tokenkit.models.linear_scores import linear_scores
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from tokenkit.models.linear_scores import linear_scores  # noqa: E402
 
-def make_inputs(n: int, d: int, v: int) -> tuple:
-    generator = torch.Generator().manual_seed(0)
-    hidden = torch.randn(n, d, generator=generator).requires_grad_()
-    weight = (0.05 * torch.randn(v, d, generator=generator)).requires_grad_()
-    labels = torch.randint(0, v, (n,), generator=generator)
-    boundary = torch.rand(v, generator=generator) < 0.4
-    return hidden, weight, labels, boundary
+MIB = 2**20
 
 
-def naive(hidden, weight, labels, boundary) -> tuple:
+def plain(hidden: Tensor, weight: Tensor, labels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores by full logits, log-probs and probs, all alive until the end of backward."""
     logits = hidden @ weight.T
     logprobs = logits.log_softmax(-1)
     probs = logprobs.exp()
     label = logprobs.gather(1, labels[:, None]).squeeze(1)
-    return label, (probs * boundary).sum(-1).log()
+    boundary = (probs @ mask.to(probs.dtype)).log()
+    (-label.mean() - boundary.mean()).backward()
+    return label.detach(), boundary.detach()
 
 
-def fused(hidden, weight, labels, boundary) -> tuple:
-    return linear_scores(hidden, weight, labels, boundary)[:2]
+def chunked(hidden: Tensor, weight: Tensor, labels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores by :func:`linear_scores`."""
+    scores = linear_scores(hidden, weight, labels, mask)
+    (-scores.label_logprob.mean() - scores.boundary_logprob.mean()).backward()
+    return scores.label_logprob.detach(), scores.boundary_logprob.detach()
 
 
-SIDES = {"naive": naive, "fused": fused}
+SIDES: dict[str, Callable] = {"plain": plain, "chunked": chunked}
 
 
-def step(side: str, inputs: tuple) -> None:
-    inputs[0].grad = inputs[1].grad = None
-    label, boundary = SIDES[side](*inputs)
-    (label.sum() + 0.5 * boundary.sum()).backward()
+def make_inputs(n: int, d: int, v: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Hidden states, output matrix, labels and a boundary mask of 40% of the tokens."""
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.empty(n, d).normal_(generator=generator).requires_grad_()
+    weight = torch.empty(v, d).normal_(0.0, 2.0 / d**0.5, generator=generator).requires_grad_()
+    labels = torch.randint(v, (n,), generator=generator)
+    mask = torch.rand(v, generator=generator) < 0.4
+    return hidden, weight, labels, mask
 
 
-def peak_bytes(side: str, n: int, d: int, v: int) -> int:
-    """Growth of this process's peak memory over what the inputs and their gradients take."""
-    inputs = make_inputs(n, d, v)
-    small = (inputs[0][:8].detach().requires_grad_(), inputs[1][:64].detach().requires_grad_(),
-             inputs[2][:8] % 64, inputs[3][:64])  # fmt: skip
-    step(side, small)  # libraries allocate their own buffers first
-    gradients = [torch.ones_like(t) for t in inputs[:2]]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    del gradients
-    step(side, inputs)
-    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+def resident_bytes() -> int:
+    """Memory this process holds now (its peak so far where the system does not tell)."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return peak_bytes()
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def measure_memory(side: str, shape: tuple[int, int, int]) -> int:
-    command = [sys.executable, __file__, "--memory-of", side, "--shape", *map(str, shape)]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+def peak_bytes() -> int:
+    """Most memory this process ever held."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def measure_times(shape: tuple[int, int, int], repeats: int) -> dict[str, float]:
-    inputs = make_inputs(*shape)
-    times: dict[str, list[float]] = {side: [] for side in SIDES}
-    for repeat in range(repeats + 1):
-        for side in SIDES:
+def measure_memory(side: str, sizes: tuple[int, int, int]) -> float:
+    """Peak of one forward and backward beyond its inputs, MiB; to be called in a fresh process."""
+    SIDES[side](*make_inputs(8, 8, 64))  # thread pools and libraries are set up
+    inputs = make_inputs(*sizes)
+    before = resident_bytes()
+    SIDES[side](*inputs)
+    return (peak_bytes() - before) / MIB
+
+
+def measure_memory_apart(side: str, arguments: list[str]) -> float:
+    """:func:`measure_memory` in a process of its own, so that no side inherits the other's heap."""
+    command = [sys.executable, __file__, "--memory-of", side, *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(done.stdout.split()[-1])
+
+
+def measure_times(sizes: tuple[int, int, int], repeats: int) -> dict[str, float]:
+    """Median seconds of each side, after checking that both compute the same."""
+    inputs = make_inputs(*sizes)
+    hidden, weight = inputs[:2]
+    results: dict[str, tuple[Tensor, ...]] = {}
+    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
+    for repeat in range(repeats + 1):  # the first round warms up and is compared, not counted
+        for side, compute in SIDES.items():
+            hidden.grad = weight.grad = None
             begin = time.perf_counter()
-            step(side, inputs)
-            if repeat:  # the first is a warm-up
-                times[side].append(time.perf_counter() - begin)
-    return {side: median(values) for side, values in times.items()}
+            scores = compute(*inputs)
+            if repeat:
+                seconds[side].append(time.perf_counter() - begin)
+            else:
+                results[side] = (*scores, hidden.grad, weight.grad)
+        if not repeat:
+            for ours, theirs in zip(results["chunked"], results["plain"], strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+            results.clear()
+    return {side: statistics.median(values) for side, values in seconds.items()}
+
+
+def hardware() -> str:
+    """Name of the processor and number of threads used."""
+    name = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass
+    return f"{name}, {torch.get_num_threads()} threads"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="smaller shape, under a minute")
-    parser.add_argument("--memory-of", choices=SIDES, help=argparse.SUPPRESS)
-    parser.add_argument("--shape", type=int, nargs=3, help="N D V; default 4096 256 64000")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="half the positions, fewer runs")
+    parser.add_argument("--positions", type=int, help="N (default 4096, 2048 with --quick)")
+    parser.add_argument("--hidden", type=int, default=256, help="D")
+    parser.add_argument("--vocab", type=int, default=64_000, help="V")
+    parser.add_argument("--repeats", type=int, help="timed runs (default 5, 2 with --quick)")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--memory-of", choices=list(SIDES), help=argparse.SUPPRESS)
     args = parser.parse_args()
-    shape = tuple(args.shape or ((1024, 128, 32000) if args.quick else (4096, 256, 64000)))
+    torch.set_num_threads(args.threads)
+    n = args.positions or (2048 if args.quick else 4096)
+    sizes = (n, args.hidden, args.vocab)
     if args.memory_of:
-        print(peak_bytes(args.memory_of, *shape))
+        print(measure_memory(args.memory_of, sizes))
         return
-    memory = {side: measure_memory(side, shape) for side in SIDES}
-    times = measure_times(shape, repeats=3)
-    print("N={} D={} V={} fp32, forward + backward".format(*shape))
-    print(f"{'':<8} {'peak memory':>14} {'time':>10}")
+
+    passed_on = ["--positions", n, "--hidden", args.hidden, "--vocab", args.vocab]
+    passed_on = [str(value) for value in [*passed_on, "--threads", args.threads]]
+    memory = {side: measure_memory_apart(side, passed_on) for side in SIDES}
+    seconds = measure_times(sizes, args.repeats or (2 if args.quick else 5))
+
+    print(f"N = {n}, D = {args.hidden}, V = {args.vocab}, fp32, forward and backward")
+    print(f"{hardware()}, torch {torch.__version__}")
+    print(f"{'':<10}{'peak MiB':>12}{'seconds':>12}")
     for side in SIDES:
-        print(f"{side:<8} {memory[side] / 2**20:>10,.0f} MiB {times[side]:>8.2f} s")
+        print(f"{side:<10}{memory[side]:>12.0f}{seconds[side]:>12.2f}")
     result = {
-        "memory_ratio": memory["fused"] / memory["naive"],
-        "time_ratio": times["fused"] / times["naive"],
-        "shape": shape,
-        "hardware": f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
-        "torch": torch.__version__,
+        "memory_ratio": round(memory["chunked"] / memory["plain"], 4),
+        "time_ratio": round(seconds["chunked"] / seconds["plain"], 3),
+        "hardware": hardware(),
+        "n": n,
+        "d": args.hidden,
+        "v": args.vocab,
+        "memory_mib": {side: round(value) for side, value in memory.items()},
+        "seconds": {side: round(value, 3) for side, value in seconds.items()},
     }
     print(json.dumps(result))
 

@@ -1,170 +1,247 @@
-"""The stream of micro-batches: one global order, exact resume."""
+"""The stream of micro-batches: same rows under every layout, exact resume, clear errors."""
 
 from __future__ import annotations
 
-import json
+import logging
+import os
+import subprocess
+import sys
+import time
 from itertools import islice
+from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from tests.tokenizers.specs import tokenizer
-from tokenkit.config import config_from_dict
-from tokenkit.data import build_train_loader, load_validation_texts
-from tokenkit.data.mixing import IndexedOrder, build_order
-from tokenkit.data.sources import Rows
-from tokenkit.errors import DataError
+from tests.data.support import SPEC_A, SPEC_B, equal, make_config, write_rows
+from tokenkit.data import build_train_loader
+from tokenkit.errors import DataError, TokenizerError
+from tokenkit.tokenizers import load_tokenizer
 
-TEACHER, STUDENT = "bpe_a:source=Llama3", "bpe_b:source=Qwen2:target=Llama3"
+KINDS = ("unconstrained",)
+ROWS = 21  # no multiple of the batch size: passes end within batches
+
+
+@pytest.fixture(scope="module")
+def toks():
+    return load_tokenizer(SPEC_A), load_tokenizer(SPEC_B)
 
 
 @pytest.fixture
-def files(tmp_path):
-    for name, count in (("a", 37), ("b", 11)):
-        rows = [json.dumps({"text": f"{name}{i} " + "word " * (i % 9)}) for i in range(count)]
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
-    return [str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")]
+def file(tmp_path):
+    rows = [{"text": f"Row {n}: " + "some words and more " * (n % 5)} for n in range(ROWS)]
+    rows[4] = {"text": ""}
+    rows[7] = {
+        "messages": [
+            {"role": "user", "content": "Seven?"},
+            {"role": "assistant", "content": "Seven it is."},
+        ]
+    }
+    return write_rows(tmp_path / "rows.jsonl", rows)
 
 
-def make_config(files, micro=8, **data):
-    return config_from_dict(
-        {
-            "data": {"train": files, **data},
-            "training": {
-                "batch_size": 8, "micro_batch_size": micro,
-                "max_student_length": 32, "max_teacher_length": 32,
-            },
-        }
-    )  # fmt: skip
+def build(config, toks, rank=0, ranks=1, **options):
+    return build_train_loader(config, toks[1], toks[0], KINDS, rank, ranks, **options)
 
 
-def loader(config, rank=0, size=1, **options):
-    kinds = ("unconstrained",)
-    return build_train_loader(
-        config, tokenizer(STUDENT), tokenizer(TEACHER), kinds, rank, size, **options
-    )
+def take(loader, count):
+    return list(islice(loader, count))
 
 
-def texts_of(batches):
-    tok = tokenizer(STUDENT)
+def layout(file, workers=0, micro=8, streaming=False, **sections):
+    data = {"num_workers": workers, "streaming": streaming, "shuffle_buffer": 10}
+    return make_config(file, data={"train": [str(file)], **data},
+                       training={"micro_batch_size": micro}, **sections)  # fmt: skip
+
+
+def rows_of_steps(config, toks, ranks, steps):
+    """Student ids of each step's rows in global order, unpadded."""
+    micro = config.training.micro_batch_size
+    parts = config.training.batch_size // (micro * ranks)
+    batches = [take(build(config, toks, rank, ranks), steps * parts) for rank in range(ranks)]
     return [
-        tok.decode(ids[mask].tolist())
-        for batch in batches
-        for ids, mask in zip(batch.student_ids, batch.student_mask, strict=True)
-    ]
-
-
-def steps(config, size=1, count=6, **options):
-    """Sorted texts of each optimizer step, all ranks together."""
-    accumulation = 8 // (config.training.micro_batch_size * size)
-    ranks = [
-        list(islice(loader(config, rank, size, **options), count * accumulation))
-        for rank in range(size)
-    ]
-    return [
-        sorted(t for r in ranks for t in texts_of(r[k * accumulation : (k + 1) * accumulation]))
-        for k in range(count)
-    ]
-
-
-VARIANTS = [{}, {"weights": [0.3, 0.7]}, {"shuffle": False}]
-
-
-@pytest.mark.parametrize("data", VARIANTS)
-@pytest.mark.parametrize(("size", "micro"), [(1, 4), (1, 1), (2, 4), (2, 2), (4, 2), (4, 1)])
-def test_steps_do_not_depend_on_the_layout(files, data, size, micro):
-    assert steps(make_config(files, micro, **data), size) == steps(make_config(files, 8, **data))
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_order_does_not_depend_on_workers(files, workers):
-    expected = texts_of(islice(loader(make_config(files, 4)), 7))
-    assert texts_of(islice(loader(make_config(files, 4, num_workers=workers)), 7)) == expected
-
-
-@pytest.mark.parametrize("data", [*VARIANTS, {"num_workers": 1}, {"num_workers": 2}])
-def test_resume_in_the_middle(files, data):
-    config = make_config(files, 4, **data)
-    whole = list(islice(loader(config), 16))
-    first = loader(config)
-    list(islice(iterator := iter(first), 7))
-    state = first.state_dict()
-    del iterator
-    second = loader(config)
-    second.load_state_dict(state)
-    for ours, expected in zip(islice(second, 9), whole[7:], strict=True):
-        assert torch.equal(ours.student_ids, expected.student_ids)
-        assert torch.equal(
-            ours.teacher_chunks["unconstrained"], expected.teacher_chunks["unconstrained"]
+        tuple(ids[mask].tolist())
+        for number in range(steps * parts)
+        for rank in range(ranks)
+        for ids, mask in zip(
+            batches[rank][number].student_ids, batches[rank][number].student_mask, strict=True
         )
+    ]
 
 
-def test_start_step_seeks(files):
-    assert steps(make_config(files, 2), 2, 3, start_step=3) == steps(make_config(files))[3:]
+@pytest.mark.parametrize("streaming", [False, True])
+def test_rows_do_not_depend_on_the_layout(file, toks, streaming):
+    expected = rows_of_steps(layout(file, streaming=streaming), toks, 1, 4)
+    assert len(expected) == 32 and len(set(expected)) == ROWS - 1
+    for workers, micro, ranks in (
+        (0, 2, 1), (0, 4, 2), (0, 2, 2), (0, 2, 4), (1, 8, 1), (2, 8, 1), (2, 2, 2),
+    ):  # fmt: skip
+        config = layout(file, workers, micro, streaming)
+        assert rows_of_steps(config, toks, ranks, 4) == expected, (workers, micro, ranks)
 
 
-def test_epochs_cover_all_rows_in_new_orders(files):
-    order = build_order(make_config(files))
-    epochs = [[row["text"] for row, _ in order.rows(range(k * 48, (k + 1) * 48))] for k in range(3)]
-    assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(epochs[2])
-    assert len(set(epochs[0])) == 48
-    assert epochs[0] != epochs[1] != epochs[2]
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_resume_is_exact(file, toks, workers, streaming):
+    config = layout(file, workers, 4, streaming)
+    whole = take(build(config, toks), 14)
+    for stop in (0, 5):
+        loader = build(config, toks)
+        first = take(loader, stop)
+        state = torch.save(loader.state_dict(), file.with_suffix(".pt"))
+        state = torch.load(file.with_suffix(".pt"), weights_only=True)
+        resumed = build(config, toks)
+        resumed.load_state_dict(state)
+        again = first + take(resumed, 14 - stop)
+        assert all(map(equal, whole, again)) and len(whole) == len(again)
 
 
-def test_mixing_proportions_and_seeking():
-    sources = [Rows("a", [("a", i) for i in range(50)]), Rows("b", [("b", i) for i in range(70)])]
-    order = IndexedOrder(sources, [0.25, 0.75], seed=3, shuffle=True)
-    rows = [row for row, _ in order.rows(range(10000))]
-    assert np.mean([name == "b" for name, _ in rows]) == pytest.approx(0.75, abs=0.02)
-    fresh = IndexedOrder(sources, [0.25, 0.75], seed=3, shuffle=True)
-    assert [row for row, _ in fresh.rows(range(9000, 9010))] == rows[9000:9010]
-    of_a = [i for name, i in rows if name == "a"]
-    assert sorted(of_a[:50]) == list(range(50))
+def test_saving_does_not_disturb(file, toks):
+    config = layout(file, 2, 4)
+    loader = build(config, toks)
+    seen = []
+    for batch in loader:
+        seen.append(batch)
+        loader.state_dict()
+        if len(seen) == 6:
+            break
+    assert all(map(equal, seen, take(build(config, toks), 6)))
 
 
-def test_streaming(files):
-    config = make_config(files, 4, streaming=True, shuffle_buffer=16)
-    whole = steps(config)
-    assert whole == steps(config, 2)
-    assert whole[2:5] == steps(config, 1, 3, start_step=2)
-    assert len({text for step in whole for text in step}) > 24
-
-
-def test_batches_are_padded_and_aligned(files):
-    batch = next(iter(loader(make_config(files))))
-    assert batch.student_ids.shape[1] % 8 == 0 and batch.student_ids.dtype == torch.int64
-    assert (batch.student_ids[~batch.student_mask] == tokenizer(STUDENT).pad_id).all()
-    assert not batch.student_loss_mask[~batch.student_mask].any()
-    assert (batch.teacher_chunks["unconstrained"][batch.teacher_mask] >= 0).all()
-    assert batch.stats["teacher_aligned"] == batch.stats["teacher_tokens"]
-
-
-def test_long_and_empty_rows(tmp_path):
-    path = tmp_path / "a.jsonl"
-    path.write_text('{"text": "' + "long " * 200 + '"}\n{"text": ""}\n')
-    batch = next(iter(loader(make_config([str(path)], 8))))
-    assert batch.student_ids.shape[1] == 32
-    assert batch.stats["full_rows"] == 4 and batch.stats["empty_rows"] == 4
-    assert (batch.student_mask.sum(1) == 0).sum() == 4
-
-
-def test_without_teacher(files):
-    made = build_train_loader(make_config(files), tokenizer(STUDENT), None, (), 0, 1)
-    assert next(iter(made)).teacher_ids is None
+@pytest.mark.parametrize("streaming", [False, True])
+def test_start_at_a_step(file, toks, streaming):
+    """How a run goes on under another number of ranks."""
+    whole = rows_of_steps(layout(file, 0, 4, streaming), toks, 1, 5)
+    config = layout(file, 1, 2, streaming)
+    batches = [take(build(config, toks, rank, 2, start_step=3), 4) for rank in (0, 1)]
+    rows = [
+        tuple(ids[mask].tolist())
+        for number in range(4)
+        for rank in (0, 1)
+        for ids, mask in zip(
+            batches[rank][number].student_ids, batches[rank][number].student_mask, strict=True
+        )
+    ]
+    assert rows == whole[24:40]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_bad_row_stops_with_its_place(tmp_path, workers):
-    path = tmp_path / "bad.jsonl"
-    path.write_text('{"text": "fine"}\n{"text": 5}\n')
-    config = make_config([str(path)], num_workers=workers)
-    with pytest.raises(DataError, match=r"bad\.jsonl:2: 'text' is int, not a string$"):
-        next(iter(loader(config)))
+def test_resume_of_a_run_that_began_in_the_middle(file, toks, workers):
+    """The position saved is absolute: it may be loaded by a loader built from step 0."""
+    config = layout(file, workers, 4)
+    expected = take(build(config, toks), 14)
+    loader = build(config, toks, start_step=3)
+    assert all(map(equal, take(loader, 3), expected[6:9]))
+    resumed = build(config, toks)
+    resumed.load_state_dict(loader.state_dict())
+    assert all(map(equal, take(resumed, 5), expected[9:14]))
 
 
-def test_validation_texts(files):
-    config = make_config(files, validation=files)
-    config.eval.max_documents = 40
-    texts = load_validation_texts(config)
-    assert len(texts) == 40 and texts[0].startswith("a0") and texts[-1].startswith("b2")
+def test_a_second_iteration_goes_on(file, toks):
+    loader = build(layout(file), toks)
+    whole = take(build(layout(file), toks), 4)
+    assert all(map(equal, take(loader, 2) + take(loader, 2), whole))
+
+
+def test_less_data_than_a_batch_cycles(tmp_path, toks):
+    file = write_rows(tmp_path / "x.jsonl", [{"text": f"row {n}"} for n in range(3)])
+    rows = rows_of_steps(layout(file, 1), toks, 1, 3)
+    assert all(len(set(rows[k : k + 3])) == 3 for k in range(0, 24, 3))
+
+
+def test_without_teacher(file, toks):
+    (batch,) = take(build_train_loader(layout(file), toks[1], None, (), 0, 1), 1)
+    assert batch.teacher_ids is None and batch.student_chunks == {}
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_empty_rows_are_counted_and_reported_once(file, toks, ranks, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("tokenkit"), "propagate", True)
+    loaders = [build(layout(file, 0, 1), toks, rank, ranks) for rank in range(ranks)]
+    batches = [batch for loader in loaders for batch in take(loader, 84 // ranks)]
+    said = [record.getMessage() for record in caplog.records]
+    assert sum(batch.stats["empty_rows"] for batch in batches) == 4
+    assert len(said) <= 1
+    if ranks == 1:
+        assert said == ["data.train: 1 of the first 21 rows are empty and were skipped"]
+
+
+BAD = ('{"text": "cut', r"bad\.jsonl:6: not a JSON object")
+CASES = {
+    "unreadable": BAD,
+    "no field": ({"txt": "x"}, r"bad\.jsonl:6: neither 'text' nor 'messages'"),
+    "text no string": ({"text": 6}, r"bad\.jsonl:6: 'text' is int"),
+    "unknown role": (
+        {"messages": [{"role": "narrator", "content": "x"}]},
+        r"bad\.jsonl:6: .*unknown role 'narrator'",
+    ),
+}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("case", CASES)
+def test_bad_rows_are_one_line(tmp_path, toks, case, workers, streaming):
+    if workers and streaming and case != "unreadable":
+        pytest.skip("as without a worker")
+    bad, says = CASES[case]
+    file = write_rows(tmp_path / "bad.jsonl", [*[{"text": "fine"}] * 5, bad])
+    with pytest.raises(DataError, match=rf"^{tmp_path}/{says}") as caught:
+        take(build(layout(file, workers, 2, streaming), toks), 20)
+    assert "\n" not in str(caught.value) and "Traceback" not in str(caught.value)
+
+
+def test_good_rows_before_a_bad_one_are_delivered(tmp_path, toks):
+    """A worker reads ahead; what it finds there must not come too early."""
+    file = write_rows(tmp_path / "bad.jsonl", [*[{"text": f"{n}"} for n in range(11)], BAD[0]])
+    config = layout(file, 2, 2)
+    config.data.shuffle = False
+    loader, seen = build(config, toks), []
+    with pytest.raises(DataError, match=BAD[1].replace("6", "12")):
+        for batch in loader:
+            seen.append(batch)
+    assert len(seen) == 5
+
+
+def test_other_errors_for_the_user_keep_their_kind(file, toks, monkeypatch):
+    def refuse(*_):
+        raise TokenizerError("this text cannot be encoded")
+
+    monkeypatch.setattr("tokenkit.data.collate.encode_batch_with_loss_mask", refuse)
+    for workers in (0, 1):
+        with pytest.raises(TokenizerError, match="^this text cannot be encoded$"):
+            take(build(layout(file, workers), toks), 1)
+
+
+SCRIPT = """
+import sys
+from tests.data.support import SPEC_A, make_config
+from tokenkit.data import build_train_loader
+from tokenkit.errors import run_main
+from tokenkit.tokenizers import load_tokenizer
+def main():
+    tok = load_tokenizer(SPEC_A)
+    tok.encode_batch(["warm up the threads"] * 64)
+    config = make_config(sys.argv[1], data={"train": [sys.argv[1]], "num_workers": 2})
+    for batch in build_train_loader(config, tok, None, (), 0, 1):
+        pass
+run_main(main)
+"""
+
+
+def test_a_process_with_workers_leaves_at_once(tmp_path):
+    """Exit code 2, one line and nothing else, and no worker is left behind."""
+    file = write_rows(tmp_path / "bad.jsonl", [*[{"text": "fine"}] * 5, BAD[0]])
+    environment = {k: v for k, v in os.environ.items() if k != "TOKENIZERS_PARALLELISM"}
+    root = str(Path(__file__).parents[2])
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(file)], cwd=root, stderr=subprocess.PIPE, text=True,
+        env={**environment, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    begin, lines = None, []
+    for line in process.stderr:  # ends when the workers are gone, too
+        begin = begin or time.time()
+        lines.append(line)
+    assert process.wait() == 2
+    assert len(lines) == 1 and lines[0].startswith(f"error: {file}:6: not a JSON object"), lines
+    assert time.time() - begin < 3, "workers outlived the process"

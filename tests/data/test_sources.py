@@ -1,105 +1,204 @@
-"""Sources: every kind of file, and bad rows by file and line."""
+"""Files, folders and datasets as rows by number."""
 
 from __future__ import annotations
 
 import json
 import pickle
+import random
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
-from tokenkit.data.rows import RowFormat, marked_text, plain_text
-from tokenkit.data.sources import open_source
+from tests.data.support import write_rows
+from tokenkit.data import json_files
+from tokenkit.data.sources import FILE_KINDS, iterate_source, open_source
 from tokenkit.errors import DataError
 
+ROWS = [{"text": f"row {n} \u00e9\U0001f600"} for n in range(5)]
 
-def read_all(name):
-    source = open_source(str(name), "train")
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def read_all(name, **options):
+    source = open_source(str(name), "train", **options)
     return [source.read(index) for index in range(len(source))]
 
 
-def test_json_lines(tmp_path):
-    path = tmp_path / "a.jsonl"
-    path.write_text('{"text": "one"}\n\n{"text": "zwö\\n"}\n{"text": "no newline at the end"}')
-    rows = read_all(path)
-    assert [row["text"] for row, _ in rows] == ["one", "zwö\n", "no newline at the end"]
-    assert [where for _, where in rows] == [f"{path}:1", f"{path}:3", f"{path}:4"]
-    source = pickle.loads(pickle.dumps(open_source(str(path), "train")))
-    assert source.read(1)[0]["text"] == "zwö\n"
+def rows_of(name, **options):
+    return [row for row, _ in read_all(name, **options)]
 
 
-def test_json_list_and_json_lines_by_content(tmp_path):
-    (tmp_path / "list.json").write_text(' [{"text": "a"}, {"text": "b"}]')
-    (tmp_path / "lines.json").write_text('{"text": "a"}\n{"text": "b"}\n')
-    for name in ("list.json", "lines.json"):
-        assert [row["text"] for row, _ in read_all(tmp_path / name)] == ["a", "b"]
+def lines_of(name):
+    return [int(where.rpartition(":")[2]) for _, where in read_all(name)]
 
 
-def test_parquet(tmp_path):
-    import datasets
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("last", ["", "newline", "blanks"])
+def test_json_lines(tmp_path, newline, last):
+    lines = [json.dumps(row, ensure_ascii=False) for row in ROWS]
+    lines[2:2] = ["", ""]
+    end = {"": "", "newline": newline, "blanks": 3 * newline}[last]
+    path = tmp_path / "x.jsonl"
+    path.write_bytes((newline.join(lines) + end).encode())
+    assert rows_of(path) == ROWS
+    assert lines_of(path) == [1, 2, 5, 6, 7]
 
-    path = tmp_path / "a.parquet"
-    messages = [{"role": "user", "content": "x"}]
-    datasets.Dataset.from_list([{"messages": messages}, {"messages": messages}]).to_parquet(path)
-    assert [row["messages"] for row, _ in read_all(path)] == [messages, messages]
+
+def test_json_lines_scanned_in_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr(json_files, "SCAN_BYTES", 7)
+    lines = [random.Random(n).choice(["", '{"text": "a"}', "{}", "1"]) for n in range(99)]
+    path = tmp_path / "x.jsonl"
+    path.write_text("\n".join(lines))
+    expected = [(json.loads(line), number) for number, line in enumerate(lines, 1) if line]
+    assert list(zip(rows_of(path), lines_of(path), strict=True)) == expected
 
 
-def test_folder_is_read_in_order(tmp_path):
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "b.txt").write_text("second\nfile")
-    (tmp_path / "a.jsonl").write_text('{"text": "first"}\n')
-    (tmp_path / "sub" / "c.txt").write_text("third")
-    (tmp_path / "ignored.md").write_text("no data")
-    rows = [plain_text(row, where, RowFormat()) for row, where in read_all(tmp_path)]
-    assert rows == ["first", "second\nfile", "third"]
-    rows = [plain_text(row, "", RowFormat("body")) for row, _ in read_all(tmp_path / "*.txt")]
-    assert rows == ["second\nfile"]
+def test_json_lines_hold_no_rows(tmp_path):
+    """What goes to a worker process is offsets, not text."""
+    path = write_rows(tmp_path / "x.jsonl", [{"text": "long " * 10_000}] * 20)
+    source = open_source(str(path), "train")
+    source.read(3)
+    assert len(pickle.dumps(source)) < 5_000
+    assert pickle.loads(pickle.dumps(source)).read(3) == source.read(3)
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_json_list(tmp_path, indent):
+    path = tmp_path / "x.json"
+    path.write_text("\ufeff\n  " + json.dumps([*ROWS, [], "x"], indent=indent) + "\n")
+    assert rows_of(path) == [*ROWS, [], "x"]
+    assert lines_of(path) == ([2] * 7 if indent is None else [3, 6, 9, 12, 15, 18, 19])
+
+
+def test_json_of_one_object_a_line(tmp_path):
+    path = write_rows(tmp_path / "x.json", ROWS)
+    assert rows_of(path) == ROWS
 
 
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("a.jsonl", '{"text": "x"}\n{"text": \n', r"a\.jsonl:2: not a JSON object"),
-        ("a.json", "[1, 2", r"a\.json: not valid JSON"),
-        ("a.parquet", "nope", r"a\.parquet: not a readable parquet file"),
-        ("a.csv", "x,y", r"a\.csv: unknown kind of file"),
-        ("a.jsonl", "", r"has no rows"),
+        ("x.jsonl", b'{"text": "a"}\n\n{"text": "cut\n', r"x\.jsonl:3: not a JSON object"),
+        ("x.jsonl", b'{"text": "a"}\n{"text": "b"} {}\n', r"x\.jsonl:2: .*Extra data, column 15"),
+        ("x.jsonl", b'{"text": "a"}\n{"text": "\xff"}\n', r"x\.jsonl:2: not UTF-8.*byte 11"),
+        ("x.jsonl", b'{"text": "a"}\n   \n', r"x\.jsonl:2: not a JSON object"),
+        ("x.jsonl", b'{"text": "a"}\n' + b"[" * 99_999, r"x\.jsonl:2: .*nested too deeply"),
+        ("x.json", b'{\n"text": "a"\n}\n', r"x\.json:1: not a JSON object on one line"),
+        ("x.json", b'[\n{"text": "a"},\n{"text": "b"}\n', r"x\.json:4: .*expected ',' or ']'"),
+        ("x.json", b'[{"text": "a"}\n{"text": "b"}]', r"x\.json:2: .*expected ',' or ']'"),
+        ("x.json", b'[{"text": "a"},\n\n{"text": "b]', r"x\.json:3: not a list of JSON rows"),
+        ("x.json", b'[{"text": "a"},\n]', r"x\.json:2: not a list"),
+        ("x.json", b'[{"text": "a"}]\n{"text": "b"}', r"x\.json:1: .*something follows"),
+        ("x.json", b"[\n" + b"[" * 99_999, r"x\.json:2: .*nested too deeply"),
+        ("x.json", b"[]", "x.json' has no rows"),
+        ("x.jsonl", b"", "x.jsonl' has no rows"),
+        ("x.jsonl", b"\n\n", "x.jsonl' has no rows"),
+        ("x.txt", b"\xff", r"x\.txt: not readable as UTF-8"),
+        ("x.parquet", b"not parquet", r"x\.parquet: not a readable parquet file"),
+        ("x.csv", b"a,b", r"x\.csv: unknown kind of file '.csv' \(known: .json, .jsonl"),
     ],
 )
-def test_bad_files(tmp_path, name, content, says):
-    (tmp_path / name).write_text(content)
-    with pytest.raises(DataError, match=says):
+def test_unreadable_files(tmp_path, name, content, says):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=says) as caught:
         read_all(tmp_path / name)
+    assert "\n" not in str(caught.value)
 
 
-def test_missing(tmp_path):
-    with pytest.raises(DataError, match="no such file"):
-        open_source(str(tmp_path / "nowhere.jsonl"), "train")
+def test_missing_file_and_folder_without_data(tmp_path):
+    for path in (tmp_path, tmp_path / "nowhere.jsonl"):
+        with pytest.raises(DataError, match=f"{path}.*no such file, or a folder without"):
+            open_source(str(path), "train")
 
 
-@pytest.mark.parametrize(
-    ("row", "says"),
-    [
-        ([1], "must be an object, not list"),
-        ({"body": "x"}, "neither 'text' nor 'messages'.*body"),
-        ({"text": 3}, "'text' is int"),
-        ({"messages": "hi"}, "must be a list of objects"),
-        ({"messages": [{"role": "narrator", "content": "x"}]}, "unknown role 'narrator'"),
-        ({"messages": [{"role": "user", "content": 1}]}, "content is int"),
-        ({"messages": [{"content": "x"}]}, "unknown role None"),
-    ],
-)
-def test_bad_rows(row, says):
-    for read in (marked_text, plain_text):
-        with pytest.raises(DataError, match=rf"^f\.jsonl:7: .*{says}"):
-            read(row, "f.jsonl:7", RowFormat())
+def test_parquet(tmp_path):
+    chat = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Ho."}]
+    rows = [{"text": "a", "messages": None}, {"text": None, "messages": chat}]
+    path = tmp_path / "x.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    assert rows_of(path) == rows
+    assert lines_of(path) == [1, 2]
+    # A file that changed is not read from the cache.
+    parquet.write_table(pyarrow.Table.from_pylist(rows * 2), path)
+    assert rows_of(path) == rows * 2
 
 
-def test_good_rows():
-    mode = RowFormat(text_field="body", text_mode="direct_encode_no_force_eos")
-    assert marked_text({"body": "x"}, "", mode) == "<|<bos>|>x"
-    assert marked_text({"body": ""}, "", mode) == ""
-    chat = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
-    assert marked_text(chat, "", RowFormat()).startswith("<|<bos>|><|<start_header>|>")
-    assert plain_text(chat, "", RowFormat()) == "q\na"
-    assert marked_text({"messages": []}, "", RowFormat()) == ""
-    json.dumps(chat)
+def test_parquet_without_rows(tmp_path):
+    parquet.write_table(pyarrow.table({"text": pyarrow.array([], pyarrow.string())}),
+                        tmp_path / "x.parquet")  # fmt: skip
+    write_rows(tmp_path / "y.jsonl", ROWS)
+    assert rows_of(tmp_path) == ROWS
+
+
+def test_damaged_parquet(tmp_path):
+    path = tmp_path / "x.parquet"
+    parquet.write_table(pyarrow.table({"text": ["abc" * n for n in range(999)]}), path)
+    data = bytearray(path.read_bytes())
+    data[4 : len(data) // 2] = bytes(len(data) // 2 - 4)
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"x\.parquet"):
+        rows_of(path)
+
+
+def test_folder_takes_all_kinds_in_order(tmp_path):
+    (tmp_path / "b" / "deep").mkdir(parents=True)
+    (tmp_path / ".hidden").mkdir()
+    write_rows(tmp_path / "a.jsonl", ROWS[:2])
+    (tmp_path / "b" / "deep" / "x.txt").write_text("a document\n\nof lines\n")
+    (tmp_path / "b" / "e.jsonl").write_text("")
+    parquet.write_table(pyarrow.Table.from_pylist(ROWS[2:3]), tmp_path / "c.parquet")
+    (tmp_path / "d.json").write_text(json.dumps(ROWS[3:]))
+    (tmp_path / "README.md").write_text("no data")
+    write_rows(tmp_path / ".hidden" / "x.jsonl", ROWS)
+    document = {"text": "a document\n\nof lines\n"}
+    assert rows_of(tmp_path) == [*ROWS[:2], document, *ROWS[2:]]
+    assert rows_of(tmp_path / "*.json*") == [*ROWS[:2], *ROWS[3:]]
+    assert list(iterate_source(str(tmp_path), "train")) == read_all(tmp_path)
+
+
+def test_text_files_fill_the_text_field(tmp_path):
+    (tmp_path / "x.txt").write_text("a document")
+    assert rows_of(tmp_path, text_field="content") == [{"content": "a document"}]
+
+
+def test_kinds_of_file_can_be_added(tmp_path, monkeypatch):
+    class Lines(list):
+        def read(self, index):
+            return {"text": self[index]}, f"line {index}"
+
+    monkeypatch.setattr(FILE_KINDS, "_items", dict(FILE_KINDS._items))
+    FILE_KINDS.register(".lines")(lambda path, text_field: Lines(path.read_text().split()))
+    (tmp_path / "x.lines").write_text("a\nb\n")
+    assert rows_of(tmp_path) == [{"text": "a"}, {"text": "b"}]
+
+
+def test_datasets_by_name_indexed_and_streamed(tmp_path):
+    """A local folder stands in for a dataset of the hub."""
+    folder = tmp_path / "dataset"
+    folder.mkdir()
+    write_rows(folder / "train.jsonl", ROWS)
+    write_rows(folder / "test.jsonl", ROWS[:1])
+    name = f"hf:{folder}"
+    assert rows_of(name) == ROWS
+    assert lines_of(name) == [1, 2, 3, 4, 5]
+    streamed = list(iterate_source(name, "train"))
+    assert streamed == read_all(name) == list(iterate_source(name, "train", streaming=False))
+    assert len(open_source(name, "test")) == 1
+    with pytest.raises(DataError, match=r"hf:.*\(split 'tset'\) cannot be loaded: .*tset"):
+        open_source(name, "tset")
+    with pytest.raises(DataError, match="cannot be loaded"):
+        open_source(f"hf:{tmp_path}/nowhere", "train")
+
+
+def test_a_stream_that_breaks_off(tmp_path):
+    folder = tmp_path / "dataset"
+    folder.mkdir()
+    write_rows(folder / "train.jsonl", [*ROWS, '{"text": "cut'])
+    with pytest.raises(DataError, match=r"^hf:.*dataset:\d+: cannot be read"):
+        list(iterate_source(f"hf:{folder}", "train"))

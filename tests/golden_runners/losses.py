@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
 from tokenkit.config import config_from_dict
 from tokenkit.data import Batch
 from tokenkit.losses import LOSSES
+from tokenkit.losses.aggregation import combine_weights
 from tokenkit.losses.base import SequenceScores
+from tokenkit.models.linear_scores import linear_scores
 
 
 def load_arrays(folder: Path, case: dict) -> dict[str, Tensor]:
@@ -33,11 +36,13 @@ def make_batch(a: dict[str, Tensor]) -> Batch:
     )
 
 
-def scores_of(logits: Tensor, ids: Tensor, boundary: Tensor | None) -> SequenceScores:
-    logprob = logits.log_softmax(-1)
-    label = logprob[:, :-1].gather(-1, ids[:, 1:, None]).squeeze(-1)
-    label = torch.nn.functional.pad(label, (0, 1))
-    return SequenceScores(label, None if boundary is None else logprob[..., boundary].logsumexp(-1))
+def scores_of(logits: Tensor, ids: Tensor, boundary: Tensor) -> SequenceScores:
+    """Scores as training computes them: with an identity matrix, hidden states are logits."""
+    labels = torch.nn.functional.pad(ids[:, 1:], (0, 1))
+    identity = torch.eye(logits.shape[-1])
+    scores = linear_scores(logits.flatten(0, 1), identity, labels.flatten(), boundary, chunk_rows=7)
+    label, mass = scores.label_logprob, scores.boundary_logprob
+    return SequenceScores(label.view(ids.shape), mass.view(ids.shape))
 
 
 def check(case: dict, name: str, ours: Tensor, expected: Tensor) -> None:
@@ -78,4 +83,17 @@ def run_alm(folder: Path, case: dict) -> None:
     check_loss(load_arrays(folder, case), case, config, "alm_unconstrained")
 
 
-RUNNERS = {"sft": run_sft, "alm": run_alm}
+def run_multitask(folder: Path, case: dict) -> None:
+    """Weights by approximate gradient magnitude; other aggregations are not supported yet."""
+    arrays = load_arrays(folder, case)
+    names = [name.removeprefix("out.") for name in arrays if name.startswith("out.approx_gradmag")]
+    if not names:
+        pytest.skip(f"aggregation '{case['args']['name']}' is not supported yet")
+    gradients = torch.cat([arrays["in.a"].flatten(1), arrays["in.b"].flatten(1)], dim=1)
+    norms = gradients.norm(dim=1)
+    for name in names:
+        weights = combine_weights(name, torch.ones_like(norms), norms)
+        check(case, name, weights, arrays[f"out.{name}"])
+
+
+RUNNERS = {"sft": run_sft, "alm": run_alm, "multitask": run_multitask}

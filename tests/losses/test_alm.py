@@ -1,177 +1,213 @@
-"""ALM against a direct float64 rendering of its definition, and what any such loss must satisfy."""
+"""ALM against a token-by-token float64 rendering, and its invariances."""
 
 from __future__ import annotations
 
-import math
+import dataclasses
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tokenkit.config import config_from_dict
-from tokenkit.data import Batch
-from tokenkit.losses import LOSSES, SequenceScores
-from tokenkit.losses.alm_diffs import DIFFERENCES, log1mexp
+from tests.losses.reference import make_loss, random_case, reference_alm, run
+from tokenkit.losses import LOSSES
+from tokenkit.losses.alm_diffs import DIFFERENCES
+from tokenkit.losses.base import SequenceScores
 
 MODES = ["", "append_space", "merge_by_space_prob", "merge_by_space_prob+append_space"]
+MERGED = "merge_by_space_prob+append_space"
 
 
-def make(**alm):
-    config = config_from_dict({"loss": {"names": ["alm_unconstrained"]}, "alm": alm})
-    return LOSSES.get("alm_unconstrained")(config, None, None)
+def pad(tensor, amount, value):
+    return torch.nn.functional.pad(tensor, (0, amount), value=value)
 
 
-def random_chunks(rows, length, generator):
-    steps = torch.randint(0, 2, (rows, length), generator=generator)
-    chunks = steps.cumsum(1) - steps[:, :1]
-    chunks[torch.rand(rows, length, generator=generator) < 0.1] = -1
-    return chunks.int()
+def check_against_reference(seed, gap=True, **alm):
+    batch, student, teacher = random_case(seed, gap=gap)
+    loss, config = make_loss(**alm)
+    value, found, _ = run(loss, batch, student, teacher)
+    total, count = reference_alm(batch, student, teacher, config)
+    inputs = [student.label_logprob, student.boundary_logprob]
+    expected = torch.autograd.grad(total / count, inputs, allow_unused=True)
+    assert loss.count(batch, teacher).item() == count
+    torch.testing.assert_close(value.double(), (total / count).detach(), rtol=1e-4, atol=1e-6)
+    for mine, theirs in zip(found, expected, strict=True):
+        theirs = torch.zeros_like(mine) if theirs is None else theirs
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-6)
 
 
-def example(rows=3, t_length=12, s_length=15, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    ids = {n: torch.ones(rows, n, dtype=torch.long) for n in (t_length, s_length)}
-    keep = lambda n: torch.rand(rows, n, generator=generator) < 0.9  # noqa: E731
-    scores = lambda n: SequenceScores(  # noqa: E731
-        -3 * torch.rand(rows, n, generator=generator), -4 * torch.rand(rows, n, generator=generator)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("diff_fn", DIFFERENCES)
+def test_differences_and_modes(diff_fn, mode):
+    check_against_reference(0, diff_fn=diff_fn, mode=mode, temperature=3.0, merge_threshold=0.3)
+
+
+@pytest.mark.parametrize("denominator", ["chunk_count", "token_count"])
+@pytest.mark.parametrize("numerator", ["chunk_count", "token_count", "log1p_token_count"])
+def test_numerators_and_denominators(numerator, denominator):
+    options = {"numerator": numerator, "denominator": denominator, "temperature": 3.0}
+    check_against_reference(1, mode=MERGED, merge_threshold=0.4, **options)
+    check_against_reference(1, mode="append_space", **options)
+
+
+@pytest.mark.parametrize("seed", range(2, 8))
+@pytest.mark.parametrize("gap", [False, True])
+def test_random_layouts(seed, gap):
+    check_against_reference(seed, gap, mode=MERGED, temperature=5.0, merge_threshold=0.25)
+
+
+def test_published_recipe():
+    """At τ = 100 probabilities are near 1, where fp32 is coarse."""
+    check_against_reference(0, mode=MERGED, temperature=100.0, merge_threshold=0.1)
+
+
+@pytest.mark.parametrize("diff_fn", DIFFERENCES)
+def test_identical_teacher_and_student_are_a_minimum(diff_fn):
+    batch, _, teacher = random_case(0, gap=False)
+    for name in ("ids", "mask", "loss_mask", "chunks"):
+        setattr(batch, f"student_{name}", getattr(batch, f"teacher_{name}"))
+    student = SequenceScores(
+        teacher.label_logprob.clone().requires_grad_(),
+        teacher.boundary_logprob.clone().requires_grad_(),
     )
-    batch = Batch(
-        student_ids=ids[s_length], student_mask=ids[s_length].bool(),
-        student_loss_mask=keep(s_length), teacher_ids=ids[t_length],
-        teacher_mask=ids[t_length].bool(), teacher_loss_mask=keep(t_length),
-        student_chunks={"unconstrained": random_chunks(rows, s_length, generator)},
-        teacher_chunks={"unconstrained": random_chunks(rows, t_length, generator)},
-    )  # fmt: skip
-    return batch, scores(t_length), scores(s_length)
+    loss, _ = make_loss(diff_fn=diff_fn, mode=MERGED, temperature=2.0)
+    value, found, _ = run(loss, batch, student, teacher)
+    assert all(gradient.abs().max() < 1e-6 for gradient in found)
+    if diff_fn != "binary_ce":  # its minimum is the teacher's entropy
+        assert abs(value) < 1e-6
 
 
-def slow_chunks(chunks, mask, scores):
-    """chunk → [log-prob, tokens, boundary], the long way."""
-    active = [c if m else -1 for c, m in zip(chunks.tolist(), mask.tolist(), strict=True)]
-    found = {}
-    for chunk in sorted(set(active) - {-1}):
-        positions = [t for t, c in enumerate(active) if c == chunk]
-        counted = [t for t in positions if t >= 1]
-        end = positions[0]
-        while end + 1 < len(active) and active[end + 1] == chunk:
-            end += 1
-        logprob = sum(scores.label_logprob[t - 1].double().item() for t in counted)
-        found[chunk] = [logprob, len(counted), scores.boundary_logprob[end].double().item()]
-    return found
+def take_rows(item, rows):
+    """Rows of a batch or of scores."""
+
+    def take(value):
+        if isinstance(value, dict):
+            return {key: take(part) for key, part in value.items()}
+        return value[rows] if isinstance(value, torch.Tensor) else value
+
+    values = {f.name: take(getattr(item, f.name)) for f in dataclasses.fields(item)}
+    return type(item)(**values)
 
 
-def row_of(scores, row):
-    return SequenceScores(scores.label_logprob[row], scores.boundary_logprob[row])
-
-
-def slow_alm(batch, teacher, student, mode, threshold, tau=100.0):
-    total, count = 0.0, 0
-    for row in range(len(batch.teacher_ids)):
-        t = slow_chunks(
-            batch.teacher_chunks["unconstrained"][row],
-            batch.teacher_loss_mask[row],
-            row_of(teacher, row),
-        )
-        s = slow_chunks(
-            batch.student_chunks["unconstrained"][row],
-            batch.student_loss_mask[row],
-            row_of(student, row),
-        )
-        on = [c for c in sorted(t) if t[c][1] > 0 and c < 12]
-        groups, current = [], []
-        if "merge" in mode:
-            for chunk in on:
-                if current and chunk != current[-1] + 1:  # a gap ends a group
-                    groups.append(current)
-                    current = []
-                current.append(chunk)
-                if math.exp(t[chunk][2]) > threshold:
-                    groups.append(current)
-                    current = []
-            if current:
-                groups.append(current)
-        else:
-            groups = [[c] for c in on]
-        for group in groups:
-            run = [group[0]]
-            while run[-1] + 1 in group:
-                run.append(run[-1] + 1)
-            y = sum(t[c][0] for c in group)
-            x = sum(s.get(c, [0.0])[0] for c in group)
-            if "append" in mode:
-                y += t[run[-1]][2]
-                x += s[run[-1]][2] if run[-1] in s else student.boundary_logprob[row, 0].item()
-            y, x = y / tau - 1e-6, x / tau - 1e-6
-            total -= math.exp(y) * x + (1 - math.exp(y)) * math.log(-math.expm1(x))
-            count += 1
-    return total / count
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("seed", range(4))
-def test_equals_the_definition(mode, seed):
-    batch, teacher, student = example(seed=seed)
-    loss = make(mode=mode, merge_threshold=0.2)
+@pytest.mark.parametrize("denominator", ["chunk_count", "token_count"])
+def test_micro_batches_add_up(denominator):
+    batch, student, teacher = random_case(0, rows=4)
+    loss, _ = make_loss(mode=MERGED, denominator=denominator)
     count = loss.count(batch, teacher)
-    value, _ = loss(batch, student, teacher, count)
-    assert value.item() == pytest.approx(slow_alm(batch, teacher, student, mode, 0.2), rel=1e-5)
+    whole, gradients, metrics = run(loss, batch, student, teacher)
+    parts = [slice(0, 1), slice(1, 4)]
+    pieces = [[take_rows(item, part) for item in (batch, student, teacher)] for part in parts]
+    torch.testing.assert_close(sum(loss.count(b, t) for b, _, t in pieces), count)
+    results = [loss(b, s, t, count) for b, s, t in pieces]
+    torch.testing.assert_close(sum(value for value, _ in results).detach(), whole)
+    for name, value in metrics.items():
+        assert not value.requires_grad and value.shape == ()
+        torch.testing.assert_close(sum(found[name] for _, found in results), value)
+    inputs = [student.label_logprob, student.boundary_logprob]
+    added = torch.autograd.grad(sum(value for value, _ in results), inputs)
+    torch.testing.assert_close(list(added), gradients)
 
 
-@pytest.mark.parametrize("diff_fn", sorted(DIFFERENCES))
-@pytest.mark.parametrize("mode", MODES)
-def test_shares_of_micro_batches_add_up(diff_fn, mode):
-    batch, teacher, student = example(rows=4)
-    loss = make(diff_fn=diff_fn, mode=mode)
-    count = loss.count(batch, teacher)
-    whole, metrics = loss(batch, student, teacher, count)
-    parts, counts, part_metrics = 0.0, 0.0, {}
-    for rows in (slice(0, 1), slice(1, 4)):
-        part = batch._map(lambda tensor, rows=rows: tensor[rows])
-        t, s = (SequenceScores(*(v[rows] for v in vars(x).values())) for x in (teacher, student))
-        counts += loss.count(part, t)
-        value, extra = loss(part, s, t, count)
-        parts += value
-        for name, metric in extra.items():
-            part_metrics[name] = part_metrics.get(name, 0.0) + metric
-    torch.testing.assert_close(counts, count)
-    torch.testing.assert_close(parts, whole)
-    for name, metric in metrics.items():
-        torch.testing.assert_close(part_metrics[name], metric)
+def test_padding_changes_nothing():
+    batch, student, teacher = random_case(0)
+    loss, _ = make_loss(mode=MERGED)
+    value, gradients, _ = run(loss, batch, student, teacher)
+    for side, amount in (("student", 5), ("teacher", 9)):
+        for name in ("ids", "mask", "loss_mask"):
+            padded = pad(getattr(batch, f"{side}_{name}"), amount, 0)
+            setattr(batch, f"{side}_{name}", padded)
+        chunks = getattr(batch, f"{side}_chunks")
+        setattr(batch, f"{side}_chunks", {k: pad(v, amount, -1) for k, v in chunks.items()})
+    scores = [
+        SequenceScores(pad(s.label_logprob, n, -7.0), pad(s.boundary_logprob, n, -7.0))
+        for s, n in ((student, 5), (teacher, 9))
+    ]
+    count = loss.count(batch, teacher=scores[1])
+    padded, _ = loss(batch, *scores, count)
+    torch.testing.assert_close(padded.detach(), value)
+    found = torch.autograd.grad(padded, [student.label_logprob, student.boundary_logprob])
+    torch.testing.assert_close(list(found), gradients)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_padding_changes_nothing(mode):
-    batch, teacher, student = example()
-    loss = make(mode=mode)
-    value, _ = loss(batch, student, teacher, loss.count(batch, teacher))
+@pytest.mark.parametrize("diff_fn", DIFFERENCES)
+def test_no_chunks_at_all(diff_fn):
+    batch, student, teacher = random_case(0)
+    batch.teacher_loss_mask = torch.zeros_like(batch.teacher_loss_mask)
+    loss, _ = make_loss(diff_fn=diff_fn)
+    assert loss.count(batch, teacher) == 0
+    value, found, _ = run(loss, batch, student, teacher)
+    assert value == 0 and all(gradient.eq(0).all() for gradient in found)
 
-    def pad(tensor):
-        return torch.nn.functional.pad(
-            tensor, (0, 5), value=-1 if tensor.dtype == torch.int32 else 0
+
+@pytest.mark.parametrize("logprob", [0.0, -85.0, -300.0])
+@pytest.mark.parametrize("diff_fn", DIFFERENCES)
+def test_extreme_probabilities_stay_finite(diff_fn, logprob):
+    batch, student, teacher = random_case(0)
+    loss, _ = make_loss(diff_fn=diff_fn, temperature=100.0)
+    for side, other in ((student, teacher), (teacher, student)):
+        with torch.no_grad():
+            side.label_logprob.fill_(logprob)
+            other.label_logprob.fill_(-1.0)
+        value, found, _ = run(loss, batch, student, teacher)
+        assert value.isfinite() and all(gradient.isfinite().all() for gradient in found)
+
+
+def test_nothing_waits_for_the_device():
+    """Fake tensors have no data, so that any decision on values raises."""
+    batch, student, teacher = random_case(0)
+    loss, _ = make_loss(mode=MERGED, denominator="token_count")
+    with FakeTensorMode(allow_non_fake_inputs=False) as mode:
+
+        def fake(value):
+            if isinstance(value, dict):
+                return {key: fake(part) for key, part in value.items()}
+            return mode.from_tensor(value) if isinstance(value, torch.Tensor) else value
+
+        batch, student, teacher = (
+            type(item)(**{f.name: fake(getattr(item, f.name)) for f in dataclasses.fields(item)})
+            for item in (batch, student, teacher)
         )
-
-    wide = batch._map(pad)
-    t, s = (SequenceScores(*(pad(v) for v in vars(x).values())) for x in (teacher, student))
-    padded, _ = loss(wide, s, t, loss.count(wide, t))
-    torch.testing.assert_close(padded, value)
+        value, _ = loss(batch, student, teacher, loss.count(batch, teacher))
+        value.backward()
 
 
-@pytest.mark.parametrize("diff_fn", sorted(DIFFERENCES))
-def test_identical_sides_are_the_minimum(diff_fn):
-    batch, teacher, _ = example(s_length=12)
-    batch.student_chunks, batch.student_loss_mask = batch.teacher_chunks, batch.teacher_loss_mask
-    label = teacher.label_logprob.clone().requires_grad_()
-    boundary = teacher.boundary_logprob.clone().requires_grad_()
-    loss = make(diff_fn=diff_fn)
-    value, _ = loss(batch, SequenceScores(label, boundary), teacher, loss.count(batch, teacher))
-    gradient = torch.autograd.grad(value, [label, boundary])
-    assert max(g.abs().max() for g in gradient) < 1e-6
-    moved = SequenceScores(label.detach() - 0.1, boundary.detach())
-    assert loss(batch, moved, teacher, loss.count(batch, teacher))[0] >= value - 1e-7
+def test_metrics_say_what_was_compared():
+    batch, student, teacher = random_case(0, gap=False)
+    loss, _ = make_loss(mode="append_space")
+    _, _, metrics = run(loss, batch, student, teacher)
+    assert metrics["alm_unconstrained/chunks_before_merging"] == 1
+    on = (batch.teacher_chunks["unconstrained"] >= 0)[:, 1:]
+    count = loss.count(batch, teacher)
+    torch.testing.assert_close(metrics["alm_unconstrained/teacher_tokens"], on.sum() / count)
+    assert metrics["alm_unconstrained/teacher_logprob"] < 0
+    merging, _ = make_loss(mode=MERGED, merge_threshold=1.0)
+    _, _, metrics = run(merging, batch, student, teacher)
+    assert metrics["alm_unconstrained/chunks_before_merging"] > 1
 
 
-def test_log1mexp():
-    a = torch.tensor([-1e-9, -1e-3, -0.5, -0.7, -5.0, -80.0], dtype=torch.float64)
-    expected = torch.tensor([math.log(-math.expm1(x)) for x in a.tolist()], dtype=torch.float64)
-    torch.testing.assert_close(log1mexp(a), expected)
-    leaf = a.clone().requires_grad_()
-    assert torch.autograd.gradcheck(log1mexp, leaf[2:])
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [("", False), ("eos_as_space", False), ("append_space", True), ("merge_by_space_prob", True)],
+)
+def test_needs_boundary(mode, expected):
+    loss, _ = make_loss(mode=mode)
+    assert loss.needs_boundary is expected and loss.needs_teacher
+
+
+def test_runs_without_boundary_scores_where_none_are_needed():
+    batch, student, teacher = random_case(0)
+    loss, _ = make_loss(mode="")
+    with_boundary = loss(batch, student, teacher, torch.tensor(3.0))[0]
+    student.boundary_logprob = teacher.boundary_logprob = None
+    torch.testing.assert_close(loss(batch, student, teacher, torch.tensor(3.0))[0], with_boundary)
+
+
+@pytest.mark.parametrize("kind", ["unconstrained", "space", "unbiased"])
+def test_each_kind_reads_its_own_chunks(kind):
+    batch, student, teacher = random_case(0)
+    loss, _ = make_loss(f"alm_{kind}")
+    assert loss.name == f"alm_{kind}" and loss.chunk_kind == kind
+    before = run(loss, batch, student, teacher)[0]
+    for other in {"unconstrained", "space", "unbiased"} - {kind}:
+        batch.teacher_chunks[other] = torch.full_like(batch.teacher_chunks[other], -1)
+    assert run(loss, batch, student, teacher)[0] == before
+    assert {f"alm_{kind}", "sft"} <= set(LOSSES.names())

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tokenkit.data.batch import Batch
 from tokenkit.tokenizers import ByteifiedTokenizer, align, encode_batch_with_loss_mask
@@ -15,24 +16,36 @@ PAD_MULTIPLE = 8
 
 
 def _pad(rows: list[np.ndarray], fill: int, dtype: type, max_length: int) -> np.ndarray:
+    """Rows of at most ``max_length`` as a matrix, a multiple of eight (or that limit) wide."""
     longest = max((len(row) for row in rows), default=0)
-    length = min(max_length, max(PAD_MULTIPLE, -(-longest // PAD_MULTIPLE) * PAD_MULTIPLE))
-    matrix = np.full((len(rows), max(length, longest)), fill, dtype=dtype)
+    length = min(max_length, max(1, -(-longest // PAD_MULTIPLE)) * PAD_MULTIPLE)
+    matrix = np.full((len(rows), length), fill, dtype=dtype)
     for number, row in enumerate(rows):
         matrix[number, : len(row)] = row
     return matrix
 
 
-def _encode_side(
-    tok: ByteifiedTokenizer, texts: list[str], loss_on: str, max_length: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ids, mask of real tokens and loss mask, ``[B, T]`` each."""
-    encoded = encode_batch_with_loss_mask(tok, texts, loss_on, max_length)
-    ids = _pad([ids for ids, _ in encoded], tok.pad_id, np.int64, max_length)
-    loss_mask = _pad([mask for _, mask in encoded], False, np.bool_, max_length)
-    lengths = np.array([len(ids) for ids, _ in encoded])
+@dataclass
+class _Side:
+    """One tokenizer's view of B texts."""
+
+    ids: np.ndarray  # [B, T] int64
+    mask: np.ndarray  # [B, T] bool, True on real tokens
+    loss_mask: np.ndarray  # [B, T] bool
+    truncated: np.ndarray  # [B] bool
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        return tuple(torch.from_numpy(a) for a in (self.ids, self.mask, self.loss_mask))
+
+
+def _encode_side(tok: ByteifiedTokenizer, texts: list[str], loss_on: str, max_length: int) -> _Side:
+    # One token more than wanted tells a text that fits exactly from one that is cut.
+    encoded = encode_batch_with_loss_mask(tok, texts, loss_on, max_length + 1)
+    lengths = np.array([len(ids) for ids, _ in encoded], dtype=np.int64)
+    ids = _pad([ids[:max_length] for ids, _ in encoded], tok.pad_id, np.int64, max_length)
+    loss_mask = _pad([mask[:max_length] for _, mask in encoded], False, np.bool_, max_length)
     mask = np.arange(ids.shape[1]) < lengths[:, None]
-    return ids, mask, loss_mask
+    return _Side(ids, mask, loss_mask, lengths > max_length)
 
 
 @dataclass
@@ -55,29 +68,30 @@ class Collator:
     bias_threshold: float = 0.0
 
     def __call__(self, texts: list[str]) -> Batch:
-        ids, mask, loss_mask = _encode_side(
-            self.student_tok, texts, self.loss_on, self.max_student_length
-        )
-        stats = {
-            "rows": len(texts),
-            "empty_rows": sum(not text for text in texts),
-            "full_rows": int((mask.sum(1) == self.max_student_length).sum()),
-            "student_tokens": int(mask.sum()),
-        }
-        batch = Batch(*(torch.from_numpy(array) for array in (ids, mask, loss_mask)), stats=stats)
-        if self.teacher_tok is None:
-            return batch
-        t_ids, t_mask, t_loss_mask = _encode_side(
-            self.teacher_tok, texts, self.loss_on, self.max_teacher_length
-        )
+        """Encode, align and pad.
+
+        The batch's ``stats`` count rows, ``truncated_rows`` (cut on either side), tokens and what
+        the alignment counts. A row of fewer than two tokens is fine: it has nothing to predict.
+        """
+        student = _encode_side(self.student_tok, texts, self.loss_on, self.max_student_length)
+        truncated = student.truncated
+        stats = {"rows": len(texts), "student_tokens": int(student.mask.sum())}
+        batch = Batch(*student.tensors())
+        if self.teacher_tok is not None:
+            teacher = _encode_side(self.teacher_tok, texts, self.loss_on, self.max_teacher_length)
+            truncated = truncated | teacher.truncated
+            batch = Batch(*student.tensors(), *teacher.tensors())
+            stats |= self._align(batch, teacher, student)
+        batch.stats = {**stats, "truncated_rows": int(truncated.sum())}
+        return batch
+
+    def _align(self, batch: Batch, teacher: _Side, student: _Side) -> dict[str, int]:
+        """Add the chunk ids; returns the alignment's counts."""
         found = align(
-            self.teacher_tok, self.student_tok, t_ids, ids, t_mask, mask,
-            kinds=self.kinds, pair_bias=self.pair_bias, bias_threshold=self.bias_threshold,
+            self.teacher_tok, self.student_tok, teacher.ids, student.ids, teacher.mask,
+            student.mask, kinds=self.kinds, pair_bias=self.pair_bias,
+            bias_threshold=self.bias_threshold,
         )  # fmt: skip
-        batch.teacher_ids, batch.teacher_mask, batch.teacher_loss_mask = (
-            torch.from_numpy(array) for array in (t_ids, t_mask, t_loss_mask)
-        )
         batch.student_chunks = {k: torch.from_numpy(v) for k, v in found.student_chunks.items()}
         batch.teacher_chunks = {k: torch.from_numpy(v) for k, v in found.teacher_chunks.items()}
-        batch.stats = {**stats, **found.stats}
-        return batch
+        return found.stats

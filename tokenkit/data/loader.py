@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
@@ -13,11 +14,13 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from tokenkit.data.batch import Batch
 from tokenkit.data.collate import Collator
-from tokenkit.data.mixing import Order, build_order
-from tokenkit.data.rows import RowFormat, marked_text, plain_text
-from tokenkit.data.sources import open_source
-from tokenkit.errors import DataError
+from tokenkit.data.mixing import Order, StreamedOrder, build_order
+from tokenkit.errors import DataError, TokenkitError
+from tokenkit.log import logger
 from tokenkit.tokenizers import ByteifiedTokenizer
+
+if TYPE_CHECKING:
+    from tokenkit.config import Config
 
 
 @dataclass(frozen=True)
@@ -47,46 +50,53 @@ class Slice:
 
 @dataclass
 class _Failure:
-    """A data error on its way from a worker to the training process."""
+    """An error for the user, on its way from a worker to the training process.
 
+    Raised in a worker, it would arrive with the worker's traceback for a message.
+    """
+
+    error: type[TokenkitError]
     message: str
 
 
 class MicroBatches(IterableDataset):
-    """A rank's micro-batches; of several workers each makes every n-th."""
+    """A rank's micro-batches; of n workers, each makes every n-th."""
 
-    def __init__(
-        self, order: Order, where: Slice, collate: Collator, row_format: RowFormat, first: int
-    ) -> None:
+    def __init__(self, order: Order, where: Slice, collate: Collator, first: int) -> None:
         self.order, self.where, self.collate = order, where, collate
-        self.row_format = row_format
-        self.first = first
-        self.done = 0  # micro-batches this worker has made
+        self.first = first  # micro-batch to begin with
+        self.done = 0  # micro-batches this worker has made since
 
     def state_dict(self) -> dict[str, int]:
-        return {"done": self.done}
+        return {"first": self.first, "done": self.done}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.done = state["done"]
+        self.first, self.done = state["first"], state["done"]
 
     def make(self, number: int) -> Batch:
-        rows = self.order.rows(self.where.positions(number))
-        return self.collate([marked_text(row, where, self.row_format) for row, where in rows])
+        texts, empty = self.order.texts(self.where.positions(number))
+        batch = self.collate(texts)
+        batch.stats["empty_rows"] = empty
+        return batch
 
     def __iter__(self) -> Iterator[Batch | _Failure]:
         worker = get_worker_info()
         stride, offset = (1, 0) if worker is None else (worker.num_workers, worker.id)
-        if worker is not None:
+        if worker is not None:  # threads of the tokenizer would hang in a forked process
             os.environ["TOKENIZERS_PARALLELISM"] = "false"
         while True:
-            number = self.first + offset + self.done * stride
             try:
-                batch = self.make(number)
-            except DataError as error:
-                yield _Failure(str(error))
-                return
+                item = self.make(self.first + offset + self.done * stride)
+            except TokenkitError as error:
+                item = _Failure(type(error), str(error))
+            except OSError as error:
+                item = _Failure(DataError, f"data cannot be read any more: {error}")
+            if isinstance(item, _Failure):
+                break
             self.done += 1
-            yield batch
+            yield item
+        while True:  # until somebody looks; the end of the stream would be something else
+            yield item
 
 
 def _identity(item: Any) -> Any:
@@ -94,37 +104,70 @@ def _identity(item: Any) -> Any:
 
 
 class TrainLoader:
-    """An endless iterator of micro-batches with a position that can be saved and restored."""
+    """An endless iterator of micro-batches with a position that can be saved and restored.
+
+    A second iteration goes on where the first one stopped. The position is valid for the same
+    numbers of ranks, workers and accumulation steps; under others, build a loader with the
+    ``start_step`` wanted.
+    """
 
     def __init__(self, dataset: MicroBatches, num_workers: int) -> None:
-        self.loader = StatefulDataLoader(
-            dataset,
-            batch_size=None,
-            collate_fn=_identity,
-            num_workers=num_workers,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=num_workers > 0,
-        )
+        self.dataset = dataset
+        if num_workers:  # before the fork, else the tokenizer warns in every worker
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "'set_vital' is deprecated")  # by torchdata itself
+            self.loader = StatefulDataLoader(
+                dataset,
+                batch_size=None,
+                collate_fn=_identity,
+                num_workers=num_workers,
+                pin_memory=torch.cuda.is_available(),
+                persistent_workers=num_workers > 0,
+            )
+        self._rows, self._empty = 0, 0  # read in the first pass
+        self._in_first_pass = dataset.first == 0 and dataset.where.dp_rank == 0
 
     def __iter__(self) -> Iterator[Batch]:
         for item in self.loader:
             if isinstance(item, _Failure):
-                raise DataError(item.message)
+                self.close()
+                raise item.error(item.message)
+            if self._in_first_pass:
+                self._count_empty(item)
             yield item
+
+    def close(self) -> None:
+        """End the workers now; left alone, they outlive a killed process by some seconds."""
+        shut_down = getattr(self.loader._iterator, "_shutdown_workers", None)
+        if shut_down is not None:
+            shut_down()
+        self.loader._iterator = None
+
+    def _count_empty(self, batch: Batch) -> None:
+        """Warn once, at the end of the first pass; empty rows of streams are reported by them."""
+        length, where = self.dataset.order.pass_length, self.dataset.where
+        self._rows += batch.stats["rows"]
+        self._empty += batch.stats["empty_rows"]
+        if length is None or self._rows * where.dp_size >= length:
+            self._in_first_pass = False
+            if length is not None and self._empty:
+                share = "" if where.dp_size == 1 else " that this rank read"
+                logger.warning(
+                    f"data.train: {self._empty:,} of the first {self._rows:,} rows{share} are "
+                    "empty and were skipped"
+                )
 
     def state_dict(self) -> dict[str, Any]:
         return self.loader.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._in_first_pass = False
         self.loader.load_state_dict(state)
 
 
-def row_format_of(config: Any) -> RowFormat:
-    return RowFormat(config.data.text_field, config.data.messages_field, config.chat.text_mode)
-
-
 def build_train_loader(
-    config: Any,
+    config: Config,
     student_tok: ByteifiedTokenizer,
     teacher_tok: ByteifiedTokenizer | None,
     kinds: tuple[str, ...],
@@ -134,6 +177,8 @@ def build_train_loader(
     start_step: int = 0,
 ) -> TrainLoader:
     """Micro-batches of data-parallel rank ``dp_rank``, from optimizer step ``start_step`` on.
+
+    The rows of a step do not depend on ``dp_size``, ``micro_batch_size`` or ``num_workers``.
 
     Raises:
         DataError: if a source is missing or unreadable (bad rows are refused when reached).
@@ -150,21 +195,8 @@ def build_train_loader(
         pair_bias,
         config.alm.bias_threshold,
     )
-    dataset = MicroBatches(
-        build_order(config), where, collate, row_format_of(config), start_step * where.accumulation
-    )
+    order = build_order(config)
+    if isinstance(order, StreamedOrder):
+        order.announces = dp_rank == 0
+    dataset = MicroBatches(order, where, collate, start_step * where.accumulation)
     return TrainLoader(dataset, config.data.num_workers)
-
-
-def load_validation_texts(config: Any) -> list[str]:
-    """The first ``eval.max_documents`` non-empty texts of ``data.validation``, without markers."""
-    texts: list[str] = []
-    for name in config.data.validation:
-        source = open_source(name, config.data.split)
-        for index in range(len(source)):
-            text = plain_text(*source.read(index), row_format_of(config))
-            if text:
-                texts.append(text)
-            if len(texts) == config.eval.max_documents:
-                return texts
-    return texts

@@ -1,139 +1,235 @@
-"""One global order of rows, a pure function of seed, sources and weights.
+"""One global order of texts, a pure function of seed, sources and weights.
 
-Position g of the order is the same whatever the number of ranks, workers or micro-batches.
+Position g of the order is the same whatever the number of ranks, workers or micro-batches. Rows
+that say nothing are skipped: in an indexable source, such a row's place is taken by the next one
+of the same pass (so that positions stay computable without reading what lies before them); in a
+stream they are dropped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from torch.utils.data import get_worker_info
 
-from tokenkit.data.sources import Joined, Source, open_source, stream_source
-from tokenkit.errors import ConfigError
+from tokenkit.data.rows import RowFormat, marked_text
+from tokenkit.data.sources import Joined, Source, iterate_source, open_source
+from tokenkit.errors import ConfigError, DataError
+from tokenkit.log import logger
 
-BLOCK = 4096
+if TYPE_CHECKING:
+    from tokenkit.config import Config
+
+BLOCK = 4096  # positions whose sources are drawn at once
 
 
 class Order(Protocol):
-    """Rows in global order."""
+    """Marked texts in global order."""
 
-    def rows(self, positions: range) -> list[tuple[Any, str]]:
-        """The rows at consecutive positions; positions asked for never go back."""
+    # Positions until every row was read once on average; None if that is not known.
+    pass_length: int | None
+
+    def texts(self, positions: range) -> tuple[list[str], int]:
+        """The texts at consecutive positions, and how many of the rows there were empty."""
         ...
 
 
-class _Shuffled:
-    """A source repeated for ever, each pass in another order."""
+class Passes:
+    """A source repeated for ever, each pass in another order if shuffled."""
 
-    def __init__(self, source: Source, seed: tuple[int, ...], shuffle: bool) -> None:
-        self.source, self.seed, self.shuffle = source, seed, shuffle
-        self._epoch, self._permutation = -1, np.zeros(0, dtype=np.int64)
+    def __init__(
+        self, source: Source, row_format: RowFormat, seed: tuple[int, ...], shuffle: bool
+    ) -> None:
+        self.source, self.row_format = source, row_format
+        self.seed, self.shuffle = seed, shuffle
+        self._epoch, self._permutation = -1, np.zeros(0, dtype=np.uint32)
 
-    def read(self, position: int) -> tuple[Any, str]:
-        epoch, index = divmod(position, len(self.source))
-        if self.shuffle:
-            if epoch != self._epoch:
-                generator = np.random.default_rng((*self.seed, epoch))
-                self._permutation = generator.permutation(len(self.source))
-                self._epoch = epoch
-            index = int(self._permutation[index])
-        return self.source.read(index)
+    def _row(self, epoch: int, index: int) -> int:
+        if not self.shuffle:
+            return index
+        if epoch != self._epoch:
+            size = len(self.source)
+            permutation = np.random.default_rng((*self.seed, epoch)).permutation(size)
+            self._permutation = permutation.astype(np.min_scalar_type(size))
+            self._epoch = epoch
+        return int(self._permutation[index])
+
+    def text(self, position: int) -> tuple[str, bool]:
+        """The text at a position, and whether the row there was empty and another stands in.
+
+        Raises:
+            DataError: if the row is bad, or all rows are empty.
+        """
+        size = len(self.source)
+        epoch, index = divmod(position, size)
+        for passed in range(size):
+            row, where = self.source.read(self._row(epoch, (index + passed) % size))
+            text = marked_text(row, where, self.row_format)
+            if text:
+                return text, passed > 0
+        raise DataError(f"{where}: this row and all others of its source are empty")
 
 
 class IndexedOrder:
-    """Indexable sources; a position can be reached without reading what lies before it."""
+    """Indexable sources; a position can be reached without reading what lies before it.
 
-    def __init__(self, sources: list[Source], weights: list[float], seed: int, shuffle: bool):
+    With weights, the sources of each block of positions are drawn by a generator of that block.
+    """
+
+    def __init__(
+        self,
+        sources: list[Source],
+        weights: list[float],
+        row_format: RowFormat,
+        seed: int,
+        shuffle: bool,
+    ) -> None:
         if not weights:  # proportional to size: one pass is one pass over everything
             sources, weights = [Joined(sources)], [1.0]
         self.probabilities = np.array(weights) / np.sum(weights)
-        self.sources = [_Shuffled(s, (seed, k), shuffle) for k, s in enumerate(sources)]
+        self.passes = [Passes(s, row_format, (seed, k), shuffle) for k, s in enumerate(sources)]
+        self.pass_length: int | None = sum(len(source) for source in sources)
         self.seed = seed
-        self._block, self._counts = 0, np.zeros(len(sources), dtype=np.int64)
+        self._rewind()
 
-    def _draw(self, block: int) -> np.ndarray:
-        generator = np.random.default_rng((self.seed, len(self.sources), block))
-        return generator.choice(len(self.sources), size=BLOCK, p=self.probabilities)
+    def _rewind(self) -> None:
+        self._block = -1
+        self._before = np.zeros(len(self.passes), dtype=np.int64)  # rows before the next block
 
-    def _choice(self, position: int) -> tuple[int, int]:
-        """Source of a position, and how many rows of it came before."""
+    def _next_block(self) -> None:
+        """Source of each position of the block, and the position in that source's passes."""
+        count = len(self.passes)
+        self._block += 1
+        generator = np.random.default_rng((self.seed, count, self._block))
+        self._sources = generator.choice(count, size=BLOCK, p=self.probabilities)
+        self._indices = np.empty(BLOCK, dtype=np.int64)
+        for source in range(count):
+            mine = np.flatnonzero(self._sources == source)
+            self._indices[mine] = self._before[source] + np.arange(len(mine))
+            self._before[source] += len(mine)
+
+    def _locate(self, position: int) -> tuple[int, int]:
+        if len(self.passes) == 1:
+            return 0, position
         block, offset = divmod(position, BLOCK)
         if block < self._block:
-            self._block, self._counts = 0, np.zeros_like(self._counts)
+            self._rewind()
         while self._block < block:
-            self._counts += np.bincount(self._draw(self._block), minlength=len(self.sources))
-            self._block += 1
-        drawn = self._draw(block)
-        source = int(drawn[offset])
-        return source, int(self._counts[source] + (drawn[:offset] == source).sum())
+            self._next_block()
+        return int(self._sources[offset]), int(self._indices[offset])
 
-    def rows(self, positions: range) -> list[tuple[Any, str]]:
-        if len(self.sources) == 1:
-            return [self.sources[0].read(position) for position in positions]
-        choices = [self._choice(position) for position in positions]
-        return [self.sources[source].read(index) for source, index in choices]
+    def texts(self, positions: range) -> tuple[list[str], int]:
+        found = [self.passes[k].text(index) for k, index in map(self._locate, positions)]
+        return [text for text, _ in found], sum(empty for _, empty in found)
 
 
 class StreamedOrder:
-    """Streamed sources, shuffled in a buffer. Resuming reads and skips what came before."""
+    """Streamed sources, each shuffled in a buffer within a pass, mixed by weight.
+
+    Every process reads (and skips) what others take, and resuming reads what came before: cheap
+    beside training for the usual millions of rows, but not free. Indexable sources only seek.
+    """
+
+    pass_length: int | None = None
 
     def __init__(
-        self, names: list[str], split: str, weights: list[float], seed: int, buffer: int
+        self,
+        names: list[str],
+        split: str,
+        weights: list[float],
+        row_format: RowFormat,
+        seed: int,
+        buffer: int,
     ) -> None:
-        self.names, self.split, self.seed, self.buffer = names, split, seed, buffer
+        self.names, self.split, self.row_format = names, split, row_format
+        self.seed, self.buffer = seed, buffer
         weights = weights or [1.0] * len(names)
         self.probabilities = np.array(weights) / np.sum(weights)
+        self.announces = False  # whether this rank reports skipped rows
         self._position = 0
-        self._iterator: Iterator[tuple[Any, str]] | None = None
+        self._iterator: Iterator[tuple[str, int]] | None = None
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_iterator": None, "_position": 0}
 
-    def _mixed(self) -> Iterator[tuple[Any, str]]:
-        generator = np.random.default_rng(self.seed)
-        streams = [stream_source(name, self.split) for name in self.names]
+    def _filtered(self, name: str, first: bool) -> Iterator[tuple[str, int]]:
+        """Texts of one pass, each with the number of empty rows just before it."""
+        rows, empty, skipped = 0, 0, 0
+        for row, where in iterate_source(name, self.split, self.row_format.text_field):
+            rows += 1
+            text = marked_text(row, where, self.row_format)
+            if text:
+                yield text, skipped
+                skipped = 0
+            else:
+                empty, skipped = empty + 1, skipped + 1
+        if rows == empty:
+            raise DataError(f"data '{name}' has no rows{' with text' if rows else ''}")
+        worker = get_worker_info()
+        if first and empty and self.announces and (worker is None or worker.id == 0):
+            logger.warning(f"data '{name}': {empty:,} of {rows:,} rows are empty and were skipped")
+
+    def _shuffled(self, number: int) -> Iterator[tuple[str, int]]:
+        """One source for ever; a pass ends when its buffer is empty."""
+        epoch = 0
+        while True:
+            generator = np.random.default_rng((self.seed, number, epoch))
+            held: list[tuple[str, int]] = []
+            for item in self._filtered(self.names[number], first=epoch == 0):
+                if len(held) < self.buffer:
+                    held.append(item)
+                    continue
+                index = int(generator.integers(self.buffer))
+                held[index], item = item, held[index]
+                yield item
+            generator.shuffle(held)
+            yield from held
+            epoch += 1
+
+    def _plain(self, number: int) -> Iterator[tuple[str, int]]:
+        first = True
+        while True:
+            yield from self._filtered(self.names[number], first)
+            first = False
+
+    def _mixed(self) -> Iterator[tuple[str, int]]:
+        read = self._shuffled if self.buffer > 1 else self._plain
+        streams = [read(number) for number in range(len(self.names))]
+        generator = np.random.default_rng((self.seed, len(streams)))
         while True:
             for source in generator.choice(len(streams), size=BLOCK, p=self.probabilities):
                 yield next(streams[source])
 
-    def _shuffled(self) -> Iterator[tuple[Any, str]]:
-        if self.buffer <= 1:
-            yield from self._mixed()
-        generator = np.random.default_rng((self.seed, 1))
-        held: list[tuple[Any, str]] = []
-        for row in self._mixed():
-            if len(held) < self.buffer:
-                held.append(row)
-                continue
-            index = int(generator.integers(self.buffer))
-            held[index], row = row, held[index]
-            yield row
-
-    def rows(self, positions: range) -> list[tuple[Any, str]]:
+    def texts(self, positions: range) -> tuple[list[str], int]:
         if self._iterator is None or positions.start < self._position:
-            self._iterator, self._position = self._shuffled(), 0
+            self._iterator, self._position = self._mixed(), 0
         while self._position < positions.start:
             next(self._iterator)
             self._position += 1
-        self._position += len(positions)
-        return [next(self._iterator) for _ in positions]
+        found = []
+        for _ in positions:
+            found.append(next(self._iterator))
+            self._position += 1
+        return [text for text, _ in found], sum(skipped for _, skipped in found)
 
 
-def build_order(config: Any) -> Order:
+def build_order(config: Config) -> Order:
     """The global order that ``[data]`` describes.
 
     Raises:
         ConfigError, DataError: if a source or weight cannot be used.
     """
-    data, seed = config.data, config.job.seed
+    data, seed, row_format = config.data, config.job.seed, RowFormat.of(config)
+    if not data.train:
+        raise ConfigError("data.train is empty: name files or folders, or hf:dataset, to train on")
     if data.weights and len(data.weights) != len(data.train):
         raise ConfigError(
             f"data.weights has {len(data.weights)} entries for {len(data.train)} in data.train"
         )
     if data.streaming:
         buffer = data.shuffle_buffer if data.shuffle else 0
-        return StreamedOrder(data.train, data.split, data.weights, seed, buffer)
-    sources = [open_source(name, data.split) for name in data.train]
-    return IndexedOrder(sources, data.weights, seed, data.shuffle)
+        return StreamedOrder(data.train, data.split, data.weights, row_format, seed, buffer)
+    sources = [open_source(name, data.split, data.text_field) for name in data.train]
+    return IndexedOrder(sources, data.weights, row_format, seed, data.shuffle)

@@ -1,25 +1,33 @@
 """Where rows come from: local files and folders, or datasets by name.
 
-Local: ``.jsonl``, ``.json`` (a list of rows, or one object a line), ``.parquet``, ``.txt`` (one
-document a file), or a folder of such files. By name: ``hf:name[:config]``. Every source can be
-indexed; ``hf:`` sources can be streamed instead.
+A name is a file, a folder (all files of known kinds in it and below, sorted by path), a pattern
+with ``*``, or ``hf:name[:config]``. Kinds of file:
+
+- ``.jsonl``: one JSON object a line; empty lines are no rows;
+- ``.json``: a list of rows, or one object a line;
+- ``.parquet``: a row is a row;
+- ``.txt``: the whole file is one document.
+
+Other kinds can be registered in :data:`FILE_KINDS`. All of these can be indexed; ``hf:`` sources
+can be streamed instead.
 """
 
 from __future__ import annotations
 
 import glob
-import itertools
-import json
-import mmap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from tokenkit.data.json_files import JsonLines, read_json_list
 from tokenkit.errors import DataError
+from tokenkit.registry import Registry
 
-SUFFIXES = (".jsonl", ".json", ".parquet", ".txt")
+FILE_KINDS = Registry("kind of data file")
+
+Row = tuple[Any, str]  # a row, and where it stands (file and line)
 
 
 class Source(Protocol):
@@ -27,46 +35,17 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, index: int) -> tuple[Any, str]:
-        """A row and where it stands (file and line)."""
+    def read(self, index: int) -> Row:
+        """A row and where it stands.
+
+        Raises:
+            DataError: if it cannot be read.
+        """
         ...
 
 
-class JsonLines:
-    """One JSON object a line; only line offsets are held in memory."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        data = np.memmap(path, mode="r", dtype=np.uint8) if path.stat().st_size else np.zeros(0)
-        ends = np.flatnonzero(data == ord("\n")) + 1
-        if len(data) and (not len(ends) or ends[-1] != len(data)):
-            ends = np.append(ends, len(data))
-        begins = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
-        # Lines that hold nothing but their end are no rows.
-        self.lines = np.flatnonzero(ends - begins > 1)
-        self.begins, self.ends = begins[self.lines], ends[self.lines]
-        self._map: mmap.mmap | None = None
-
-    def __len__(self) -> int:
-        return len(self.lines)
-
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_map": None}
-
-    def read(self, index: int) -> tuple[Any, str]:
-        if self._map is None:
-            with self.path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        where = f"{self.path}:{self.lines[index] + 1}"
-        data = self._map[int(self.begins[index]) : int(self.ends[index])]
-        try:
-            return json.loads(data), where
-        except ValueError as error:
-            raise DataError(f"{where}: not a JSON object ({error})") from error
-
-
-class Rows:
-    """Rows that are held in memory or behind an indexable object (a table, a dataset)."""
+class Table:
+    """Rows behind an indexable object: a list, a dataset that is mapped into memory."""
 
     def __init__(self, name: str, rows: Any) -> None:
         self.name, self.rows = name, rows
@@ -74,24 +53,42 @@ class Rows:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def read(self, index: int) -> tuple[Any, str]:
-        return self.rows[int(index)], f"{self.name}:{int(index) + 1}"
+    def read(self, index: int) -> Row:
+        where = f"{self.name}:{index + 1}"
+        try:
+            return self.rows[index], where
+        except Exception as error:  # whatever a decoder makes of damaged data
+            raise DataError(f"{where}: cannot be read ({_first_line(error)})") from error
 
 
 class TextFile:
     """A file as one document."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, text_field: str) -> None:
+        self.path, self.text_field = path, text_field
 
     def __len__(self) -> int:
         return 1
 
-    def read(self, index: int) -> tuple[Any, str]:
+    def read(self, index: int) -> Row:
         try:
-            return self.path.read_text(encoding="utf-8"), f"{self.path}:1"
-        except UnicodeDecodeError as error:
-            raise DataError(f"{self.path}: not UTF-8 text ({error})") from error
+            return {self.text_field: self.path.read_text(encoding="utf-8")}, f"{self.path}:1"
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{self.path}: not readable as UTF-8 text ({error})") from error
+
+
+class JsonList:
+    """The rows of a JSON list, each with the line it begins in."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows, self.lines = read_json_list(path)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, index: int) -> Row:
+        return self.rows[index], f"{self.path}:{self.lines[index]}"
 
 
 class Joined:
@@ -102,58 +99,82 @@ class Joined:
         self.ends = np.cumsum([len(part) for part in parts])
 
     def __len__(self) -> int:
-        return int(self.ends[-1]) if len(self.ends) else 0
+        return int(self.ends[-1])
 
-    def read(self, index: int) -> tuple[Any, str]:
+    def read(self, index: int) -> Row:
         part = int(np.searchsorted(self.ends, index, side="right"))
-        return self.parts[part].read(int(index - (self.ends[part - 1] if part else 0)))
+        return self.parts[part].read(index - int(self.ends[part - 1] if part else 0))
 
 
-def _open_json(path: Path) -> Source:
+@FILE_KINDS.register(".jsonl")
+def _open_jsonl(path: Path, text_field: str) -> Source:
+    return JsonLines(path)
+
+
+@FILE_KINDS.register(".json")
+def _open_json(path: Path, text_field: str) -> Source:
     with path.open("rb") as file:
-        is_list = file.read(64).lstrip()[:1] == b"["
-    if not is_list:
-        return JsonLines(path)
-    try:
-        return Rows(str(path), json.loads(path.read_bytes()))
-    except ValueError as error:
-        raise DataError(f"{path}: not valid JSON ({error})") from error
+        is_list = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
+    return JsonList(path) if is_list else JsonLines(path)
 
 
-def _open_parquet(path: Path) -> Source:
+@FILE_KINDS.register(".parquet")
+def _open_parquet(path: Path, text_field: str) -> Source:
+    """Converted once to an Arrow file in the cache of ``datasets`` and mapped into memory."""
     import datasets
     import pyarrow
+    from pyarrow import parquet
 
     try:
-        table = pyarrow.parquet.read_table(path, memory_map=True)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a readable parquet file ({error})") from error
-    return Rows(str(path), datasets.Dataset(table))
+        if parquet.read_metadata(path).num_rows == 0:
+            return Table(str(path), [])
+        return Table(str(path), datasets.Dataset.from_parquet(str(path)))
+    except (pyarrow.ArrowException, datasets.exceptions.DatasetsError, OSError) as error:
+        reason = _first_line(error.__cause__ or error)
+        raise DataError(f"{path}: not a readable parquet file ({reason})") from error
 
 
-def _open_file(path: Path) -> Source:
-    if path.suffix == ".jsonl":
-        return JsonLines(path)
-    if path.suffix == ".json":
-        return _open_json(path)
-    if path.suffix == ".parquet":
-        return _open_parquet(path)
-    if path.suffix == ".txt":
-        return TextFile(path)
-    raise DataError(f"{path}: unknown kind of file (known: {', '.join(SUFFIXES)})")
+@FILE_KINDS.register(".txt")
+def _open_text(path: Path, text_field: str) -> Source:
+    return TextFile(path, text_field)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _files_in(folder: Path) -> list[Path]:
+    found = (path for path in folder.rglob("*") if path.suffix in FILE_KINDS and path.is_file())
+    hidden = (path.relative_to(folder).parts for path in found)
+    return sorted(
+        folder.joinpath(*parts) for parts in hidden if not any(p.startswith(".") for p in parts)
+    )
 
 
 def _local_files(name: str) -> list[Path]:
     path = Path(name).expanduser()
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file())
-    elif path.is_file():
-        files = [path]
-    else:
-        files = sorted(Path(p) for p in glob.glob(str(path), recursive=True))
+    matches = [path] if path.exists() else map(Path, sorted(glob.glob(str(path), recursive=True)))
+    files = [
+        file for match in matches for file in (_files_in(match) if match.is_dir() else [match])
+    ]
+    kinds = ", ".join(FILE_KINDS.names())
     if not files:
-        raise DataError(f"data '{name}': no such file, or no {'/'.join(SUFFIXES)} file in it")
+        raise DataError(f"data '{name}': no such file, or a folder without any file of {kinds}")
+    for file in files:
+        if file.suffix not in FILE_KINDS:
+            raise DataError(f"{file}: unknown kind of file '{file.suffix}' (known: {kinds})")
     return files
+
+
+def _open_local(name: str, text_field: str) -> Source:
+    parts: list[Source] = []
+    for path in _local_files(name):
+        try:
+            parts.append(FILE_KINDS.get(path.suffix)(path, text_field))
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return Joined(parts)
 
 
 def _load_hub(name: str, split: str, streaming: bool) -> Any:
@@ -162,38 +183,46 @@ def _load_hub(name: str, split: str, streaming: bool) -> Any:
     dataset, _, config = name.removeprefix("hf:").partition(":")
     try:
         return datasets.load_dataset(dataset, config or None, split=split, streaming=streaming)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise DataError(f"data '{name}' (split '{split}') cannot be loaded: {reason}") from error
+    except Exception as error:  # a loader may fail in any way
+        raise DataError(
+            f"data '{name}' (split '{split}') cannot be loaded: {_first_line(error)}"
+        ) from error
 
 
-def open_source(name: str, split: str) -> Source:
+def open_source(name: str, split: str, text_field: str = "text") -> Source:
     """An indexable source.
 
     Raises:
         DataError: if it is missing, unreadable or empty.
     """
     if name.startswith("hf:"):
-        source: Source = Rows(name, _load_hub(name, split, streaming=False))
+        source: Source = Table(name, _load_hub(name, split, streaming=False))
     else:
-        source = Joined([_open_file(path) for path in _local_files(name)])
+        source = _open_local(name, text_field)
     if not len(source):
         raise DataError(f"data '{name}' has no rows")
     return source
 
 
-def stream_source(name: str, split: str) -> Iterator[tuple[Any, str]]:
-    """Rows of a source from its beginning, over and over, with where they stand."""
-    for epoch in itertools.count():
-        empty = True
-        if name.startswith("hf:"):
-            dataset = _load_hub(name, split, streaming=True)
-            rows = ((row, f"{name}:{number + 1}") for number, row in enumerate(dataset))
-        else:
-            source = open_source(name, split)
-            rows = (source.read(number) for number in range(len(source)))
-        for row in rows:
-            empty = False
-            yield row
-        if empty:
-            raise DataError(f"data '{name}' has no rows (pass {epoch + 1})")
+def iterate_source(
+    name: str, split: str, text_field: str = "text", streaming: bool = True
+) -> Iterator[Row]:
+    """All rows of a source once, in order; ``hf:`` sources are streamed if ``streaming``.
+
+    Raises:
+        DataError: as :func:`open_source`, or when a stream breaks off.
+    """
+    if not (streaming and name.startswith("hf:")):
+        source = open_source(name, split, text_field)
+        yield from map(source.read, range(len(source)))
+        return
+    number, rows = 0, iter(_load_hub(name, split, streaming=True))
+    while True:
+        number += 1
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except Exception as error:  # of the network, or of whatever decodes the data
+            raise DataError(f"{name}:{number}: cannot be read ({_first_line(error)})") from error
+        yield row, f"{name}:{number}"

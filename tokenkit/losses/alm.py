@@ -6,17 +6,19 @@ ALM asks the student to give each chunk the probability that the teacher gives i
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tokenkit.config import Config
-from tokenkit.data.batch import Batch
 from tokenkit.losses.alm_diffs import DIFFERENCES
 from tokenkit.losses.base import SequenceScores
 from tokenkit.losses.registry import LOSSES
 from tokenkit.losses.segments import first_run_end, segment_sum
+
+if TYPE_CHECKING:
+    from tokenkit.data.batch import Batch
 
 
 class Chunks(NamedTuple):
@@ -31,6 +33,7 @@ class Grouping(NamedTuple):
 
     on: Tensor  # bool, the chunk (or group of chunks) counts
     tokens: Tensor  # active teacher tokens in it
+    parts: Tensor  # [] number of chunks that count, before merging
     group: Tensor | None  # chunk → group id (−1: none), None without merging
     end: Tensor | None  # group → its last chunk
 
@@ -98,23 +101,23 @@ class ALM:
 
     @staticmethod
     def _size(batch: Batch) -> int:
-        """Room for chunks: a chunk has at least one token on each side."""
-        return min(batch.teacher_ids.shape[1], batch.student_ids.shape[1])
+        """Room for chunks per row: each that counts has a teacher token of its own."""
+        return batch.teacher_ids.shape[1]
 
     def _grouping(self, batch: Batch, teacher: SequenceScores) -> Grouping:
         ids, size = self._active(batch, "teacher"), self._size(batch)
         tokens = segment_sum(torch.ones_like(ids[:, 1:], dtype=torch.float32), ids[:, 1:], size)
         on = tokens > 0
+        parts = on.sum(dtype=torch.float32)
         if "merge_by_space_prob" not in self.modes:
-            return Grouping(on, tokens, None, None)
-        end = first_run_end(ids, size)
-        boundary = teacher.boundary_logprob.gather(1, end)
-        # A chunk without active tokens ends a group too: what is merged must be contiguous.
+            return Grouping(on, tokens, parts, None, None)
+        boundary = teacher.boundary_logprob.gather(1, first_run_end(ids, size))
+        # A group is contiguous text, so it ends before text outside the loss mask too.
         closed = ((boundary.exp() > self.threshold) | ~on).long()
         # A chunk's group is the number of closed chunks strictly before it.
         group = torch.where(on, closed.cumsum(1) - closed, -1)
         merged = segment_sum(tokens, group, size)
-        return Grouping(merged > 0, merged, group, first_run_end(group, size))
+        return Grouping(merged > 0, merged, parts, group, first_run_end(group, size))
 
     def _logprob(self, chunks: Chunks, grouping: Grouping) -> Tensor:
         """Log-prob of each chunk or group, the boundary after it included if asked for."""
@@ -129,12 +132,15 @@ class ALM:
     def _metrics(
         self, grouping: Grouping, y: Tensor, x: Tensor, count: Tensor
     ) -> dict[str, Tensor]:
+        """Means per unit of the denominator: per chunk after merging, or per teacher token."""
         on = grouping.on
-        return {
-            f"{self.name}/teacher_tokens_per_count": grouping.tokens.sum() / count,
-            f"{self.name}/teacher_logprob": torch.where(on, y, 0.0).sum().detach() / count,
-            f"{self.name}/student_logprob": torch.where(on, x, 0.0).sum().detach() / count,
+        sums = {
+            "teacher_tokens": grouping.tokens.sum(),
+            "chunks_before_merging": grouping.parts,
+            "teacher_logprob": torch.where(on, y, 0.0).sum(),
+            "student_logprob": torch.where(on, x, 0.0).sum().detach(),
         }
+        return {f"{self.name}/{name}": value / count for name, value in sums.items()}
 
 
 @LOSSES.register("alm_unconstrained")

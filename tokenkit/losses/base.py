@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
-from tokenkit.data.batch import Batch
+if TYPE_CHECKING:
+    from tokenkit.data.batch import Batch
 
 
 @dataclass

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from tokenkit.config import Config
-from tokenkit.data.batch import Batch
 from tokenkit.losses.base import SequenceScores
 from tokenkit.losses.registry import LOSSES
+
+if TYPE_CHECKING:
+    from tokenkit.data.batch import Batch
 
 
 @LOSSES.register("sft")

@@ -1,8 +1,8 @@
 """Scores of next tokens from hidden states, without ever keeping ``[N, V]`` logits.
 
 Training by ALM or cross-entropy needs two numbers a position: the log-prob of the label and the
-log of the probability mass on boundary tokens. Both are computed for a few rows at a time and
-recomputed in backward, so memory is that of the hidden states.
+log of the probability mass on boundary tokens. Both are computed for a block of rows at a time
+and the block is recomputed in backward, so memory is that of the hidden states plus two blocks.
 
 With z the logits, p = softmax(z), m the boundary mask and P_m = Σ p m:
 
@@ -16,142 +16,174 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-CHUNK_BYTES = 32 * 2**20  # of one block of logits
-LOG_FLOOR = -1e4  # boundary log-prob where no boundary token exists
+from tokenkit.models.logit_blocks import Head, LogitBlocks, default_chunk_rows, multiply
+
+# Least boundary mass, relative to the likeliest token, that fp32 tells apart from zero. Where the
+# mass is smaller, or the mask empty, the log-prob stays finite (about −85) and has no gradient.
+MASS_FLOOR = 1e-37
 
 
 class Scores(NamedTuple):
-    """Scores of N positions; fp32 (float64 for float64 inputs)."""
+    """Scores of N positions; fp32 (float64 for float64 inputs).
+
+    The last three are what :func:`hidden_gradient` needs, arranged so that nothing cancels: the
+    label's own term stays apart from the sum over the other tokens. z' is the slope of soft-cap
+    and scale.
+    """
 
     label_logprob: Tensor  # [N]
     boundary_logprob: Tensor | None  # [N]
-    expected: Tensor | None  # [N, D] E_p = Σ p_v z'_v W_v
-    expected_boundary: Tensor | None  # [N, D] E_m = Σ (p m / P_m)_v z'_v W_v
-    label_slope: Tensor | None  # [N] z'_label: derivative of the soft-cap and scale
+    expected: Tensor | None = None  # [N, D] Σ_{v ≠ label} p_v z'_v W_v
+    expected_boundary: Tensor | None = None  # [N, D] Σ_v (p m / P_m − p)_v z'_v W_v
+    label_slope: Tensor | None = None  # [N] (1 − p_label) z'_label
 
 
-class _Head(NamedTuple):
-    """What turns hidden states into logits, besides the matrices."""
+class _Rows(NamedTuple):
+    """What backward knows of each row. Masses are relative to the likeliest token."""
 
-    softcap: float | None
-    logit_scale: float
-    chunk_rows: int
+    labels: Tensor  # [N]
+    top: Tensor  # [N] highest logit
+    total: Tensor  # [N] Σ e^(z − top)
+    mass: Tensor | None  # [N] Σ e^(z − top) m, at least MASS_FLOOR
 
+    def at(self, rows: slice) -> _Rows:
+        """Views of some rows."""
+        return _Rows(*(None if tensor is None else tensor[rows] for tensor in self))
 
-def _accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
+    def factors(
+        self, grad_label: Tensor, grad_mass: Tensor | None, scale: float
+    ) -> tuple[Tensor, Tensor | None]:
+        """Factors ``[n]`` on e^(z − top) that make up the logits' gradient but for onehot(label).
 
-
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, head: _Head) -> Tensor:
-    """Logits ``[n, V]`` of one block in accumulation precision, soft-capped."""
-    logits = (hidden @ weight.T).to(_accumulation_dtype(hidden.dtype))
-    if bias is not None:
-        logits += bias
-    if head.logit_scale != 1.0:
-        logits *= head.logit_scale
-    if head.softcap is not None:
-        logits.div_(head.softcap).tanh_().mul_(head.softcap)
-    return logits
-
-
-def _slope(logits: Tensor, head: _Head) -> Tensor | None:
-    """Derivative of capped logits by the matmul's result, or None where it is 1."""
-    if head.softcap is None:
-        return None
-    return (logits / head.softcap).square_().neg_().add_(1.0)
+        The first is for all tokens, the second is added for boundary tokens.
+        """
+        if grad_mass is None:
+            return -scale * grad_label / self.total, None
+        grad_mass = torch.where(self.mass > MASS_FLOOR, grad_mass, 0.0)
+        outside = -scale * (grad_label + grad_mass) / self.total
+        return outside, scale * grad_mass / self.mass
 
 
 class _LinearScores(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, bias, labels, boundary, head, keep):
-        n = len(hidden)
-        dtype = _accumulation_dtype(hidden.dtype)
-        mask = None if boundary is None else boundary.to(dtype)
-        lse, label = (hidden.new_empty(n, dtype=dtype) for _ in range(2))
-        mass = None if mask is None else torch.empty_like(lse)
-        kept = [None, None, None]
-        if keep:
-            kept = [torch.empty_like(hidden), None, torch.empty_like(lse)]
+    def forward(ctx, hidden, weight, bias, labels, mask, head, keep):
+        blocks = LogitBlocks(hidden, weight, bias, head)
+        label, top, total = hidden.new_empty(3, len(hidden), dtype=blocks.dtype)
+        state = _Rows(labels, top, total, None if mask is None else torch.empty_like(total))
+        mask = None if mask is None else mask[: head.valid_vocab].to(blocks.dtype)
+        kept = _empty_expectations(blocks, mask) if keep else (None, None, None)
+        for rows, logits in blocks:
+            here = state.at(rows)
+            slope = blocks.slope(logits) if keep else None
+            torch.amax(logits, 1, out=here.top)
+            logits.sub_(here.top[:, None])
+            at_label = logits.gather(1, here.labels[:, None]).squeeze(1)
+            p = logits.exp_()
+            torch.sum(p, 1, out=here.total)
+            torch.sub(at_label, here.total.log(), out=label[rows])
             if mask is not None:
-                kept[1] = torch.empty_like(hidden)
-        for begin in range(0, n, head.chunk_rows):
-            rows = slice(begin, begin + head.chunk_rows)
-            logits = _logits(hidden[rows], weight, bias, head)
-            slope = _slope(logits, head) if keep else None
-            label[rows] = logits.gather(1, labels[rows, None]).squeeze(1)
-            lse[rows] = torch.logsumexp(logits, dim=1)
-            if mask is None and not keep:
-                continue
-            p = logits.sub_(lse[rows, None]).exp_()
-            if mask is not None:
-                mass[rows] = p @ mask
+                torch.mv(p, mask, out=here.mass).clamp_(min=MASS_FLOOR)
             if keep:
-                _keep_expectations(kept, rows, p, slope, mask, mass, weight, labels, head)
-        label.sub_(lse).clamp_(max=0.0)
-        log_mass = None
-        if mass is not None:
-            log_mass = mass.log().clamp_(min=LOG_FLOOR, max=0.0)
-        ctx.save_for_backward(hidden, weight, bias, labels, mask, lse, mass)
+                _keep_expectations(kept, rows, blocks, p, slope, here, label[rows], mask)
+        label.clamp_(max=0.0)
+        log_mass = None if mask is None else (state.mass / total).log_().clamp_(max=0.0)
+        ctx.save_for_backward(hidden, weight, bias, mask, *state, *kept)
         ctx.head = head
-        ctx.mark_non_differentiable(*[t for t in kept if t is not None])
+        ctx.mark_non_differentiable(*[tensor for tensor in kept if tensor is not None])
+        ctx.set_materialize_grads(False)
         return label, log_mass, *kept
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad_label, grad_mass, *_):
-        hidden, weight, bias, labels, mask, lse, mass = ctx.saved_tensors
-        need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
-        head, dtype = ctx.head, lse.dtype
-        grad_hidden = torch.empty_like(hidden) if need_hidden else None
-        grad_weight = torch.zeros_like(weight, dtype=dtype) if need_weight else None
-        grad_bias = torch.zeros_like(bias, dtype=dtype) if need_bias else None
-        total = grad_label.to(dtype).neg()
-        if grad_mass is not None and mask is not None:
-            total = total - grad_mass
-            inside = torch.where(mass > 0, grad_mass / mass.clamp(min=1e-37), 0.0)
-        else:
-            inside = None
-        for begin in range(0, len(hidden), head.chunk_rows):
-            rows = slice(begin, begin + head.chunk_rows)
-            logits = _logits(hidden[rows], weight, bias, head)
-            slope = _slope(logits, head)
-            grad = logits.sub_(lse[rows, None]).exp_()
-            if inside is None:
-                grad.mul_(total[rows, None])
-            else:
-                grad.mul_(torch.outer(inside[rows], mask).add_(total[rows, None]))
-            grad.scatter_add_(1, labels[rows, None], grad_label[rows, None].to(dtype))
-            if slope is not None:
-                grad.mul_(slope)
-            if head.logit_scale != 1.0:
-                grad.mul_(head.logit_scale)
-            if need_bias:
-                grad_bias += grad.sum(0)
-            grad = grad.to(hidden.dtype)
-            if need_hidden:
-                torch.mm(grad, weight, out=grad_hidden[rows])
-            if need_weight:
-                if grad_weight.dtype == grad.dtype:
-                    grad_weight.addmm_(grad.T, hidden[rows])
-                else:
-                    grad_weight += grad.T @ hidden[rows]
-        grad_weight = None if grad_weight is None else grad_weight.to(weight.dtype)
-        grad_bias = None if grad_bias is None else grad_bias.to(bias.dtype)
-        return grad_hidden, grad_weight, grad_bias, None, None, None, None
+        hidden, weight, bias, mask, *state, expected, expected_boundary, label_slope = (
+            ctx.saved_tensors
+        )
+        state = _Rows(*state)
+        if grad_label is None:
+            grad_label = torch.zeros_like(state.total)
+        inputs, needed = (hidden, weight, bias), ctx.needs_input_grad[:3]
+        grads = [
+            torch.zeros_like(tensor, dtype=state.total.dtype) if need else None
+            for tensor, need in zip(inputs, needed, strict=True)
+        ]
+        missing = list(grads)
+        if needed[0] and expected is not None:
+            scores = Scores(None, None, expected, expected_boundary, label_slope)
+            grads[0] = hidden_gradient(scores, weight, state.labels, grad_label, grad_mass)
+            missing[0] = None
+        if any(grad is not None for grad in missing):
+            blocks = LogitBlocks(hidden, weight, bias, ctx.head)
+            _add_gradients(*missing, blocks, state, mask, grad_label, grad_mass)
+        grads = [
+            None if grad is None else grad.to(tensor.dtype)
+            for grad, tensor in zip(grads, inputs, strict=True)
+        ]
+        return *grads, None, None, None, None
 
 
-def _keep_expectations(kept, rows, p, slope, mask, mass, weight, labels, head) -> None:
-    """Fill E_p, E_m and the label's slope of one block from its probabilities."""
-    factor = head.logit_scale
-    if slope is None:
-        kept[2][rows] = factor
-    else:
-        kept[2][rows] = factor * slope.gather(1, labels[rows, None]).squeeze(1)
-        p = p * slope
-    kept[0][rows] = (factor * (p.to(weight.dtype) @ weight)).to(kept[0].dtype)
+def _add_gradients(
+    to_hidden: Tensor | None,
+    to_weight: Tensor | None,
+    to_bias: Tensor | None,
+    blocks: LogitBlocks,
+    state: _Rows,
+    mask: Tensor | None,
+    grad_label: Tensor,
+    grad_mass: Tensor | None,
+) -> None:
+    """Recompute each block's probabilities and add the gradients that are asked for."""
+    scale, valid = blocks.head.logit_scale, blocks.head.valid_vocab
+    outside, inside = state.factors(grad_label, grad_mass, scale)
+    for rows, logits in blocks:
+        here = state.at(rows)
+        slope = blocks.slope(logits)
+        at_label = grad_label[rows] * blocks.slope_at(slope, here.labels)
+        p = logits.sub_(here.top[:, None]).exp_()
+        if slope is not None:
+            p.mul_(slope)
+        grad = blocks.weigh(p, outside[rows], None if inside is None else inside[rows], mask)
+        grad.scatter_add_(1, here.labels[:, None], at_label[:, None])
+        if to_bias is not None:
+            to_bias[:valid] += grad.sum(0)
+        grad = grad.to(blocks.factor_dtype)
+        if to_hidden is not None:
+            multiply(grad, blocks.weight, to_hidden[rows])
+        if to_weight is not None:
+            multiply(grad.T, blocks.hidden[rows], to_weight[:valid], accumulate=True)
+
+
+def _empty_expectations(blocks: LogitBlocks, mask: Tensor | None) -> tuple[Tensor | None, ...]:
+    expected = torch.empty_like(blocks.hidden, dtype=blocks.dtype)
+    boundary = None if mask is None else torch.empty_like(expected)
+    return expected, boundary, expected.new_empty(len(expected))
+
+
+def _keep_expectations(
+    kept: tuple[Tensor | None, ...],
+    rows: slice,
+    blocks: LogitBlocks,
+    p: Tensor,
+    slope: Tensor | None,
+    here: _Rows,
+    label_logprob: Tensor,
+    mask: Tensor | None,
+) -> None:
+    """Fill some rows of :class:`Scores`' last three from ``p`` = e^(z − top), overwriting it."""
+    expected, expected_boundary, label_slope = kept
+    scale = blocks.head.logit_scale
+    at_label = blocks.slope_at(slope, here.labels)
+    torch.mul(torch.expm1(label_logprob).neg_(), at_label, out=label_slope[rows])
+    if slope is not None:
+        p.mul_(slope)
     if mask is not None:
-        inside = (p * mask / mass[rows, None].clamp(min=1e-37)).to(weight.dtype)
-        kept[1][rows] = (factor * (inside @ weight)).to(kept[1].dtype)
+        zero, one = torch.zeros_like(here.total), torch.ones_like(here.total)
+        grad = blocks.weigh(p, *here.factors(zero, one, scale), mask)
+        multiply(grad.to(blocks.factor_dtype), blocks.weight, expected_boundary[rows])
+    p.mul_((scale / here.total)[:, None]).scatter_(1, here.labels[:, None], 0.0)
+    multiply(p.to(blocks.factor_dtype), blocks.weight, expected[rows])
 
 
 def linear_scores(
@@ -169,25 +201,26 @@ def linear_scores(
 ) -> Scores:
     """Log-probs of labels and of the boundary set, differentiable in hidden, weight and bias.
 
+    All sums are in fp32 (or float64); gradients have the dtypes of the inputs. Nothing is spent
+    on inputs that need no gradient. With ``keep_expectations``, the backward pass needs no matmul
+    with the vocabulary for the hidden states' gradient.
+
     Args:
         hidden: ``[N, D]``.
-        weight: ``[V, D]`` output matrix.
-        labels: ``[N]`` int64.
+        weight: ``[V, D]`` output matrix, in the dtype of ``hidden``.
+        labels: ``[N]`` int64, below ``valid_vocab``.
         boundary_mask: ``[V]`` bool, or None if no boundary score is wanted.
         bias: ``[V]``.
         softcap: logits become ``softcap * tanh(logits / softcap)``.
-        logit_scale: factor on the matmul's result, before the soft-cap.
+        logit_scale: factor on the matmul's result plus bias, before the soft-cap.
         valid_vocab: rows of ``weight`` from here on have probability 0.
-        chunk_rows: rows a block; by default a block of logits takes about 32 MB.
-        keep_expectations: keep what :func:`hidden_gradient` needs.
+        chunk_rows: most rows in a block; by default as many as fit in BLOCK_BYTES.
+        keep_expectations: keep what :func:`hidden_gradient` needs, ``[N, D]`` in fp32 (twice with
+            a boundary mask).
     """
-    if valid_vocab is not None and valid_vocab < len(weight):
-        weight = weight[:valid_vocab]
-        bias = None if bias is None else bias[:valid_vocab]
-        boundary_mask = None if boundary_mask is None else boundary_mask[:valid_vocab]
-    size = _accumulation_dtype(hidden.dtype).itemsize
-    rows = chunk_rows or max(16, CHUNK_BYTES // (size * len(weight)))
-    head = _Head(softcap, logit_scale, rows)
+    valid = len(weight) if valid_vocab is None else min(valid_vocab, len(weight))
+    rows = chunk_rows or default_chunk_rows(hidden, valid)
+    head = Head(softcap, logit_scale, valid, rows)
     results = _LinearScores.apply(
         hidden, weight, bias, labels, boundary_mask, head, keep_expectations
     )
@@ -204,11 +237,12 @@ def hidden_gradient(
 ) -> Tensor:
     """Gradient ``[N, D]`` on hidden states, given gradients ``[N]`` on the two scores.
 
-    ``g_label (z'_y W_y − E_p) + g_boundary (E_m − E_p)``: no matmul with the vocabulary.
-    Needs scores computed with ``keep_expectations``.
+    It is linear in them, ``grad_label · ∂label/∂h + grad_boundary · ∂boundary/∂h``, so that any
+    number of losses on the same scores costs no further matmul with the vocabulary. Needs scores
+    computed with ``keep_expectations``; accumulation precision.
     """
-    slope = (scores.label_slope * grad_label)[:, None]
-    grad = slope * weight[labels] - grad_label[:, None] * scores.expected
+    grad = (grad_label * scores.label_slope)[:, None] * weight[labels]
+    grad -= grad_label[:, None] * scores.expected
     if grad_boundary is not None:
-        grad += grad_boundary[:, None] * (scores.expected_boundary - scores.expected)
+        grad += grad_boundary[:, None] * scores.expected_boundary
     return grad

@@ -1,9 +1,9 @@
-"""Tokenizers: byteified, with family roles, chat markers and alignment."""
+"""Tokenizers as bytes: specs, families, chats, and alignment of two tokenizations."""
 
 from tokenkit.tokenizers.align import Alignment, align
-from tokenkit.tokenizers.byteify import ByteifiedTokenizer
 from tokenkit.tokenizers.chat import (
     CHAT_MODES,
+    LOSS_MODES,
     apply_chat_mode,
     encode_batch_with_loss_mask,
     encode_with_loss_mask,
@@ -11,16 +11,19 @@ from tokenkit.tokenizers.chat import (
 )
 from tokenkit.tokenizers.families import FAMILIES, MARKERS, Family
 from tokenkit.tokenizers.load import load_tokenizer
-from tokenkit.tokenizers.pair_bias import load_pair_bias
+from tokenkit.tokenizers.pair_bias import PairBias, load_pair_bias
 from tokenkit.tokenizers.spec import TokenizerSpec, parse_spec
+from tokenkit.tokenizers.tokenizer import ByteifiedTokenizer
 
 __all__ = [
     "CHAT_MODES",
     "FAMILIES",
+    "LOSS_MODES",
     "MARKERS",
     "Alignment",
     "ByteifiedTokenizer",
     "Family",
+    "PairBias",
     "TokenizerSpec",
     "align",
     "apply_chat_mode",

@@ -1,47 +1,46 @@
-"""Exact alignment of two tokenizations of one text, for a whole batch, without loops over tokens.
+"""Exact alignment of two tokenizations of one text, for a whole batch without loops over tokens.
 
-Each row of tokens becomes a stream of symbols: the bytes of ordinary tokens, and one symbol 256
-for a group of tokens that stands for a chat marker (``<|eot_id|>`` here, ``<|im_end|> Ċ`` there).
-A chunk ends wherever both sides have a token ending after the same number of symbols, as long as
-the streams agree. Memory and time are linear in the number of tokens.
+Every row of tokens becomes a stream of symbols (:mod:`tokenkit.tokenizers.symbols`). A chunk ends
+wherever both sides have a token that ends after the same number of symbols, as long as the two
+streams agree. Time and memory are linear in the number of bytes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
-from tokenkit.tokenizers.byteify import ByteifiedTokenizer
-from tokenkit.tokenizers.symbols import Side, add_leading_spaces, build_side
-from tokenkit.tokenizers.walk import walk_row
+from tokenkit.errors import TokenizerError
+from tokenkit.tokenizers.pair_bias import PairBias
+from tokenkit.tokenizers.symbols import (
+    MARKER_SYMBOL,
+    Groups,
+    Side,
+    build_side,
+    drop_one_sided_bos,
+    level_leading_spaces,
+)
+from tokenkit.tokenizers.tokenizer import ByteifiedTokenizer
 
 KINDS = ("unconstrained", "space", "unbiased")
 
 
 @dataclass
 class Alignment:
-    """Chunk ids per token; chunk k of the teacher covers the bytes of chunk k of the student.
+    """Chunk ids per token, by kind; the bytes of chunk k are the same on both sides.
 
     Attributes:
-        teacher_chunks: kind → int32 ``[B, T_t]``, −1 for tokens in no chunk.
-        student_chunks: kind → int32 ``[B, T_s]``.
-        stats: counts of tokens, of tokens in (unconstrained) chunks, of rows whose texts differ.
+        teacher_chunks: int32 ``[B, T_t]`` per kind, -1 for tokens in no chunk.
+        student_chunks: int32 ``[B, T_s]`` per kind.
+        stats: summable counts: ``teacher_tokens``, ``teacher_aligned``, ``student_tokens``,
+            ``student_aligned`` (real tokens, and those in a chunk) and ``mismatched_rows`` (rows
+            whose bytes differ; from the first difference on nothing is aligned).
     """
 
-    teacher_chunks: dict[str, np.ndarray] = field(default_factory=dict)
-    student_chunks: dict[str, np.ndarray] = field(default_factory=dict)
-    stats: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass
-class _Chunks:
-    """All unconstrained chunks of a batch, in order of row and position."""
-
-    row: np.ndarray  # [C]
-    teacher: np.ndarray  # [N_t] chunk of each real teacher token, −1 for none
-    student: np.ndarray  # [N_s]
+    teacher_chunks: dict[str, np.ndarray]
+    student_chunks: dict[str, np.ndarray]
+    stats: dict[str, int]
 
 
 def align(
@@ -49,170 +48,224 @@ def align(
     student_tok: ByteifiedTokenizer,
     teacher_ids: np.ndarray,
     student_ids: np.ndarray,
-    teacher_mask: np.ndarray,
-    student_mask: np.ndarray,
+    teacher_mask: np.ndarray | None = None,
+    student_mask: np.ndarray | None = None,
     kinds: tuple[str, ...] = ("unconstrained",),
-    pair_bias: Any = None,
+    pair_bias: PairBias | None = None,
     bias_threshold: float = 0.0,
 ) -> Alignment:
-    """Align a batch.
+    """Align a batch of rows.
+
+    ``unconstrained`` chunks are the smallest ones. ``space`` chunks end only where the next token
+    on both sides begins with a space, and at markers. ``unbiased`` chunks end only where the
+    bias of the two last tokens is at most ``bias_threshold``, and at markers.
 
     Args:
-        teacher_ids, student_ids: ``[B, T_t]`` and ``[B, T_s]`` ids of the same B texts.
-        teacher_mask, student_mask: bool of the same shapes, True on real tokens.
-        kinds: "unconstrained": the finest chunks; "space": chunks end before a space (on both
-            sides) and after markers; "unbiased": chunks end at token pairs whose biases are at
-            most ``bias_threshold``.
-        pair_bias: for "unbiased", two sparse matrices ``[V_t, V_s]``.
+        teacher_ids, student_ids: integers ``[B, T_t]`` and ``[B, T_s]``, row by row the same text.
+        teacher_mask, student_mask: bool of the same shapes, True on real tokens; None = all.
+
+    Raises:
+        TokenizerError: if a kind is unknown, or "unbiased" without ``pair_bias``.
     """
-    teacher = build_side(teacher_tok, student_tok, teacher_ids, teacher_mask)
-    student = build_side(student_tok, teacher_tok, student_ids, student_mask)
-    add_leading_spaces(teacher, student)
-    chunks, mismatched = _unconstrained(teacher, student)
-    special = _special_chunks(chunks, teacher, student)
-    result = Alignment()
     for kind in kinds:
-        closed = np.ones(len(chunks.row), dtype=bool)
+        if kind not in KINDS:
+            raise TokenizerError(f"unknown alignment '{kind}' (available: {', '.join(KINDS)})")
+    if "unbiased" in kinds and pair_bias is None:
+        raise TokenizerError("alignment 'unbiased' needs pair statistics (alm.pair_bias)")
+    teacher_ids, student_ids = np.asarray(teacher_ids), np.asarray(student_ids)
+    masks = [
+        np.ones(ids.shape, bool) if mask is None else np.asarray(mask, bool)
+        for ids, mask in ((teacher_ids, teacher_mask), (student_ids, student_mask))
+    ]
+    teacher = build_side(teacher_tok, student_tok, teacher_ids, masks[0])
+    student = build_side(student_tok, teacher_tok, student_ids, masks[1])
+    agreed, mismatched = _agree(teacher, student)
+    ends = _CommonEnds(teacher, student, agreed)
+    result = Alignment({}, {}, {})
+    for kind in kinds:
+        number = None
         if kind == "space":
-            closed = special | _before_space(chunks, teacher, student)
+            number = ends.merge(ends.special() | ends.before_space())
         elif kind == "unbiased":
-            closed = special | _unbiased(chunks, teacher, student, pair_bias, bias_threshold)
-        number = _number_within_rows(chunks.row, closed)
-        result.teacher_chunks[kind] = _spread(chunks.teacher, number, teacher_mask)
-        result.student_chunks[kind] = _spread(chunks.student, number, student_mask)
-    result.stats = {
-        "teacher_tokens": int(teacher.row.size),
-        "teacher_aligned": int((chunks.teacher >= 0).sum()),
-        "student_tokens": int(student.row.size),
-        "student_aligned": int((chunks.student >= 0).sum()),
-        "mismatched_rows": mismatched,
-    }
+            number = ends.merge(ends.special() | ends.unbiased(pair_bias, bias_threshold))
+        chunks = [ends.chunks(k, number, masks[k]) for k in (0, 1)]
+        result.teacher_chunks[kind], result.student_chunks[kind] = chunks
+    for name, k in (("teacher", 0), ("student", 1)):
+        result.stats[f"{name}_tokens"] = len((teacher, student)[k].ids)
+        result.stats[f"{name}_aligned"] = int(np.count_nonzero(ends.aligned[k]))
+    result.stats["mismatched_rows"] = mismatched
     return result
 
 
-def _unconstrained(teacher: Side, student: Side) -> tuple[_Chunks, int]:
-    """Chunks at the common ends of both streams, and the number of rows whose streams differ."""
-    agree = _agreeing_prefix(teacher, student)
-    shorter = np.minimum(teacher.lengths, student.lengths)
-    # Keys order ends by row, then position; one more than any length keeps rows apart.
-    width = int(max(teacher.lengths.max(initial=0), student.lengths.max(initial=0))) + 2
-    teacher_key = teacher.row * width + teacher.end
-    student_key = student.row * width + student.end
-    ends = np.unique(teacher_key[teacher.visible])
-    ends = ends[np.isin(ends, student_key[student.visible], assume_unique=False)]
-    ends = ends[ends % width <= agree[ends // width]]
-    differing = np.flatnonzero(agree < shorter)
-    # A name of a special token in plain text can look different on both sides: look closer.
-    ends = ends[~np.isin(ends // width, differing)]
-    chunks = _Chunks(
-        row=ends // width,
-        teacher=_chunk_of(teacher, teacher_key, ends, width),
-        student=_chunk_of(student, student_key, ends, width),
-    )
+def _agree(teacher: Side, student: Side) -> tuple[np.ndarray, int]:
+    """Lay out both streams.
+
+    Returns:
+        Per row ``[B]`` how many symbols agree, and the number of rows with a difference.
+    """
+    drop_one_sided_bos(teacher, student)
+    level_leading_spaces(teacher, student)
+    teacher.lay_out()
+    student.lay_out()
+    t_ends, s_ends = teacher.row_ends(), student.row_ends()
+    agreed = np.minimum(np.diff(t_ends), np.diff(s_ends))
     mismatched = 0
-    for row in differing:
-        chunks, complete = _insert_walked_row(chunks, teacher, student, int(row))
-        mismatched += not complete
-    return chunks, mismatched
+    for row, length in enumerate(agreed):
+        t = teacher.stream[t_ends[row] : t_ends[row] + length]
+        s = student.stream[s_ends[row] : s_ends[row] + length]
+        if np.array_equal(t, s):
+            continue
+        agreed[row], differs = _agree_closely(teacher, student, row)
+        mismatched += differs
+    return agreed, mismatched
 
 
-def _agreeing_prefix(teacher: Side, student: Side) -> np.ndarray:
-    """Symbols per row up to which both streams are equal, ``[B]``."""
-    shorter = np.minimum(teacher.lengths, student.lengths)
-    begin = np.cumsum(shorter) - shorter
-    row = np.repeat(np.arange(len(shorter)), shorter)
-    offset = np.arange(len(row)) - begin[row]
-    differs = np.flatnonzero(
-        teacher.stream[teacher.starts[row] + offset] != student.stream[student.starts[row] + offset]
+def _agree_closely(teacher: Side, student: Side, row: int) -> tuple[int, bool]:
+    """Find where a row differs, once special tokens spelt out in a text are taken for text.
+
+    A text may contain ``<|im_start|>``, which is a special token for one side and ordinary bytes
+    for the other. Where a symbol meets a byte, its group is read as bytes, and the row again.
+    """
+    pair = teacher.row(row), student.row(row)
+    while True:
+        level_leading_spaces(*pair)
+        for side in pair:
+            side.lay_out()
+        length = min(len(side.stream) for side in pair)
+        differs = np.flatnonzero(pair[0].stream[:length] != pair[1].stream[:length])
+        if not len(differs):
+            break
+        at = int(differs[0])
+        symbols = [int(side.stream[at]) for side in pair]
+        if MARKER_SYMBOL not in symbols:
+            break
+        marked, plain = pair if symbols[0] == MARKER_SYMBOL else pair[::-1]
+        if not _mark_soft(plain, at):
+            begins = np.cumsum(marked.lengths) - marked.lengths
+            group_begins = begins[marked.groups.start]
+            marked.groups = marked.groups.select((group_begins != at) | ~marked.groups.kept)
+    for side, part in zip((teacher, student), pair, strict=True):
+        side.replace_row(row, part)
+    return (at, True) if len(differs) else (length, False)
+
+
+def _mark_soft(side: Side, at: int) -> bool:
+    """Take the token at a symbol for a marker if it could be one ("user" after an odd header)."""
+    ends = np.cumsum(side.lengths)
+    token = int(np.searchsorted(ends, at, side="right"))
+    if ends[token] - side.lengths[token] != at or not side.table.soft[side.ids[token]]:
+        return False
+    old = side.groups
+    where = int(np.searchsorted(old.start, token))
+    new = (token, 1, True, False)
+    side.groups = Groups(
+        *(np.insert(v, where, n) for v, n in zip(vars(old).values(), new, strict=True))
     )
-    agree = shorter.copy()
-    # The first difference of each row is written last.
-    agree[row[differs[::-1]]] = offset[differs[::-1]]
-    return agree
+    return True
 
 
-def _chunk_of(side: Side, keys: np.ndarray, ends: np.ndarray, width: int) -> np.ndarray:
-    """Chunk of each token: the first common end not before its own, in the same row."""
-    index = np.searchsorted(ends, keys)
-    found = index < len(ends)
-    found[found] = ends[index[found]] // width == side.row[found]
-    return np.where(found & ~side.dropped, index, -1)
+class _CommonEnds:
+    """Places where a token ends on both sides, in one array over all rows.
 
+    Row r takes ``1 + its symbols`` places from ``base[r]`` on, so that a token which ends after n
+    symbols of its row ends at place ``base[r] + n``. Chunks are numbered through the batch.
+    """
 
-def _insert_walked_row(
-    chunks: _Chunks, teacher: Side, student: Side, row: int
-) -> tuple[_Chunks, bool]:
-    """Align one row token by token and insert its chunks at their place."""
-    of_teacher, of_student, complete = walk_row(teacher, student, row)
-    count = int(of_teacher.max(initial=-1)) + 1
-    at = int(np.searchsorted(chunks.row, row))
-    for name, side, own in (("teacher", teacher, of_teacher), ("student", student, of_student)):
-        ids = getattr(chunks, name)
-        ids[ids >= at] += count
-        ids[side.tokens_of(row)] = np.where(own >= 0, own + at, -1)
-    new_rows = np.insert(chunks.row, at, np.full(count, row))
-    return _Chunks(new_rows, chunks.teacher, chunks.student), complete
+    def __init__(self, teacher: Side, student: Side, agreed: np.ndarray) -> None:
+        self.sides = (teacher, student)
+        row_ends = [side.row_ends() for side in self.sides]
+        sizes = np.maximum(*(np.diff(ends) for ends in row_ends)) + 1
+        self.base = np.cumsum(sizes) - sizes
+        self.size = int(sizes.sum())
+        self.place = []  # [N] each
+        common = np.ones(self.size, bool)
+        for side, ends in zip(self.sides, row_ends, strict=True):
+            shift = np.repeat(self.base - ends[:-1], np.diff(side.bounds))
+            self.place.append(np.cumsum(side.lengths) + shift)
+            common &= self._marked(self.place[-1])
+        common[self.base] = False
+        for row in np.flatnonzero(agreed + 1 < sizes):
+            common[self.base[row] + agreed[row] + 1 : self.base[row] + sizes[row]] = False
+        self.common = common
+        self.before = np.cumsum(common)  # chunks that end at or before each place
+        self.first_chunk = self.before[self.base]  # [B]
+        self.stop_chunk = self.before[self.base + sizes - 1]  # [B]
+        self.chunk, self.aligned = [], []
+        for side, place in zip(self.sides, self.place, strict=True):
+            # A chunk comes after all that end before the token's own end.
+            chunk = self.before[place - 1]
+            aligned = chunk < np.repeat(self.stop_chunk, np.diff(side.bounds))
+            # Dropped groups and tokens without bytes add nothing, but group members do.
+            aligned &= ~self._adds_nothing(side)
+            self.chunk.append(chunk)
+            self.aligned.append(aligned)
 
+    def _marked(self, places: np.ndarray) -> np.ndarray:
+        marks = np.zeros(self.size, bool)
+        marks[places] = True
+        return marks
 
-def _first_and_last(ids: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """First and last token of each chunk, ``[C]`` each."""
-    first, last = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
-    token = np.flatnonzero(ids >= 0)
-    last[ids[token]] = token
-    first[ids[token[::-1]]] = token[::-1]
-    return first, last
+    @staticmethod
+    def _adds_nothing(side: Side) -> np.ndarray:
+        nothing = side.lengths == 0
+        groups = side.groups
+        if len(groups.start):
+            nothing[groups.select(groups.kept).tokens()] = False
+        return nothing
 
+    def chunks(self, k: int, number: np.ndarray | None, mask: np.ndarray) -> np.ndarray:
+        """Chunk ids ``[B, T]`` of one side; ``number`` renumbers the chunks."""
+        side, chunk, aligned = self.sides[k], self.chunk[k], self.aligned[k]
+        if number is None:
+            ids = chunk - np.repeat(self.first_chunk, np.diff(side.bounds))
+        else:
+            ids = np.append(number, 0)[np.where(aligned, chunk, -1)]
+        out = np.full(mask.shape, -1, np.int32)
+        out[mask] = np.where(aligned, ids, -1)
+        return out
 
-def _special_chunks(chunks: _Chunks, teacher: Side, student: Side) -> np.ndarray:
-    """Chunks that are a marker's tokens, no more and no less, on both sides; bool ``[C]``."""
-    special = np.ones(len(chunks.row), dtype=bool)
-    for ids, side in ((chunks.teacher, teacher), (chunks.student, student)):
-        first, last = _first_and_last(ids, len(chunks.row))
-        special &= side.match_length[first] == last - first + 1
-    return special
+    def merge(self, closed: np.ndarray) -> np.ndarray:
+        """Join chunks up to and including each closed one; ids from 0 in each row, ``[C]``."""
+        before = np.cumsum(closed) - closed
+        per_row = self.stop_chunk - self.first_chunk
+        first = before[np.minimum(self.first_chunk, len(before) - 1)] if len(before) else per_row
+        return before - np.repeat(first, per_row)
 
+    def special(self) -> np.ndarray:
+        """Chunks that are a marker, or a plain token that can be one on both sides, ``[C]``."""
+        special = self._marked(self._group_places(0))
+        lone = []
+        for k, side in enumerate(self.sides):
+            soft = np.flatnonzero(side.table.soft[side.ids])
+            end = self.place[k][soft]
+            begin = end - side.lengths[soft]
+            # The whole chunk: it begins where another ends, or with the row.
+            whole = self.common[begin] | np.isin(begin, self.base)
+            lone.append(self._marked(end[whole]))
+        return (special | (lone[0] & lone[1]))[self.common]
 
-def _before_space(chunks: _Chunks, teacher: Side, student: Side) -> np.ndarray:
-    """Chunks after which both sides' next token begins with a space; bool ``[C]``."""
-    before = np.ones(len(chunks.row), dtype=bool)
-    for ids, side in ((chunks.teacher, teacher), (chunks.student, student)):
-        _, last = _first_and_last(ids, len(chunks.row))
-        following = np.minimum(last + 1, side.row.size - 1)
-        same_row = (following > last) & (side.row[following] == chunks.row)
-        before &= same_row & side.starts_with_space[following]
-    return before
+    def _group_places(self, k: int) -> np.ndarray:
+        groups = self.sides[k].groups
+        return self.place[k][groups.start[groups.kept]]
 
+    def before_space(self) -> np.ndarray:
+        """Chunks after which the next token begins with a space on both sides, ``[C]``."""
+        found = np.ones(self.size, bool)
+        for side, place in zip(self.sides, self.place, strict=True):
+            spaced = side.table.starts_with_space[side.ids]
+            spaced[side.groups.tokens()] = False
+            following = np.roll(spaced, -1)
+            following[side.groups.select(~side.groups.kept).tokens()] = False
+            following[side.bounds[1:][np.diff(side.bounds) > 0] - 1] = False
+            found &= self._marked(place[following])
+        return found[self.common]
 
-def _unbiased(
-    chunks: _Chunks, teacher: Side, student: Side, pair_bias: Any, threshold: float
-) -> np.ndarray:
-    """Chunks whose last tokens are a pair of small bias both ways (unknown pairs: 0)."""
-    _, last_t = _first_and_last(chunks.teacher, len(chunks.row))
-    _, last_s = _first_and_last(chunks.student, len(chunks.row))
-    t, s = teacher.ids[last_t], student.ids[last_s]
-    unbiased = np.ones(len(chunks.row), dtype=bool)
-    for matrix in pair_bias:
-        known = (t < matrix.shape[0]) & (s < matrix.shape[1])
-        bias = np.zeros(len(t))
-        bias[known] = np.asarray(matrix[t[known], s[known]]).ravel()
-        unbiased &= bias <= threshold
-    return unbiased
-
-
-def _number_within_rows(row: np.ndarray, closed: np.ndarray) -> np.ndarray:
-    """Join chunks up to and including each closed one, and number the results from 0 per row."""
-    if not len(row):
-        return np.zeros(0, dtype=np.int32)
-    before = np.cumsum(closed) - closed  # closed chunks strictly before
-    first_of_row = np.searchsorted(row, row)
-    return (before - before[first_of_row]).astype(np.int32)
-
-
-def _spread(ids: np.ndarray, number: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Chunk numbers of real tokens back into a ``[B, T]`` matrix."""
-    matrix = np.full(mask.shape, -1, dtype=np.int32)
-    values = np.full(len(ids), -1, dtype=np.int32)
-    inside = ids >= 0
-    values[inside] = number[ids[inside]]
-    matrix[mask] = values
-    return matrix
+    def unbiased(self, pair_bias: PairBias, threshold: float) -> np.ndarray:
+        """Chunks whose last tokens have small biases, ``[C]``."""
+        last = []
+        for k, side in enumerate(self.sides):
+            token = np.zeros(self.size, np.intp)
+            real = np.flatnonzero(self.aligned[k])
+            token[self.place[k][real]] = real
+            last.append(side.ids[token[self.common]])
+        return pair_bias.is_unbiased(*last, threshold)

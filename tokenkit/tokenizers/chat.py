@@ -1,26 +1,25 @@
-"""Prompts and chats in neutral markers, and which of their tokens a loss covers."""
+"""Chats: messages to neutral markers, text modes, and which tokens the loss counts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tokenkit.errors import ConfigError, DataError
-from tokenkit.tokenizers.alphabet import from_alphabet
-from tokenkit.tokenizers.byteify import MAX_CHARS_PER_TOKEN, ByteifiedTokenizer
+from tokenkit.registry import did_you_mean
 from tokenkit.tokenizers.families import (
-    ASSISTANT,
+    ASSISTANT_NAME,
     BOS,
     END_HEADER,
     EOS,
     EOT,
     ROLE_MARKERS,
     START_HEADER,
-    USER,
-    Family,
+    USER_NAME,
 )
+from tokenkit.tokenizers.tokenizer import ByteifiedTokenizer
 
 CHAT_MODES = (
     "surround_instruct",
@@ -29,118 +28,125 @@ CHAT_MODES = (
     "direct_encode_no_force_bos",
     "direct_encode_no_force_bos_no_force_eos",
 )
+LOSS_MODES = ("all", "assistant", "completion")
 
 
 def _header(role_marker: str) -> str:
     return f"{START_HEADER}{role_marker}{END_HEADER}"
 
 
-def messages_to_markers(messages: Sequence[dict[str, Any]]) -> str:
-    """A conversation, ``[{"role": …, "content": …}, …]``, as one marked text.
+def messages_to_markers(messages: Iterable[Mapping[str, Any]]) -> str:
+    """A chat as text with neutral markers.
+
+    Args:
+        messages: mappings with ``role`` (system, user or assistant) and ``content``.
 
     Raises:
-        DataError: on a role other than system, user and assistant, or content that is no text.
+        DataError: if a message lacks a key or has an unknown role.
     """
-    parts = [BOS]
-    for number, message in enumerate(messages):
-        role, content = message.get("role"), message.get("content")
+    text = BOS
+    for message in messages:
+        if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
+            raise DataError(f"a message needs the keys 'role' and 'content', not {message!r}")
+        role, content = message["role"], message["content"]
         if role not in ROLE_MARKERS:
-            raise DataError(
-                f"message {number}: unknown role {role!r} (roles: {', '.join(ROLE_MARKERS)})"
-            )
+            raise DataError(f"unknown role {role!r} (allowed: {', '.join(ROLE_MARKERS)})")
         if not isinstance(content, str):
-            raise DataError(f"message {number}: content is {type(content).__name__}, not a string")
-        parts.append(f"{_header(ROLE_MARKERS[role])}{content}{EOT}")
-    return "".join(parts)
-
-
-def apply_chat_mode(text: str, mode: str) -> str:
-    """A plain text as a marked one.
-
-    "surround_instruct" makes it a user turn before an assistant's; the "direct_encode" modes put
-    BOS before and EOS after it, where it has none yet and ``mode`` does not say otherwise.
-    """
-    if mode not in CHAT_MODES:
-        raise ConfigError(f"unknown chat mode '{mode}' (modes: {', '.join(CHAT_MODES)})")
-    if mode == "surround_instruct":
-        return f"{BOS}{_header(USER)}{text}{EOT}{_header(ASSISTANT)}"
-    if "no_force_bos" not in mode and not text.startswith(BOS):
-        text = BOS + text
-    if "no_force_eos" not in mode and not text.endswith((EOT, EOS)):
-        text = text + EOS
+            raise DataError(f"the content of a message must be text, not {type(content).__name__}")
+        text += f"{_header(ROLE_MARKERS[role])}{content}{EOT}"
     return text
 
 
-def _turn_flags(segments: list[str], loss_on: str) -> list[bool]:
-    """Per segment, whether the loss covers it: what an assistant says and the end of its turn."""
-    flags, answers = [False] * len(segments), []
-    role, inside, begin = None, False, 0
-    for number, segment in enumerate(segments):
-        if segment in ROLE_MARKERS.values() and not inside:
-            role = segment
-        elif segment == END_HEADER and role == ASSISTANT:
-            inside, begin = True, number + 1
-        elif segment == EOT:
-            if inside:
-                answers.append((begin, number + 1))
-            role, inside = None, False
-    if inside:
-        answers.append((begin, len(segments)))
-    for begin, end in answers[-1:] if loss_on == "completion" else answers:
-        flags[begin:end] = [True] * (end - begin)
-    return flags
+def apply_chat_mode(text: str, mode: str) -> str:
+    """Add the markers that ``[chat] text_mode`` asks for.
+
+    ``surround_instruct`` makes the text a user's turn and opens the assistant's. The others add
+    BOS before and EOS behind the text unless they are there, or leave one or both out.
+
+    Raises:
+        ConfigError: if the mode is unknown.
+    """
+    if mode not in CHAT_MODES:
+        raise ConfigError(
+            f"unknown chat mode '{mode}'{did_you_mean(mode, list(CHAT_MODES))} "
+            f"(available: {', '.join(CHAT_MODES)})"
+        )
+    if mode == "surround_instruct":
+        return f"{BOS}{_header(USER_NAME)}{text}{EOT}{_header(ASSISTANT_NAME)}"
+    if "no_force_bos" not in mode and not text.startswith(BOS):
+        text = BOS + text
+    if "no_force_eos" not in mode and not text.endswith((EOT, EOS)):
+        text += EOS
+    return text
+
+
+def _counted_parts(parts: list[str], loss_on: str) -> list[bool]:
+    """For every part of a split text, whether the loss counts its tokens.
+
+    A turn's content goes from the end of its header to the marker that closes it (inclusive).
+    """
+    roles: list[str | None] = []  # the role whose content (or closing marker) each part is
+    turns: list[int] = []
+    role: str | None = None
+    turn = 0
+    in_content = has_turns = False
+    for part in parts:
+        closes = in_content and part in (EOT, EOS)
+        roles.append(role if in_content else None)
+        turns.append(turn)
+        if part in ROLE_MARKERS.values():
+            role, in_content, has_turns = part, False, True
+            turn += 1
+        elif part == START_HEADER or closes:
+            in_content = False
+        elif part == END_HEADER:
+            in_content = True
+    if loss_on == "all" or not has_turns:
+        return [True] * len(parts)
+    counted = [role == ASSISTANT_NAME for role in roles]
+    if loss_on == "completion":
+        filled = zip(turns, counted, parts, strict=True)
+        last = max((t for t, c, part in filled if c and part), default=-1)
+        counted = [c and t == last for t, c in zip(turns, counted, strict=True)]
+    return counted
 
 
 def encode_batch_with_loss_mask(
     tok: ByteifiedTokenizer,
     marked_texts: Sequence[str],
-    loss_on: str,
+    loss_on: str = "all",
     max_length: int | None = None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Ids (int32) and loss mask (bool) of each text, at most ``max_length`` tokens.
+    """Ids and loss masks of texts with neutral markers, all encoded in one call.
 
     Args:
-        loss_on: "all" tokens; "assistant": what assistants say, with the tokens that end their
-            turns; "completion": only the last such turn. Texts without turns are covered whole.
+        loss_on: ``all`` tokens; the contents of ``assistant`` turns with the token group that
+            closes them; or ``completion``, the last of these. A text without turns counts whole.
+
+    Returns:
+        For each text int32 ids ``[T]`` and bool mask ``[T]``: True where the prediction of that
+        token counts.
+
+    Raises:
+        ConfigError: if ``loss_on`` is unknown.
     """
-    if max_length is not None:
-        marked_texts = [text[: MAX_CHARS_PER_TOKEN * max_length] for text in marked_texts]
-    rows = [tok.split(text) for text in marked_texts]
-    results = []
-    empty = np.zeros(0, dtype=np.int32)
-    for segments, encoded in zip(rows, tok.encode_segments(rows), strict=True):
-        flags = [True] * len(segments)
-        if loss_on != "all" and END_HEADER in segments:
-            flags = _turn_flags(segments, loss_on)
-        mask = np.repeat(np.array(flags, dtype=bool), [len(ids) for ids in encoded])
-        ids = np.concatenate([empty, *encoded])
-        results.append((ids[:max_length], mask[:max_length]))
-    return results
+    if loss_on not in LOSS_MODES:
+        raise ConfigError(
+            f"unknown loss_on '{loss_on}'{did_you_mean(loss_on, list(LOSS_MODES))} "
+            f"(available: {', '.join(LOSS_MODES)})"
+        )
+    split = [tok.split(text) for text in marked_texts]
+    encoded = tok.encode_parts(split, max_length)
+    rows = []
+    for parts, arrays in zip(split, encoded, strict=True):
+        counted = _counted_parts(parts, loss_on)[: len(arrays)]
+        mask = np.repeat(counted, [len(array) for array in arrays])
+        rows.append((np.concatenate(arrays)[:max_length], mask[:max_length]))
+    return rows
 
 
 def encode_with_loss_mask(
-    tok: ByteifiedTokenizer, marked_text: str, loss_on: str, max_length: int | None = None
+    tok: ByteifiedTokenizer, marked_text: str, loss_on: str = "all", max_length: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One text; see :func:`encode_batch_with_loss_mask`."""
+    """:func:`encode_batch_with_loss_mask` of one text."""
     return encode_batch_with_loss_mask(tok, [marked_text], loss_on, max_length)[0]
-
-
-def chat_template(family: Family) -> str:
-    """A Jinja template that renders what :func:`messages_to_markers` encodes to."""
-
-    def text(marker: str) -> str:
-        tokens = family.replacements[marker] or ()
-        data = b"".join(from_alphabet(token) for token in tokens)
-        return data.decode("utf-8").replace("\n", "\\n")
-
-    roles = ", ".join(f"'{role}': '{text(marker)}'" for role, marker in ROLE_MARKERS.items())
-    header = f"'{text(START_HEADER)}' + roles[{{}}] + '{text(END_HEADER)}'"
-    return (
-        f"{{%- set roles = {{{roles}}} -%}}"
-        f"{{{{- '{text(BOS)}' -}}}}"
-        "{%- for message in messages -%}"
-        f"{{{{- {header.format('message.role')} + message.content + '{text(EOT)}' -}}}}"
-        "{%- endfor -%}"
-        f"{{%- if add_generation_prompt -%}}{{{{- {header.format(repr('assistant'))} -}}}}"
-        "{%- endif -%}"
-    )

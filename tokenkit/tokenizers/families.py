@@ -1,129 +1,193 @@
-"""Model families: which tokens play which role. A new family is one table entry.
+"""Model families: which tokens stand for the neutral markers of a prompt.
 
-Roles are named by neutral markers, which prompts use instead of any family's own tokens.
-Token strings are *byteified* (GPT-2's byte alphabet; "Ċ" is a newline).
+Prompts are written with neutral markers (``<|<bos>|>``, ``<|<start_header>|>`` …). A family says
+what each of them is in its own tokens, byteified ("Ċ" is a newline). None: the family has no such
+token and the marker vanishes. A new family is one entry of :data:`FAMILIES`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
-BOS, PAD, EOS, EOT = "<|<bos>|>", "<|<pad>|>", "<|<eos>|>", "<|<eot>|>"
-START_HEADER, END_HEADER = "<|<start_header>|>", "<|<end_header>|>"
-SYSTEM, USER, ASSISTANT = "<|<system_name>|>", "<|<user_name>|>", "<|<assistant_name>|>"
+from tokenkit.errors import TokenizerError
+from tokenkit.registry import did_you_mean
 
-MARKERS = (BOS, PAD, START_HEADER, END_HEADER, EOS, EOT, SYSTEM, USER, ASSISTANT)
-ROLE_MARKERS = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
+BOS, PAD, START_HEADER, END_HEADER, EOS, EOT, SYSTEM_NAME, USER_NAME, ASSISTANT_NAME = MARKERS = (
+    "<|<bos>|>",
+    "<|<pad>|>",
+    "<|<start_header>|>",
+    "<|<end_header>|>",
+    "<|<eos>|>",
+    "<|<eot>|>",
+    "<|<system_name>|>",
+    "<|<user_name>|>",
+    "<|<assistant_name>|>",
+)
+ROLE_MARKERS = {"system": SYSTEM_NAME, "user": USER_NAME, "assistant": ASSISTANT_NAME}
 
-Replacements = dict[str, tuple[str, ...] | None]
+Tokens = tuple[str, ...] | None
 
 
 @dataclass(frozen=True)
 class Family:
-    """A family's special tokens and the tokens that stand for each marker (None: nothing)."""
+    """One model family.
+
+    Attributes:
+        special_tokens: tokens the family adds to a tokenizer that lacks them, in this order.
+        replacements: for every marker, the family's byteified tokens, or None.
+        hints: tokens that tell this family from another one with the same special tokens.
+    """
 
     name: str
     special_tokens: tuple[str, ...]
-    replacements: Replacements
+    replacements: Mapping[str, Tokens]
+    hints: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        # Families are shared by all tokenizers, so nobody may change one.
+        object.__setattr__(self, "replacements", MappingProxyType(dict(self.replacements)))
+
+    def __reduce__(self) -> tuple:
+        """Read-only mappings cannot be pickled, and data workers pickle tokenizers."""
+        return Family, (self.name, self.special_tokens, dict(self.replacements), self.hints)
 
     @property
     def has_headers(self) -> bool:
-        """Whether chat turns name their role."""
-        return self.replacements[USER] is not None
+        """Whether chat turns can be written with this family's tokens."""
+        return self.replacements[USER_NAME] is not None
+
+    def template_tokens(self) -> set[str]:
+        """Every byteified token that a marker can become."""
+        return {t for tokens in self.replacements.values() if tokens is not None for t in tokens}
 
 
 def _family(
     name: str,
-    special_tokens: str,
+    special_tokens: tuple[str, ...],
     *,
-    pad: str,
-    eos: str,
-    eot: str,
-    bos: str | None = None,
-    start: str | None = None,
-    end: str | None = None,
-    roles: str | None = None,
+    bos: Tokens,
+    pad: Tokens,
+    eos: Tokens,
+    eot: Tokens,
+    start_header: Tokens = None,
+    end_header: Tokens = None,
+    names: tuple[Tokens, Tokens, Tokens] = (None, None, None),
+    hints: tuple[str, ...] = (),
 ) -> Family:
-    """Tokens are given as space-separated strings; ``roles`` are system, user and assistant."""
-
-    def tokens(text: str | None) -> tuple[str, ...] | None:
-        return None if text is None else tuple(text.split(" "))
-
-    system, user, assistant = roles.split(" ") if roles else (None, None, None)
-    replacements = {
-        BOS: tokens(bos),
-        PAD: tokens(pad),
-        START_HEADER: tokens(start),
-        END_HEADER: tokens(end),
-        EOS: tokens(eos),
-        EOT: tokens(eot),
-        SYSTEM: tokens(system),
-        USER: tokens(user),
-        ASSISTANT: tokens(assistant),
-    }
-    return Family(name, tuple(special_tokens.split(" ")), replacements)
+    """``names`` are those of system, user and assistant."""
+    values = (bos, pad, start_header, end_header, eos, eot, *names)
+    return Family(name, special_tokens, dict(zip(MARKERS, values, strict=True)), hints)
 
 
-_CHATML = {
-    "special_tokens": "<|im_start|> <|im_end|> <|endoftext|>",
-    "pad": "<|endoftext|>",
-    "eos": "<|endoftext|>",
-    "eot": "<|im_end|> Ċ",
-    "start": "<|im_start|>",
-    "end": "Ċ",
-    "roles": "system user assistant",
+_ROLE_NAMES = (("system",), ("user",), ("assistant",))
+_QWEN = {
+    "special_tokens": ("<|im_start|>", "<|im_end|>", "<|endoftext|>"),
+    "pad": ("<|endoftext|>",),
+    "start_header": ("<|im_start|>",),
+    "end_header": ("Ċ",),
+    "eos": ("<|endoftext|>",),
+    "eot": ("<|im_end|>", "Ċ"),
+    "names": _ROLE_NAMES,
 }
 _GEMMA = {
-    "special_tokens": "<bos> <start_of_turn> <end_of_turn> <eos> <pad>",
-    "bos": "<bos>",
-    "pad": "<pad>",
-    "eos": "<eos>",
-    "eot": "<end_of_turn> Ċ",
-    "start": "<start_of_turn>",
-    "end": "Ċ",
-    "roles": "user user model",  # no system turns: they are given as user turns
+    "special_tokens": ("<bos>", "<start_of_turn>", "<end_of_turn>", "<eos>", "<pad>"),
+    "bos": ("<bos>",),
+    "pad": ("<pad>",),
+    "start_header": ("<start_of_turn>",),
+    "end_header": ("Ċ",),
+    "eos": ("<eos>",),
+    "eot": ("<end_of_turn>", "Ċ"),
+    "names": (("user",), ("user",), ("model",)),  # no system turn
 }
-_LLAMA2 = {"special_tokens": "<s> </s> <unk>", "bos": "<s>", "pad": "</s>", "eos": "</s>",
-           "eot": "</s>"}  # fmt: skip
+_LLAMA2 = {
+    "special_tokens": ("<s>", "</s>", "<unk>"),
+    "bos": ("<s>",),
+    "pad": ("</s>",),
+    "eos": ("</s>",),
+    "eot": ("</s>",),
+}
 
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
-        _family("Qwen2", **_CHATML),
-        # Qwen3 works without BOS; one is given for the sake of transfers from models that have it.
-        _family("Qwen3", **_CHATML, bos="<|endoftext|>"),
+        _family("Qwen2", bos=None, **_QWEN),
+        # Qwen3 needs no BOS, but takes one; it makes transfer from families with BOS simpler.
+        _family("Qwen3", bos=("<|endoftext|>",), hints=("<think>", "</think>"), **_QWEN),
         _family(
             "Llama3",
-            "<|begin_of_text|> <|start_header_id|> <|end_header_id|> <|eot_id|> <|end_of_text|>",
-            bos="<|begin_of_text|>",
-            pad="<|end_of_text|>",
-            eos="<|eot_id|>",
-            eot="<|eot_id|>",
-            start="<|start_header_id|>",
-            end="<|end_header_id|> ĊĊ",
-            roles="system user assistant",
+            (
+                "<|begin_of_text|>",
+                "<|start_header_id|>",
+                "<|end_header_id|>",
+                "<|eot_id|>",
+                "<|end_of_text|>",
+            ),
+            bos=("<|begin_of_text|>",),
+            pad=("<|end_of_text|>",),
+            start_header=("<|start_header_id|>",),
+            end_header=("<|end_header_id|>", "ĊĊ"),
+            eos=("<|eot_id|>",),  # the end of a turn ends the text, too
+            eot=("<|eot_id|>",),
+            names=_ROLE_NAMES,
         ),
         _family("Gemma2", **_GEMMA),
-        _family("Gemma3", **_GEMMA),
+        _family("Gemma3", hints=("<start_of_image>",), **_GEMMA),
         _family(
             "Phi3",
-            "<|user|> <|assistant|> <|end|> <|endoftext|>",
-            pad="<|endoftext|>",
-            eos="<|endoftext|>",
-            eot="<|end|> Ċ",
-            end="Ċ",
-            roles="<|user|> <|user|> <|assistant|>",
+            ("<|user|>", "<|assistant|>", "<|end|>", "<|endoftext|>"),
+            bos=None,
+            pad=("<|endoftext|>",),
+            end_header=("Ċ",),
+            eos=("<|endoftext|>",),
+            eot=("<|end|>", "Ċ"),
+            names=(("<|user|>",), ("<|user|>",), ("<|assistant|>",)),
         ),
         _family(
-            "GPT2", "<|endoftext|>", pad="<|endoftext|>", eos="<|endoftext|>", eot="<|endoftext|>"
-        ),  # fmt: skip
+            "GPT2",
+            ("<|endoftext|>",),
+            bos=None,
+            pad=("<|endoftext|>",),
+            eos=("<|endoftext|>",),
+            eot=("<|endoftext|>",),
+        ),
         _family("TinyLlama", **_LLAMA2),
-        _family("Mistral", **_LLAMA2),
+        _family("Mistral", hints=("[INST]", "[/INST]"), **_LLAMA2),
     )
 }
 
 
-def guess_family(vocabulary: set[str]) -> Family | None:
-    """The family whose special tokens are all in ``vocabulary``; the one with most wins."""
-    fitting = [f for f in FAMILIES.values() if set(f.special_tokens) <= vocabulary]
-    return max(fitting, key=lambda f: len(f.special_tokens), default=None)
+def get_family(name: str) -> Family:
+    """Return the family called ``name``.
+
+    Raises:
+        TokenizerError: if there is none; the message lists the names that exist.
+    """
+    if name not in FAMILIES:
+        names = sorted(FAMILIES)
+        raise TokenizerError(
+            f"unknown family '{name}'{did_you_mean(name, names)} (available: {', '.join(names)})"
+        )
+    return FAMILIES[name]
+
+
+def derive_family(vocabulary: Collection[str], spec: str) -> Family:
+    """Guess a tokenizer's family from its tokens: the one with most special tokens present.
+
+    Raises:
+        TokenizerError: if no family's special tokens are all in ``vocabulary``.
+    """
+    present = [f for f in FAMILIES.values() if all(t in vocabulary for t in f.special_tokens)]
+    if not present:
+        raise TokenizerError(
+            f"cannot tell the family of tokenizer '{spec}' from its special tokens; "
+            f"add ':source=NAME' to the spec (available: {', '.join(sorted(FAMILIES))})"
+        )
+
+    def evidence(family: Family) -> tuple[int, int]:
+        hints = sum(token in vocabulary for token in family.hints)
+        # A family whose hints are absent yields to one that needs none.
+        return len(family.special_tokens), hints if hints else -len(family.hints)
+
+    return max(present, key=evidence)

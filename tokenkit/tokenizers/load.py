@@ -1,143 +1,184 @@
-"""Load a tokenizer by its spec."""
+"""From a spec to a tokenizer. Nothing from the model folder is executed."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import tokenizers
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils import cached_file
 
 from tokenkit.errors import TokenizerError
 from tokenkit.log import logger
-from tokenkit.tokenizers.alphabet import BYTE_TO_CHAR, uses_byte_alphabet
-from tokenkit.tokenizers.byteify import ByteifiedTokenizer
-from tokenkit.tokenizers.families import FAMILIES, Family, guess_family
+from tokenkit.tokenizers.alphabet import BYTE_CHARACTERS, to_alphabet
+from tokenkit.tokenizers.byteify import (
+    ByteKind,
+    adds_prefix_space,
+    detect_byte_kind,
+    lone_unicode_form,
+    missing_bytes,
+)
+from tokenkit.tokenizers.families import BOS, EOS, PAD, Family, derive_family, get_family
 from tokenkit.tokenizers.spec import TokenizerSpec, parse_spec
+from tokenkit.tokenizers.tokenizer import ByteifiedTokenizer
 
-UNICODE_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
-
-
-def _open(spec: TokenizerSpec) -> PreTrainedTokenizerFast:
-    folder = Path(spec.path).expanduser()
-    name, _, revision = spec.path.partition("@")
-    location, options = (folder, {}) if folder.exists() else (name, {"revision": revision or None})
-    try:
-        # Model-specific classes rebuild the pipeline; tokenizer.json is what was trained with.
-        hf = PreTrainedTokenizerFast.from_pretrained(location, **options)
-    except Exception as error:
-        _refuse_slow(spec, location, options)
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise TokenizerError(f"tokenizer '{spec.path}' cannot be loaded: {reason}") from error
-    return hf
-
-
-def _refuse_slow(spec: TokenizerSpec, location: Path | str, options: dict) -> None:
-    """Raise if ``transformers`` could load the tokenizer, but only without a fast backend."""
-    try:
-        hf = AutoTokenizer.from_pretrained(location, **options)
-    except Exception:
-        return
-    raise TokenizerError(
-        f"tokenizer '{spec.path}' has no tokenizer.json ({type(hf).__name__}); save it once "
-        "with a fast backend (AutoTokenizer.from_pretrained(…).save_pretrained(…))"
-    )
-
-
-def _drop_unicode_normalizer(hf: PreTrainedTokenizerFast, spec: TokenizerSpec) -> None:
-    """Teacher and student must read the same bytes, so a normaliser of its own is taken away."""
-    normalizer = hf.backend_tokenizer.normalizer
-    if normalizer is None:
-        return
-    kind = type(normalizer).__name__
-    if kind in UNICODE_FORMS:
-        logger.warning(
-            f"tokenizer '{spec.path}': its {kind} normaliser is switched off, because teacher and "
-            "student must see the same bytes; text that is not in this form is encoded otherwise "
-            "than the model is used to"
-        )
-        hf.backend_tokenizer.normalizer = None
-    elif kind == "Sequence" and any(form in repr(normalizer) for form in UNICODE_FORMS):
-        raise TokenizerError(
-            f"tokenizer '{spec.path}': a sequence of normalisers with "
-            f"{'/'.join(f for f in UNICODE_FORMS if f in repr(normalizer))} is not supported, "
-            "since teacher and student must see the same bytes"
-        )
-    elif "Lowercase" in repr(normalizer) or "StripAccents" in repr(normalizer):
-        raise TokenizerError(
-            f"tokenizer '{spec.path}' changes letters before encoding ({kind}); its tokens cannot "
-            "be inverted to the text's bytes"
-        )
-
-
-def _source_family(hf: PreTrainedTokenizerFast, spec: TokenizerSpec) -> Family:
-    if spec.source:
-        return FAMILIES[spec.source]
-    family = guess_family(set(hf.get_vocab()))
-    if family is None:
-        raise TokenizerError(
-            f"tokenizer spec '{spec}': no family fits its special tokens; add :source= with one "
-            f"of {', '.join(FAMILIES)}"
-        )
-    logger.info(f"tokenizer '{spec.path}': taken as source={family.name}")
-    return family
-
-
-def _to_bytes(hf: PreTrainedTokenizerFast, family: Family) -> None:
-    """Turn ``hf`` into a byte-level tokenizer that knows the family's template tokens only."""
-    template = {t for tokens in family.replacements.values() for t in tokens or ()}
-    pieces = [*BYTE_TO_CHAR, *sorted(template - set(BYTE_TO_CHAR))]
-    # All scores are equal: of several segmentations Unigram keeps the one with longest pieces.
-    backend = Tokenizer(tokenizers.models.Unigram([(piece, 0.0) for piece in pieces]))
-    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
-        add_prefix_space=False, use_regex=False
-    )
-    backend.decoder = tokenizers.decoders.ByteLevel()
-    special = [AddedToken(t, special=True, normalized=False) for t in family.special_tokens
-               if t in template]  # fmt: skip
-    backend.add_special_tokens(special)
-    hf._tokenizer = backend
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def load_tokenizer(spec: str, tokens_to_add: Sequence[str] = ()) -> ByteifiedTokenizer:
-    """Load, convert and byteify the tokenizer a spec names.
+    """Load the tokenizer that a spec names.
+
+    The target family's special tokens, then ``tokens_to_add``, are added where missing; tokens
+    that exist keep their ids. Every call builds its own objects.
 
     Args:
-        spec: see :mod:`tokenkit.tokenizers.spec`.
-        tokens_to_add: further special tokens, added after the family's.
+        spec: ``path_or_id[:source=Family][:target=Family][:conversion=kind]``.
 
     Raises:
-        TokenizerError: if the spec is malformed, or the tokenizer is missing, has no fast
-            backend, or cannot be inverted to bytes.
+        TokenizerError: if the spec is malformed, nothing is found there, it is not a fast
+            tokenizer, or its tokens cannot be inverted to bytes.
     """
     parsed = parse_spec(spec)
-    hf = _open(parsed)
-    source = _source_family(hf, parsed)
-    target = FAMILIES[parsed.target] if parsed.target else source
-    _drop_unicode_normalizer(hf, parsed)
-    byte_alphabet = uses_byte_alphabet(hf.backend_tokenizer.to_str())
-    if byte_alphabet is None:
-        model = json.loads(hf.backend_tokenizer.to_str())["model"]["type"]
-        raise TokenizerError(
-            f"tokenizer '{parsed.path}' cannot be inverted to bytes: its {model} model neither "
-            "works on bytes nor marks spaces"
-        )
-    if target is not source and source.has_headers and target.name != source.name:
-        logger.info(f"tokenizer '{parsed}': special tokens and chat turns of {target.name}")
-    hf.add_tokens([AddedToken(t, special=True, normalized=False) for t in target.special_tokens])
-    if parsed.conversion == "byte":
-        _to_bytes(hf, target)
-        byte_alphabet = True
-    elif parsed.conversion == "prebyteified":
-        byte_alphabet = True
-    if tokens_to_add:
-        hf.add_tokens([AddedToken(t, special=True, normalized=False) for t in tokens_to_add])
-    return ByteifiedTokenizer(
-        hf,
-        target,
-        parsed,
-        byte_alphabet=byte_alphabet,
-        add_prefix_space=parsed.conversion == "manual_add_prefix_space",
+    hf = _load_hf(parsed)
+    source = (
+        get_family(parsed.source) if parsed.source else derive_family(hf.get_vocab(), parsed.path)
     )
+    family = get_family(parsed.target) if parsed.target else source
+    data = _pipeline(hf)
+    if parsed.conversion == "byte":
+        hf = _byte_level_tokenizer(hf, family)
+        data, kind = _pipeline(hf), "byte_level"
+    elif parsed.conversion == "prebyteified":
+        kind = "byte_level"
+    else:
+        kind = detect_byte_kind(data, spec)
+    _remove_unicode_form(hf, data, spec)
+    _add_tokens(hf, family.special_tokens if parsed.conversion != "byte" else (), special=True)
+    _check_additions(hf, tokens_to_add, kind, spec)
+    _add_tokens(hf, tokens_to_add, special=False)
+    tok = ByteifiedTokenizer(
+        hf,
+        parsed,
+        family,
+        kind,
+        adds_prefix_space=adds_prefix_space(data),
+        manual_prefix_space=parsed.conversion == "manual_add_prefix_space",
+    )
+    _warn_of_missing_bytes(tok)
+    return tok
+
+
+def _load_hf(spec: TokenizerSpec) -> PreTrainedTokenizerFast:
+    """The plain tokenizer, as its ``tokenizer.json`` says rather than as a class rebuilds it."""
+    if not Path(spec.path).is_dir() and not _HUB_ID.fullmatch(spec.path):
+        raise TokenizerError(
+            f"tokenizer folder '{spec.path}' does not exist (expected a folder with a "
+            "tokenizer.json, or a hub id like org/name)"
+        )
+    options: dict[str, Any] = {"revision": spec.revision or "main", "trust_remote_code": False}
+    try:
+        found = cached_file(
+            spec.path,
+            "tokenizer.json",
+            revision=options["revision"],
+            _raise_exceptions_for_missing_entries=False,
+        )
+        loader = PreTrainedTokenizerFast if found else AutoTokenizer
+        hf = loader.from_pretrained(spec.path, **options)
+    except Exception as error:  # transformers and tokenizers raise many kinds, bare ones too
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise TokenizerError(f"cannot load tokenizer '{spec.path}': {reason}") from error
+    if not isinstance(hf, PreTrainedTokenizerFast):
+        raise TokenizerError(
+            f"tokenizer '{spec.path}' has no fast backend (it is a {type(hf).__name__}); convert "
+            "it to a tokenizer.json first"
+        )
+    hf.backend_tokenizer.no_truncation()
+    hf.backend_tokenizer.no_padding()
+    return hf
+
+
+def _pipeline(hf: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """What ``tokenizer.json`` says of the tokenizer, the vocabulary left out."""
+    backend = hf.backend_tokenizer
+
+    def state(part: Any) -> dict[str, Any] | None:
+        return None if part is None else json.loads(part.__getstate__())
+
+    model = {"type": type(backend.model).__name__}
+    if model["type"] == "BPE":
+        model["byte_fallback"] = backend.model.byte_fallback
+    elif model["type"] == "Unigram":
+        model["byte_fallback"] = state(backend.model).get("byte_fallback", False)
+    return {
+        "model": model,
+        "normalizer": state(backend.normalizer),
+        "pre_tokenizer": state(backend.pre_tokenizer),
+        "decoder": state(backend.decoder),
+    }
+
+
+def _remove_unicode_form(hf: PreTrainedTokenizerFast, data: dict[str, Any], spec: str) -> None:
+    form = lone_unicode_form(data)
+    if form:
+        logger.warning(
+            f"tokenizer '{spec}' normalises text to {form}; tokenkit removes this normaliser, "
+            "because two tokenizers must see the same bytes. Text that is not in this form "
+            "already is encoded differently than by the original tokenizer."
+        )
+        hf.backend_tokenizer.normalizer = None
+
+
+def _add_tokens(hf: PreTrainedTokenizerFast, tokens: Sequence[str], *, special: bool) -> None:
+    added = [AddedToken(token, special=special, normalized=False) for token in tokens]
+    if added:
+        hf.add_tokens(added, special_tokens=special)
+
+
+def _check_additions(
+    hf: PreTrainedTokenizerFast, tokens: Sequence[str], kind: ByteKind, spec: str
+) -> None:
+    """Refuse a token whose text is, as a vocabulary entry, another one's bytes ("é", "Ġ")."""
+    vocabulary = hf.get_vocab()
+    for token in tokens:
+        if kind == "byte_level" and token in vocabulary and to_alphabet(token.encode()) != token:
+            raise TokenizerError(
+                f"token '{token}' cannot be added to tokenizer '{spec}', whose vocabulary has an "
+                "entry of that name for other bytes"
+            )
+
+
+def _byte_level_tokenizer(hf: PreTrainedTokenizerFast, family: Family) -> PreTrainedTokenizerFast:
+    """A tokenizer of 256 bytes and the tokens the family's template uses.
+
+    All pieces weigh the same, so a template token such as "ĊĊ" is also used in running text.
+    """
+    template = sorted(family.template_tokens() - set(BYTE_CHARACTERS))
+    vocabulary = [*BYTE_CHARACTERS, *template]
+    backend = Tokenizer(models.Unigram([(token, 0.0) for token in vocabulary]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    names = {"pad_token": PAD, "bos_token": BOS, "eos_token": EOS}
+    tokens = {}
+    for name, marker in names.items():
+        replacement = family.replacements[marker]
+        # Where the family has none, the tokenizer keeps its own if the token survives.
+        token = replacement[0] if replacement else getattr(hf, name)
+        if token in vocabulary:
+            tokens[name] = token
+    byte_level = PreTrainedTokenizerFast(tokenizer_object=backend, **tokens)
+    _add_tokens(byte_level, [t for t in family.special_tokens if t in template], special=True)
+    return byte_level
+
+
+def _warn_of_missing_bytes(tok: ByteifiedTokenizer) -> None:
+    missing = missing_bytes(set(tok.ids))
+    if missing:
+        logger.warning(
+            f"tokenizer '{tok.spec}' has no token for {len(missing)} of the 256 bytes (the first "
+            f"is 0x{missing[0]:02X}); text with them loses characters"
+        )

@@ -1,269 +1,309 @@
-"""A batch of token rows as streams of symbols: bytes, and one symbol per chat marker."""
+"""A batch of token rows as streams of symbols: bytes, and one symbol for each marker's tokens.
+
+Two tokenizations of one text give the same bytes, but not the same tokens for the end of a turn
+or a header. So the tokens that stand for one neutral marker (a *group*: ``<|im_end|> Ċ`` here,
+``<|eot_id|>`` there) become one symbol, 256. A group whose marker the other family does not have
+is dropped: it adds nothing to the stream.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from tokenkit.tokenizers.alphabet import SPACE
-from tokenkit.tokenizers.byteify import ByteifiedTokenizer
-from tokenkit.tokenizers.families import ASSISTANT, END_HEADER, START_HEADER, SYSTEM, USER
+from tokenkit.tokenizers.families import (
+    BOS,
+    END_HEADER,
+    MARKERS,
+    ROLE_MARKERS,
+    START_HEADER,
+    Family,
+)
+from tokenkit.tokenizers.tokenizer import ByteifiedTokenizer
 
 MARKER_SYMBOL = 256
-SPACE_BYTE = 32
+_SPACE_BYTE = 32
+_NAMES = frozenset(ROLE_MARKERS.values())
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Ids that stand for one or several markers; ``markers`` in the order of MARKERS."""
+
+    ids: tuple[int, ...]
+    markers: tuple[str, ...]
+
+    def is_dropped(self, other: Family) -> bool:
+        """Whether ``other`` has no counterpart; of several markers the last one decides."""
+        return other.replacements[self.markers[-1]] is None
+
+
+class SymbolTable:
+    """What alignment needs to know of each id of a tokenizer, as arrays ``[V]``.
+
+    A pattern is *hard* if it begins with a special token, which is a marker wherever it stands.
+    A *soft* one ("user", a newline) is a marker only in a header, and plain text elsewhere.
+    """
+
+    def __init__(self, tok: ByteifiedTokenizer) -> None:
+        self.bytes_joined = np.frombuffer(b"".join(tok.token_bytes), np.uint8).astype(np.uint16)
+        self.symbols = np.append(self.bytes_joined, np.uint16(MARKER_SYMBOL))
+        self.marker_offset = len(self.bytes_joined)
+        self.lengths = np.array([len(raw) for raw in tok.token_bytes], np.intp)
+        self.offsets = np.cumsum(self.lengths) - self.lengths
+        # Several ids may spell the same bytes (byte fallback); patterns match any of them.
+        self.canonical = np.array([tok.ids.get(token, -1) for token in tok.tokens], np.intp)
+        spaces = [len(raw) - len(raw.lstrip(b" ")) for raw in tok.token_bytes]
+        self.leading_spaces = np.array(spaces, np.intp)
+        self.starts_with_space = np.array([t.startswith(SPACE) for t in tok.tokens], bool)
+        self._find_patterns(tok)
+
+    def _find_patterns(self, tok: ByteifiedTokenizer) -> None:
+        markers: dict[tuple[int, ...], list[str]] = {}
+        for marker in MARKERS:
+            ids = tok.marker_ids[marker]
+            if ids is not None:
+                markers.setdefault(tuple(ids.tolist()), []).append(marker)
+        patterns = [Pattern(ids, tuple(found)) for ids, found in markers.items()]
+        patterns.sort(key=lambda pattern: -len(pattern.ids))
+        self.hard_patterns = [p for p in patterns if p.ids[0] in tok.special_ids]
+        self.soft_patterns = [p for p in patterns if p.ids[0] not in tok.special_ids]
+        self.hard = self._begins(self.hard_patterns)
+        self.soft = self._begins(p for p in self.soft_patterns if len(p.ids) == 1)
+
+    def _begins(self, patterns: Iterable[Pattern]) -> np.ndarray:
+        return np.isin(self.canonical, [pattern.ids[0] for pattern in patterns])
+
+
+def symbol_table(tok: ByteifiedTokenizer) -> SymbolTable:
+    """The tokenizer's table, built once."""
+    if tok.symbol_table is None:
+        tok.symbol_table = SymbolTable(tok)
+    return tok.symbol_table
+
+
+@dataclass
+class Groups:
+    """Groups of tokens that stand for markers, in order ``[G]``."""
+
+    start: np.ndarray  # first token
+    length: np.ndarray  # tokens
+    kept: np.ndarray  # bool: adds a symbol; False: dropped
+    is_bos: np.ndarray  # bool: can be the beginning of a text
+
+    def select(self, where: np.ndarray) -> Groups:
+        return Groups(self.start[where], self.length[where], self.kept[where], self.is_bos[where])
+
+    def tokens(self) -> np.ndarray:
+        """Every token of every group, ``[Σ length]``."""
+        return self.start.repeat(self.length) + within(self.length)
+
+
+def within(lengths: np.ndarray) -> np.ndarray:
+    """0 … n−1 for each n of ``lengths``, joined."""
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
+
+
+def find_groups(table: SymbolTable, other: Family, ids: np.ndarray, bounds: np.ndarray) -> Groups:
+    """Groups in a batch of rows.
+
+    Args:
+        other: the other side's family, which decides what is dropped.
+        ids: ``[N]``, all rows joined.
+        bounds: ``[B + 1]``, where rows begin and end.
+    """
+    found: list[tuple[np.ndarray, Pattern, int]] = []
+
+    def match(at: np.ndarray, pattern: Pattern) -> np.ndarray:
+        """Whether the pattern's ids stand at tokens ``at``, within their rows."""
+        row_end = bounds[np.searchsorted(bounds, at, side="right").clip(max=len(bounds) - 1)]
+        matches = at + len(pattern.ids) <= row_end
+        for k, wanted in enumerate(pattern.ids):
+            matches &= table.canonical[ids[(at + k).clip(max=len(ids) - 1)]] == wanted
+        return matches
+
+    def take(at: np.ndarray, patterns: list[Pattern]) -> np.ndarray:
+        """Assign the longest pattern to each of ``at``; return the rest."""
+        for pattern in patterns:
+            if not len(at):
+                break
+            matches = match(at, pattern)
+            found.append((at[matches], pattern, len(pattern.ids)))
+            at = at[~matches]
+        return at
+
+    alone = take(np.flatnonzero(table.hard[ids]), table.hard_patterns)
+    for pattern in table.hard_patterns:
+        # "<|im_end|>" without the newline, at the end of a cut row
+        first = table.canonical[ids[alone]] == pattern.ids[0]
+        found.append((alone[first], pattern, 1))
+        alone = alone[~first]
+    # Soft ones in headers: a role's name after the start, the header's end after the name
+    for before, after in (({START_HEADER}, _NAMES), (_NAMES, {END_HEADER})):
+        patterns = [p for p in table.soft_patterns if after & set(p.markers)]
+        places = [at + length for at, p, length in found if before & set(p.markers)]
+        if patterns and places:
+            take(np.concatenate(places), patterns)
+    return _joined(found, other)
+
+
+def _joined(found: list[tuple[np.ndarray, Pattern, int]], other: Family) -> Groups:
+    found = [entry for entry in found if len(entry[0])]
+    counts = [len(at) for at, _, _ in found]
+    start = np.concatenate([at for at, _, _ in found] or [np.zeros(0, np.intp)])
+    order = np.argsort(start, kind="stable")
+
+    def spread(values: list, dtype: type) -> np.ndarray:
+        return np.repeat(np.array(values, dtype), counts)[order]
+
+    groups = Groups(
+        start[order],
+        spread([length for _, _, length in found], np.intp),
+        spread([not p.is_dropped(other) for _, p, _ in found], bool),
+        spread([BOS in p.markers for _, p, _ in found], bool),
+    )
+    ends = groups.start + groups.length
+    inside = np.append(False, groups.start[1:] < ends[:-1])
+    return groups.select(~inside) if inside.any() else groups
 
 
 @dataclass
 class Side:
-    """The real tokens of one side's batch, flattened in row order (N tokens, B rows)."""
+    """One side of a batch: its real tokens, all rows joined."""
 
+    table: SymbolTable
     ids: np.ndarray  # [N]
-    row: np.ndarray  # [N]
-    bounds: np.ndarray  # [B + 1] first token of each row
-    bytes_of: list[bytes]  # per token id
-    dropped: np.ndarray  # [N] bool, a marker that the other side does not have
-    group: np.ndarray  # [N] length of the marker group that begins here (0: none)
-    match_length: np.ndarray  # [N] as group, but plain-text look-alikes of markers too
-    symbols: np.ndarray  # [N] symbols this token adds to the stream
-    starts_with_space: np.ndarray  # [N] bool
-    stream: np.ndarray  # [Σ symbols] int16
-    end: np.ndarray  # [N] symbols of the row up to and including this token
-    starts: np.ndarray  # [B] where each row's stream begins
-    lengths: np.ndarray  # [B]
+    bounds: np.ndarray  # [B + 1]
+    groups: Groups
+    extra_at: np.ndarray = field(default_factory=lambda: np.zeros(0, np.intp))  # [E] tokens
+    extra: np.ndarray = field(default_factory=lambda: np.zeros(0, np.intp))  # [E] spaces before
+    lengths: np.ndarray = field(init=False)  # [N] symbols per token, after lay_out()
+    stream: np.ndarray = field(init=False)  # [Σ lengths] uint16
 
-    @property
-    def visible(self) -> np.ndarray:
-        """Tokens that add to the stream, and so can end a chunk; bool ``[N]``."""
-        return self.symbols > 0
+    def row(self, row: int) -> Side:
+        """One row as a batch of its own."""
+        begin, end = self.bounds[row], self.bounds[row + 1]
+        groups = self.groups.select((self.groups.start >= begin) & (self.groups.start < end))
+        groups.start = groups.start - begin
+        return Side(self.table, self.ids[begin:end], np.array([0, end - begin]), groups)
 
-    def tokens_of(self, row: int) -> slice:
-        return slice(self.bounds[row], self.bounds[row + 1])
+    def replace_row(self, row: int, new: Side) -> None:
+        """Take the groups and lengths of one row from :meth:`row`'s, changed since."""
+        begin, end = self.bounds[row], self.bounds[row + 1]
+        self.lengths[begin:end] = new.lengths
+        keep = (self.groups.start < begin) | (self.groups.start >= end)
+        pairs = zip(vars(self.groups).values(), vars(new.groups).values(), strict=True)
+        old, inner = (list(values) for values in zip(*pairs, strict=True))
+        inner[0] = inner[0] + begin
+        joined = [np.concatenate([a[keep], b]) for a, b in zip(old, inner, strict=True)]
+        order = np.argsort(joined[0], kind="stable")
+        self.groups = Groups(*(values[order] for values in joined))
 
+    def lay_out(self) -> None:
+        """Compute the stream and how many symbols each token adds to it."""
+        lengths = self.table.lengths[self.ids]
+        source = self.table.offsets[self.ids]
+        groups = self.groups
+        if len(groups.start):
+            lengths[groups.tokens()] = 0
+            lengths[groups.start] = groups.kept
+            source[groups.start] = self.table.marker_offset
+        ends = np.cumsum(lengths)
+        source -= ends
+        source += lengths
+        index = np.repeat(source, lengths)
+        index += np.arange(len(index))
+        self.stream = self.table.symbols[index]
+        if len(self.extra_at):
+            at = ends[self.extra_at] - lengths[self.extra_at]
+            self.stream = np.insert(self.stream, np.repeat(at, self.extra), _SPACE_BYTE)
+            lengths[self.extra_at] += self.extra
+        self.lengths = lengths
 
-class SymbolTable:
-    """Symbols of every token id, joined; kept on the tokenizer."""
+    def row_ends(self) -> np.ndarray:
+        """End of each row's stream, ``[B + 1]``, beginning with 0."""
+        total = np.append(0, np.cumsum(self.lengths))
+        return total[self.bounds]
 
-    def __init__(self, tok: ByteifiedTokenizer) -> None:
-        data = tok.token_bytes
-        self.lengths = np.array([len(d) for d in data], dtype=np.int64)
-        self.offsets = np.cumsum(self.lengths) - self.lengths
-        joined = np.frombuffer(b"".join(data), dtype=np.uint8).astype(np.int16)
-        self.symbols = np.append(joined, np.int16(MARKER_SYMBOL))
-        self.starts_with_space = np.array([t.startswith(SPACE) for t in tok.tokens], dtype=bool)
+    def segment_starts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Texts between markers: row and number ``[S, 2]``, and the first token ``[S]``.
 
-    @classmethod
-    def of(cls, tok: ByteifiedTokenizer) -> SymbolTable:
-        table = getattr(tok, "_symbol_table", None)
-        if table is None or len(table.lengths) != len(tok):
-            table = tok._symbol_table = cls(tok)
-        return table
+        A text's number is that of the kept groups before it in its row.
+        """
+        groups, bounds = self.groups, self.bounds
+        rows = np.arange(len(bounds) - 1)
+        group_row = np.searchsorted(bounds, groups.start, side="right") - 1
+        kept_before = np.append(0, np.cumsum(groups.kept))
+        first_group = np.searchsorted(groups.start, bounds[:-1])
+        number = kept_before[1:] - kept_before[first_group[group_row]]
+        start = np.concatenate([bounds[:-1], groups.start + groups.length])
+        keys = np.stack([np.append(rows, group_row), np.append(0 * rows, number)], 1)
+        text = start < bounds[keys[:, 0] + 1]
+        text &= ~np.isin(start, groups.start)
+        start, keys = start[text], keys[text]
+        order = np.argsort(start, kind="stable")
+        keys, first = np.unique(keys[order], axis=0, return_index=True)
+        return keys, start[order][first]
 
-
-@dataclass(frozen=True)
-class _Pattern:
-    ids: tuple[int, ...]
-    markers: tuple[str, ...]  # markers written like this
-    dropped: bool  # the other family has nothing for it
-    hard: bool  # contains a special token, so it cannot be plain text
-
-
-def _patterns(tok: ByteifiedTokenizer, other: ByteifiedTokenizer) -> list[_Pattern]:
-    """The family's marker groups. Markers written alike are one; the last decides if dropped."""
-    found: dict[tuple[int, ...], list[str]] = {}
-    for marker in tok.family.replacements:
-        ids = tuple(tok.marker_ids(marker).tolist())
-        if ids:
-            found.setdefault(ids, []).append(marker)
-    special = tok.special_ids
-    return [
-        _Pattern(
-            ids,
-            tuple(markers),
-            dropped=other.family.replacements[markers[-1]] is None,
-            hard=bool(special & set(ids)),
-        )
-        for ids, markers in found.items()
-    ]
-
-
-def _match(ids: np.ndarray, row: np.ndarray, pattern: tuple[int, ...]) -> np.ndarray:
-    """Where ``pattern`` begins, within one row; bool ``[N]``."""
-    n, length = len(ids), len(pattern)
-    matches = ids == pattern[0]
-    for k in range(1, length):
-        if not matches.any():
-            break
-        shifted = np.zeros(n, dtype=bool)
-        shifted[: n - k] = (ids[k:] == pattern[k]) & (row[k:] == row[: n - k])
-        matches = matches & shifted
-    return matches
-
-
-def _find_groups(
-    ids: np.ndarray, row: np.ndarray, patterns: list[_Pattern]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Arrays ``group``, ``dropped`` and ``match_length`` of :class:`Side`.
-
-    Special tokens are markers wherever they stand. Plain text such as "user" or a newline is one
-    only in a header: a role's name after the start of a header, and the end of that header.
-    """
-    n = len(ids)
-    group, match_length = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
-    dropped = np.zeros(n, dtype=bool)
-    after_start = np.zeros(n + 1, dtype=bool)  # a role's name may stand here
-    after_role = np.zeros(n + 1, dtype=bool)  # the end of a header may stand here
-
-    def assign(where: np.ndarray, pattern: _Pattern) -> None:
-        match_length[where & (match_length == 0)] = len(pattern.ids)
-        where = np.flatnonzero(where & (group == 0))
-        group[where] = len(pattern.ids)
-        dropped[where] = pattern.dropped
-        following = np.minimum(where + len(pattern.ids), n)
-        if START_HEADER in pattern.markers:
-            after_start[following] = True
-        if {SYSTEM, USER, ASSISTANT} & set(pattern.markers):
-            after_role[following] = True
-
-    matches = [(pattern, _match(ids, row, pattern.ids)) for pattern in patterns]
-    for pattern, where in matches:
-        if pattern.hard:
-            assign(where, pattern)
-    for context, markers in ((after_start, {SYSTEM, USER, ASSISTANT}), (after_role, {END_HEADER})):
-        for pattern, where in matches:
-            if not pattern.hard and markers & set(pattern.markers):
-                assign(where & context[:n], pattern)
-    for pattern, where in matches:
-        match_length[where & (match_length == 0)] = len(pattern.ids)
-    return group, dropped, match_length
-
-
-def _inside(group: np.ndarray, dropped: np.ndarray) -> np.ndarray:
-    """Tokens that continue a group begun before them; bool ``[N]``."""
-    inside = np.zeros(len(group) + 1, dtype=bool)
-    long = np.flatnonzero((group > 1) & ~dropped)
-    for length in np.unique(group[long]):
-        for k in range(1, length):
-            inside[np.minimum(long[group[long] == length] + k, len(group))] = True
-    return inside[:-1]
+    def count_leading_spaces(self, token: np.ndarray) -> np.ndarray:
+        """Spaces with which the texts that begin at tokens ``[S]`` begin, ``[S]``."""
+        table, token = self.table, token.copy()
+        last = self.bounds[np.searchsorted(self.bounds, token, side="right")] - 1
+        count = np.zeros(len(token), np.intp)
+        active = np.arange(len(token))
+        while len(active):
+            ids = self.ids[token[active]]
+            count[active] += table.leading_spaces[ids]
+            only_spaces = table.leading_spaces[ids] == table.lengths[ids]
+            active = active[only_spaces & (token[active] < last[active])]
+            token[active] += 1
+            active = active[~np.isin(token[active], self.groups.start)]
+        return count
 
 
 def build_side(
     tok: ByteifiedTokenizer, other: ByteifiedTokenizer, ids: np.ndarray, mask: np.ndarray
 ) -> Side:
-    """Streams of one side.
+    """One side's real tokens and groups; ``ids`` and ``mask`` are ``[B, T]``."""
+    table = symbol_table(tok)
+    bounds = np.append(0, np.cumsum(np.count_nonzero(mask, axis=1)))
+    flat = ids[mask].astype(np.intp, copy=False)
+    return Side(table, flat, bounds, find_groups(table, other.family, flat, bounds))
 
-    Args:
-        ids: ``[B, T]``.
-        mask: ``[B, T]`` bool, True on real tokens.
-        other: the other side's tokenizer, whose family decides which markers are dropped.
+
+def drop_one_sided_bos(a: Side, b: Side) -> None:
+    """Drop a BOS with which only one of the two rows begins."""
+    starts = []
+    for side in (a, b):
+        at = side.groups.start[side.groups.is_bos]
+        starts.append(np.isin(side.bounds[:-1], at) & (np.diff(side.bounds) > 0))
+    for side, lonely in ((a, starts[0] & ~starts[1]), (b, starts[1] & ~starts[0])):
+        side.groups.kept[np.isin(side.groups.start, side.bounds[:-1][lonely])] = False
+
+
+def level_leading_spaces(a: Side, b: Side) -> None:
+    """Where one side's text begins with fewer spaces, note the missing ones for its first token.
+
+    Some tokenizers put a space before each text by themselves.
     """
-    table = SymbolTable.of(tok)
-    flat = ids[mask].astype(np.int64)
-    counts = mask.sum(1)
-    row = np.repeat(np.arange(len(ids)), counts)
-    group, dropped, match_length = _find_groups(flat, row, _patterns(tok, other))
-    inside = _inside(group, dropped)
-    group[inside] = 0
-    # Of a marker that has no counterpart, the whole group is dropped.
-    symbols = np.where(inside | dropped, 0, np.where(group > 0, 1, table.lengths[flat]))
-    source = np.where(group > 0, len(table.symbols) - 1, table.offsets[flat])
-    side = Side(
-        ids=flat,
-        row=row,
-        bounds=np.concatenate([[0], np.cumsum(counts)]),
-        bytes_of=tok.token_bytes,
-        dropped=dropped | ((symbols == 0) & ~inside),
-        group=np.where(dropped, 0, group),
-        match_length=np.where(inside | dropped, 0, match_length),
-        symbols=symbols,
-        starts_with_space=table.starts_with_space[flat] & ~dropped,
-        stream=np.zeros(0, dtype=np.int16),
-        end=np.zeros(0, dtype=np.int64),
-        starts=np.zeros(0, dtype=np.int64),
-        lengths=np.zeros(0, dtype=np.int64),
-    )
-    _lay_stream(side, table.symbols, source)
-    return side
-
-
-def _lay_stream(side: Side, table: np.ndarray, source: np.ndarray) -> None:
-    """Join the symbols of all tokens and note where tokens and rows end."""
-    ends = np.cumsum(side.symbols)
-    begins = ends - side.symbols
-    token = np.repeat(source - begins, side.symbols)
-    side.stream = table[token + np.arange(len(token))]
-    _measure(side, ends)
-
-
-def _measure(side: Side, ends: np.ndarray) -> None:
-    total = np.concatenate([[0], ends])
-    at_bounds = total[side.bounds]
-    side.starts = at_bounds[:-1]
-    side.lengths = np.diff(at_bounds)
-    side.end = ends - side.starts[side.row]
-
-
-def _first_text(side: Side, skip_group: np.ndarray) -> np.ndarray:
-    """First token of each row after dropped ones and (where asked) a leading marker; ``[B]``.
-
-    A row without any gets −1.
-    """
-    n, rows = len(side.ids), len(side.lengths)
-    skip = side.dropped.copy()
-    candidate = np.flatnonzero(~skip & (side.symbols > 0))
-
-    def first(candidates: np.ndarray) -> np.ndarray:
-        found = np.full(rows, -1)
-        found[side.row[candidates[::-1]]] = candidates[::-1]
-        return found
-
-    leading = first(candidate)
-    at = leading[(leading >= 0) & skip_group]
-    at = at[side.group[at] > 0]
-    skip_token = np.zeros(n, dtype=bool)
-    skip_token[at] = True
-    return first(candidate[~skip_token[candidate]])
-
-
-def _leading_spaces(side: Side, first: np.ndarray) -> np.ndarray:
-    """Spaces at the start of each row's text, ``[B]``."""
-    present = first >= 0
-    begin = np.zeros(len(first), dtype=np.int64)
-    token = first[present]
-    begin[present] = side.starts[side.row[token]] + side.end[token] - side.symbols[token]
-    no_space = np.append(np.flatnonzero(side.stream != SPACE_BYTE), len(side.stream))
-    stop = no_space[np.searchsorted(no_space, begin)]
-    stop = np.minimum(stop, side.starts + side.lengths)
-    return np.where(present, stop - begin, 0)
-
-
-def add_leading_spaces(teacher: Side, student: Side) -> None:
-    """Where one side's text begins with more spaces, give the other's first token the rest.
-
-    Some tokenizers put a space before the first word by themselves.
-    """
-    sides = (teacher, student)
-    leading = [_first_text(s, np.zeros(len(s.lengths), dtype=bool)) for s in sides]
-    both = np.ones(len(teacher.lengths), dtype=bool)
-    for side, first in zip(sides, leading, strict=True):
-        both &= (first >= 0) & (side.group[np.maximum(first, 0)] > 0) if len(side.ids) else False
-    firsts = [_first_text(side, both) for side in sides]
-    spaces = [_leading_spaces(s, f) for s, f in zip(sides, firsts, strict=True)]
-    for side, first, own, other in (
-        (teacher, firsts[0], spaces[0], spaces[1]),
-        (student, firsts[1], spaces[1], spaces[0]),
-    ):
-        rows = np.flatnonzero((other > own) & (first >= 0))
-        rows = rows[side.group[first[rows]] == 0]
-        if len(rows):
-            _prepend(side, first[rows], (other - own)[rows])
-
-
-def _prepend(side: Side, tokens: np.ndarray, counts: np.ndarray) -> None:
-    """Put ``counts`` spaces before the symbols of ``tokens``."""
-    at = side.starts[side.row[tokens]] + side.end[tokens] - side.symbols[tokens]
-    side.stream = np.insert(side.stream, np.repeat(at, counts), SPACE_BYTE)
-    side.symbols[tokens] += counts
-    side.starts_with_space[tokens] = True
-    _measure(side, np.cumsum(side.symbols))
+    (keys_a, first_a), (keys_b, first_b) = a.segment_starts(), b.segment_starts()
+    spaced = [
+        side.table.starts_with_space[side.ids[first]].any()
+        for side, first in ((a, first_a), (b, first_b))
+    ]
+    nothing = np.zeros(0, np.intp)
+    for side in (a, b):
+        side.extra_at = side.extra = nothing
+    if not any(spaced):
+        return
+    width = 1 + max(keys_a[:, 1].max(initial=0), keys_b[:, 1].max(initial=0))
+    keys = [k[:, 0] * width + k[:, 1] for k in (keys_a, keys_b)]
+    _, in_a, in_b = np.intersect1d(*keys, assume_unique=True, return_indices=True)
+    first_a, first_b = first_a[in_a], first_b[in_b]
+    missing = b.count_leading_spaces(first_b) - a.count_leading_spaces(first_a)
+    for side, first, lacks in ((a, first_a, missing), (b, first_b, -missing)):
+        side.extra_at, side.extra = first[lacks > 0], lacks[lacks > 0]

@@ -58,16 +58,15 @@ def walk_row(teacher: Side, student: Side, row: int) -> tuple[np.ndarray, np.nda
     while True:
         t.skip_dropped()
         s.skip_dropped()
-        between_chunks = not t.text and not s.text
-        behind = t if len(t.text) <= len(s.text) else s
-        if behind.done or (between_chunks and s.done):
+        if t.done or s.done:
             break
-        if between_chunks and t.match[t.next] and s.match[s.next]:
+        if t.text == s.text == b"" and t.match[t.next] and s.match[s.next]:
             t.next += int(t.match[t.next])
             s.next += int(s.match[s.next])
         else:
+            behind = t if len(t.text) <= len(s.text) else s
             behind.take(1)
-            if between_chunks:
+            if behind is t and not s.text:
                 s.take(1)
             shared = min(len(t.text), len(s.text))
             if t.text[:shared] != s.text[:shared]:

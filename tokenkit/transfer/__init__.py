@@ -1,4 +1,4 @@
-"""Training-free transfer: initialisers of a new vocabulary's matrices, by name."""
+"""Training-free transfer: embeddings of a new vocabulary from those of the old one."""
 
 from tokenkit.transfer.fvt import fvt
 from tokenkit.transfer.registry import INITIALIZERS

@@ -1,126 +1,189 @@
-"""Fast Vocabulary Transfer (FVT, arXiv 2402.09977): a new token starts as the mean of its pieces.
+"""Fast Vocabulary Transfer: a new token's embedding is the mean of its old tokens' embeddings.
 
-Special tokens are copied by role, tokens that both vocabularies have are copied as they are, the
-others become the mean of the source tokens that spell them; what cannot be spelled is drawn from
-the distribution of the source's rows.
+After Gee et al., "Fast Vocabulary Transfer for Language Model Compression" (EMNLP 2022, industry
+track). Special tokens are copied from those with the same role, tokens that both vocabularies
+have are copied, others are averaged over the pieces the source tokenizer cuts them into, and what
+it cannot cut at all (part of a character, say) is drawn from the source's distribution.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 from torch import Tensor
 
+from tokenkit.errors import ModelError
 from tokenkit.tokenizers import ByteifiedTokenizer
 from tokenkit.tokenizers.families import (
-    ASSISTANT,
+    ASSISTANT_NAME,
     BOS,
     END_HEADER,
     EOT,
     PAD,
     START_HEADER,
-    SYSTEM,
-    USER,
+    SYSTEM_NAME,
+    USER_NAME,
 )
 from tokenkit.transfer.registry import INITIALIZERS
 
-# In order of rising importance: where one token plays several roles, the last one wins.
-ROLES = (ASSISTANT, USER, SYSTEM, EOT, END_HEADER, START_HEADER, PAD, BOS)
-CHUNK_ROWS = 16384
+# Where two markers are one token (Qwen3: BOS and PAD), the later one decides.
+COPIED_MARKERS = (
+    ASSISTANT_NAME,
+    USER_NAME,
+    SYSTEM_NAME,
+    EOT,
+    END_HEADER,
+    START_HEADER,
+    PAD,
+    BOS,
+)
+CHUNK_ROWS = 8192
 
 
-def special_pairs(source: ByteifiedTokenizer, target: ByteifiedTokenizer) -> dict[int, int]:
-    """Target id → source id of the tokens that play the same role."""
-    pairs = {}
-    for role in ROLES:
-        theirs, ours = source.marker_ids(role), target.marker_ids(role)
-        if len(theirs) and len(ours):
-            pairs[int(ours[0])] = int(theirs[0])
-    return pairs
+@dataclass
+class Recipe:
+    """How each row of the new vocabulary is made; ids of the target are all listed once.
 
-
-def decompose(
-    source: ByteifiedTokenizer, target: ByteifiedTokenizer, rows: int
-) -> tuple[list[list[int]], dict[str, int]]:
-    """Source ids (below ``rows``) that make up each target token; [] where nothing does.
-
-    Returns:
-        One list per target id, and a report: tokens copied by role ("special"), copied as they
-        are ("exact"), composed of several pieces ("averaged") and without any ("fallback").
+    Attributes:
+        copied: target ids ``[C]`` and their source ids ``[C]``.
+        averaged: target ids ``[A]``.
+        pieces: source ids ``[P]`` of all averaged tokens, joined.
+        piece_counts: pieces per averaged token ``[A]``, at least 1.
+        drawn: target ids ``[F]``.
+        report: how many tokens are ``special``, ``exact``, ``averaged`` and ``fallback``.
     """
-    special = special_pairs(source, target)
-    report = dict.fromkeys(("special", "exact", "averaged", "fallback"), 0)
-    parts: list[list[int]] = []
-    for number, token in enumerate(target.tokens):
-        if number in special:
-            found, kind = [special[number]], "special"
-        elif token in source.ids:
-            found, kind = [source.ids[token]], "exact"
-        else:
-            found, kind = source.tokenize_bytes(token), "averaged"
-        found = [piece for piece in found if piece < rows]
-        report[kind if found else "fallback"] += 1
-        parts.append(found)
-    return parts, report
 
-
-def compose(matrix: Tensor, parts: list[list[int]], seed: int) -> Tensor:
-    """Rows ``[len(parts), D]`` as means of rows of ``matrix`` ``[V, D]``, in its dtype.
-
-    Rows without parts are drawn from a normal distribution with the mean and standard deviation
-    of the matrix's columns. Works in blocks: no fp32 copy of a matrix is made.
-    """
-    lengths = torch.tensor([len(p) for p in parts])
-    flat = torch.tensor([piece for p in parts for piece in p], dtype=torch.long)
-    offsets = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
-    result = torch.empty(len(parts), matrix.shape[1], dtype=matrix.dtype)
-    for begin in range(0, len(parts), CHUNK_ROWS):
-        end = min(begin + CHUNK_ROWS, len(parts))
-        pieces = flat[offsets[begin] : offsets[end]]
-        used, pieces = torch.unique(pieces, return_inverse=True)
-        result[begin:end] = torch.nn.functional.embedding_bag(
-            pieces, matrix[used].float(), offsets[begin:end] - offsets[begin], mode="mean"
-        ) if len(used) else 0.0  # fmt: skip
-    # A copied row must be the very row, not its round trip through a mean.
-    single = (lengths == 1).nonzero().squeeze(1)
-    result[single] = matrix[flat[offsets[single]]]
-    missing = (lengths == 0).nonzero().squeeze(1)
-    if len(missing):
-        mean, std = column_statistics(matrix)
-        generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn(len(missing), matrix.shape[1], generator=generator)
-        result[missing] = (mean + std * noise).to(matrix.dtype)
-    return result
-
-
-def column_statistics(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and (population) standard deviation of each column, fp32 ``[D]``."""
-    total = torch.zeros(matrix.shape[1], dtype=torch.float64)
-    squares = torch.zeros_like(total)
-    for block in matrix.split(CHUNK_ROWS):
-        block = block.double()
-        total += block.sum(0)
-        squares += block.square().sum(0)
-    mean = total / len(matrix)
-    variance = (squares / len(matrix) - mean.square()).clamp(min=0.0)
-    return mean.float(), variance.sqrt().float()
+    copied: tuple[Tensor, Tensor]
+    averaged: Tensor
+    pieces: Tensor
+    piece_counts: Tensor
+    drawn: Tensor
+    report: dict[str, int]
 
 
 @INITIALIZERS.register("fvt")
 def fvt(
-    source: ByteifiedTokenizer,
-    target: ByteifiedTokenizer,
-    matrices: list[Tensor],
+    source_tok: ByteifiedTokenizer,
+    target_tok: ByteifiedTokenizer,
+    matrices: Sequence[Tensor],
     seed: int = 0,
 ) -> tuple[list[Tensor], dict[str, int]]:
-    """Matrices of a new vocabulary.
+    """Make the matrices of a new vocabulary.
 
     Args:
-        source, target: old and new tokenizer.
-        matrices: ``[V_s, D]`` each (input, and output if untied); same number of rows.
-        seed: for rows that must be drawn.
+        matrices: ``[V_s, D]`` each, any floating dtype (input and output embeddings, say).
+        seed: of the rows that are drawn.
 
     Returns:
-        ``[len(target), D]`` each, in the sources' dtype, and the report of :func:`decompose`.
+        ``[V_t, D]`` each, in their matrix's dtype and on its device, and the number of tokens
+        by origin: special, exact, averaged, fallback.
+
+    Raises:
+        ModelError: if the matrices differ in their number of rows.
     """
-    parts, report = decompose(source, target, len(matrices[0]))
-    return [compose(matrix, parts, seed + k) for k, matrix in enumerate(matrices)], report
+    rows = {len(matrix) for matrix in matrices}
+    if len(rows) != 1:
+        raise ModelError(f"matrices of one vocabulary have different numbers of rows: {rows}")
+    recipe = plan(source_tok, target_tok, rows.pop())
+    generator = torch.Generator().manual_seed(seed)
+    made = [_apply(recipe, matrix, len(target_tok), generator) for matrix in matrices]
+    return made, recipe.report
+
+
+def plan(source_tok: ByteifiedTokenizer, target_tok: ByteifiedTokenizer, rows: int) -> Recipe:
+    """Decide for every target token where its row comes from; source ids are below ``rows``."""
+    exact = [source_tok.ids.get(token, -1) if token else -1 for token in target_tok.tokens]
+    source_of = np.array(exact, np.int64)
+    source_of[source_of >= rows] = -1
+    special = special_pairs(source_tok, target_tok, rows)
+    for target, source in special.items():
+        source_of[target] = source
+    # A token that the source has, but without a row, is not cut further.
+    missing = [i for i in np.flatnonzero(source_of < 0) if exact[i] < 0]
+    cut = source_tok.tokenize_bytes_batch([target_tok.tokens[i] for i in missing])
+    cut = [[piece for piece in pieces if piece < rows] for pieces in cut]
+    averaged = [i for i, pieces in zip(missing, cut, strict=True) if pieces]
+    pieces = [pieces for pieces in cut if pieces]
+    copied = np.flatnonzero(source_of >= 0)
+    drawn = np.setdiff1d(np.flatnonzero(source_of < 0), averaged)
+    report = {
+        "special": len(special),
+        "exact": len(copied) - len(special),
+        "averaged": len(averaged),
+        "fallback": len(drawn),
+    }
+    return Recipe(
+        (torch.from_numpy(copied), torch.from_numpy(source_of[copied])),
+        torch.tensor(averaged, dtype=torch.long),
+        torch.tensor([piece for found in pieces for piece in found], dtype=torch.long),
+        torch.tensor([len(found) for found in pieces], dtype=torch.long),
+        torch.from_numpy(drawn),
+        report,
+    )
+
+
+def special_pairs(
+    source_tok: ByteifiedTokenizer, target_tok: ByteifiedTokenizer, rows: int
+) -> dict[int, int]:
+    """Target id -> source id (below ``rows``) of tokens that have the same role."""
+    pairs = {}
+    for marker in COPIED_MARKERS:
+        theirs, ours = (t.family.replacements[marker] or ("",) for t in (source_tok, target_tok))
+        source, target = source_tok.ids.get(theirs[0], rows), target_tok.ids.get(ours[0])
+        if target is not None and source < rows:
+            pairs[target] = source
+    return pairs
+
+
+def _apply(recipe: Recipe, matrix: Tensor, rows: int, generator: torch.Generator) -> Tensor:
+    """One new matrix ``[rows, D]``. Only chunks of rows are ever held in fp32."""
+    new = matrix.new_empty(rows, matrix.shape[1])
+    device = matrix.device
+    copied, source = (ids.to(device) for ids in recipe.copied)
+    for chunk, from_chunk in zip(copied.split(CHUNK_ROWS), source.split(CHUNK_ROWS), strict=True):
+        new[chunk] = matrix[from_chunk]
+    _average(recipe, matrix, new)
+    if len(recipe.drawn):
+        mean, std = moments(matrix)
+        for ids in recipe.drawn.split(CHUNK_ROWS):
+            noise = torch.randn(len(ids), matrix.shape[1], generator=generator)
+            new[ids.to(device)] = (mean + std * noise.to(device)).to(new.dtype)
+    return new
+
+
+def _average(recipe: Recipe, matrix: Tensor, new: Tensor) -> None:
+    """Write the means of the pieces' rows into ``new``."""
+    first = 0
+    counts_by_chunk = recipe.piece_counts.split(CHUNK_ROWS)
+    for ids, counts in zip(recipe.averaged.split(CHUNK_ROWS), counts_by_chunk, strict=True):
+        pieces = recipe.pieces[first : first + int(counts.sum())].to(matrix.device)
+        first += len(pieces)
+        token = torch.repeat_interleave(torch.arange(len(ids)), counts).to(matrix.device)
+        total = torch.zeros(len(ids), matrix.shape[1], device=matrix.device)
+        total.index_add_(0, token, matrix[pieces].float())
+        mean = total / counts.to(matrix.device).unsqueeze(1)
+        new[ids.to(matrix.device)] = mean.to(new.dtype)
+
+
+def moments(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (of the population) of each column, fp32 ``[D]``.
+
+    Combined chunk by chunk (Chan et al., 1979), so no fp32 copy of the matrix is made and no
+    digits cancel.
+    """
+    count = 0
+    mean = torch.zeros(matrix.shape[1], device=matrix.device)
+    squares = torch.zeros_like(mean)
+    for chunk in matrix.split(CHUNK_ROWS):
+        chunk = chunk.float()
+        n = len(chunk)
+        shift = chunk.mean(0) - mean
+        squares += (chunk - chunk.mean(0)).square().sum(0) + shift.square() * (
+            count * n / (count + n)
+        )
+        mean += shift * (n / (count + n))
+        count += n
+    return mean, (squares / max(count, 1)).sqrt()

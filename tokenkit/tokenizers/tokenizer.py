@@ -1,0 +1,319 @@
+"""A tokenizer seen through its bytes: the one interface the rest of tokenkit uses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from tokenkit.errors import TokenizerError
+from tokenkit.log import logger
+from tokenkit.registry import did_you_mean
+from tokenkit.tokenizers.alphabet import NEWLINE, SPACE, TAB, literal_bytes
+from tokenkit.tokenizers.byteify import (
+    BYTE_PIECES,
+    ByteKind,
+    byteify_added_token,
+    byteify_token,
+    native_token,
+)
+from tokenkit.tokenizers.families import BOS, EOS, MARKERS, PAD, Family
+from tokenkit.tokenizers.markers import literal_pattern
+from tokenkit.tokenizers.spec import TokenizerSpec
+
+# A text is first cut to this many characters per wanted token; real text needs about four.
+CLIP_CHARACTERS_PER_TOKEN = 24
+# Tokens this close to a cut may differ from those of the whole text.
+CLIP_MARGIN = 16
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+SPACE_MASK_MODES = ("space", "tab", "newline", "special")
+
+
+class ByteifiedTokenizer:
+    """A fast Hugging Face tokenizer, its family, and its tokens as bytes.
+
+    Attributes:
+        hf: the tokenizer with the family's special tokens added.
+        spec: what it was loaded from.
+        family: the target family.
+        kind: how it writes bytes.
+        adds_prefix_space: whether encoding puts a space before every piece of text.
+        tokens: byteified string per id; special tokens verbatim, "" for ids without a token.
+        ids: id per byteified string; a real piece wins over the byte-fallback piece.
+        byte_lengths: int32 ``[V]``, bytes per id, 0 for the family's special tokens.
+        special_ids: ids of the family's special tokens.
+        marker_ids: ids each neutral marker becomes; None where the family has no such token.
+        pad_id, bos_id, eos_id: ``bos_id`` is None if neither family nor tokenizer has one.
+    """
+
+    def __init__(
+        self,
+        hf: PreTrainedTokenizerFast,
+        spec: TokenizerSpec,
+        family: Family,
+        kind: ByteKind,
+        *,
+        adds_prefix_space: bool = False,
+        manual_prefix_space: bool = False,
+    ) -> None:
+        """Wrap ``hf``, which must have the family's special tokens already.
+
+        Raises:
+            TokenizerError: if a token of the family cannot be written with this vocabulary.
+        """
+        self.hf = hf
+        self.spec = spec
+        self.family = family
+        self.kind = kind
+        self.adds_prefix_space = adds_prefix_space or manual_prefix_space
+        self.manual_prefix_space = manual_prefix_space
+        self._read_vocabulary()
+        self.marker_ids = {marker: self._marker_ids(marker) for marker in MARKERS}
+        self._set_special_ids()
+        self.symbol_table = None  # alignment's view of the vocabulary, made when first needed
+
+    # Vocabulary -------------------------------------------------------------------------------
+
+    def _read_vocabulary(self) -> None:
+        vocabulary = self.hf.get_vocab()
+        self._added = {t.content: i for i, t in sorted(self.hf.added_tokens_decoder.items())}
+        special = {t.content for t in self.hf.added_tokens_decoder.values() if t.special}
+        self.tokens = [""] * (max(vocabulary.values(), default=-1) + 1)
+        self.ids: dict[str, int] = {}
+        weak = set()  # byteified strings that only a byte-fallback piece stands for so far
+        for native, i in sorted(vocabulary.items(), key=lambda item: item[1]):
+            if native in self._added:
+                token = byteify_added_token(native, native in special)
+            else:
+                token = byteify_token(native, self.kind)
+            self.tokens[i] = token
+            is_byte_piece = self.kind == "sentencepiece" and native in BYTE_PIECES
+            if token not in self.ids or (token in weak and not is_byte_piece):
+                self.ids[token] = i
+                weak.discard(token)
+                if is_byte_piece:
+                    weak.add(token)
+
+    def _marker_ids(self, marker: str) -> np.ndarray | None:
+        """Ids of a marker; a plain word that is no token of its own is spelt out."""
+        replacement = self.family.replacements[marker]
+        if replacement is None:
+            return None
+        ids = []
+        for token in replacement:
+            pieces = [self.ids[token]] if token in self.ids else self.tokenize_bytes(token)
+            if not pieces:
+                raise TokenizerError(
+                    f"tokenizer '{self.spec}' cannot write '{token}', which family "
+                    f"{self.family.name} uses for {marker}"
+                )
+            if len(pieces) > 1:
+                logger.warning(
+                    f"tokenizer '{self.spec}': '{token}' ({marker} of family {self.family.name}) "
+                    f"is not one token; it is written with {len(pieces)}"
+                )
+            ids.extend(pieces)
+        return np.array(ids, np.int32)
+
+    def _set_special_ids(self) -> None:
+        present = [token for token in self.family.special_tokens if token in self.ids]
+        self.special_ids = {self.ids[token] for token in present}
+        self.byte_lengths = np.array([len(raw) for raw in self.token_bytes], np.int32)
+        self.byte_lengths[list(self.special_ids)] = 0
+        for marker, name in ((PAD, "pad_token"), (BOS, "bos_token"), (EOS, "eos_token")):
+            replacement = self.family.replacements[marker]
+            if replacement is not None:
+                setattr(self.hf, name, replacement[0])
+        self.hf.padding_side = "right"
+        self.pad_id: int = self.ids[self.family.replacements[PAD][0]]
+        self.eos_id: int = self.ids[self.family.replacements[EOS][0]]
+        self.bos_id: int | None = self.hf.bos_token_id
+
+    @cached_property
+    def token_bytes(self) -> list[bytes]:
+        """Bytes of every token as they stand in text; special tokens spelt literally."""
+        return [literal_bytes(token) for token in self.tokens]
+
+    def __len__(self) -> int:
+        """Rows a vocabulary needs: the highest id + 1."""
+        return len(self.tokens)
+
+    def __repr__(self) -> str:
+        return f"ByteifiedTokenizer('{self.spec}', family={self.family.name}, size={len(self)})"
+
+    def space_mask(self, mode: str = "+".join(SPACE_MASK_MODES)) -> np.ndarray:
+        """Tokens that begin a new word.
+
+        Args:
+            mode: some of space, tab, newline, special, joined by "+".
+
+        Returns:
+            bool ``[V]``.
+
+        Raises:
+            TokenizerError: if the mode has an unknown part.
+        """
+        parts = mode.split("+")
+        for part in parts:
+            if part not in SPACE_MASK_MODES:
+                raise TokenizerError(
+                    f"unknown part '{part}' of space mask mode '{mode}'"
+                    f"{did_you_mean(part, list(SPACE_MASK_MODES))} "
+                    f"(available: {', '.join(SPACE_MASK_MODES)})"
+                )
+        characters = {"space": SPACE, "tab": TAB, "newline": NEWLINE}
+        first = tuple(characters[part] for part in parts if part in characters)
+        mask = np.array([bool(first) and token.startswith(first) for token in self.tokens], bool)
+        if "special" in parts:
+            mask[list(self.special_ids)] = True
+        return mask
+
+    # Text to ids ------------------------------------------------------------------------------
+
+    @cached_property
+    def _literals(self) -> dict[str, np.ndarray]:
+        """Ids of every string that is not ordinary text: added tokens and neutral markers."""
+        empty = np.zeros(0, np.int32)
+        fixed = {content: np.array([i], np.int32) for content, i in self._added.items()}
+        for marker, ids in self.marker_ids.items():
+            fixed[marker] = empty if ids is None else ids
+        return fixed
+
+    @cached_property
+    def _splitter(self) -> re.Pattern[str]:
+        return re.compile(f"({literal_pattern([*MARKERS, *self._added])})")
+
+    def split(self, marked_text: str) -> list[str]:
+        """Cut a marked text at markers and added tokens: text, literal, text, …, text."""
+        return self._splitter.split(marked_text)
+
+    def encode(self, marked_text: str, max_length: int | None = None) -> np.ndarray:
+        """Ids of a text with neutral markers, int32 ``[T]``, at most ``max_length`` of them."""
+        return self.encode_batch([marked_text], max_length)[0]
+
+    def encode_batch(
+        self, marked_texts: Sequence[str], max_length: int | None = None
+    ) -> list[np.ndarray]:
+        """Like :meth:`encode` for many texts, their pieces encoded in one call."""
+        encoded = self.encode_parts([self.split(text) for text in marked_texts], max_length)
+        return [np.concatenate(arrays)[:max_length] for arrays in encoded]
+
+    def encode_parts(
+        self, texts: Sequence[list[str]], max_length: int | None = None
+    ) -> list[list[np.ndarray]]:
+        """Ids of each part of each split text (see :meth:`split`).
+
+        With ``max_length``, parts certainly beyond that many tokens may be missing or cut.
+        """
+        if max_length is None:
+            return self._encode_parts(texts)
+        budget = CLIP_CHARACTERS_PER_TOKEN * max_length
+        clipped = [clip_parts(parts, budget) for parts in texts]
+        encoded = self._encode_parts(clipped)
+        short = [
+            i
+            for i, (parts, cut) in enumerate(zip(texts, clipped, strict=True))
+            if cut is not parts and sum(map(len, encoded[i])) < max_length + CLIP_MARGIN
+        ]
+        for i, arrays in zip(short, self._encode_parts([texts[i] for i in short]), strict=True):
+            encoded[i] = arrays
+        return encoded
+
+    def _encode_parts(self, texts: Sequence[list[str]]) -> list[list[np.ndarray]]:
+        # Even places hold ordinary text, most of it in one piece per text.
+        pieces = [piece for piece in chain.from_iterable(p[::2] for p in texts) if piece]
+        if self.manual_prefix_space:
+            pieces = [piece if piece.startswith(" ") else " " + piece for piece in pieces]
+        backend = self.hf.backend_tokenizer
+        try:
+            encodings = backend.encode_batch_fast(pieces, add_special_tokens=False)
+        except TypeError:
+            # Half a surrogate pair, as a cut JSON escape leaves it, has no bytes in UTF-8.
+            pieces = [_SURROGATES.sub("\N{REPLACEMENT CHARACTER}", piece) for piece in pieces]
+            encodings = backend.encode_batch_fast(pieces, add_special_tokens=False)
+        following = iter(encodings)
+        empty = np.zeros(0, np.int32)
+        return [
+            [
+                self._literals[part]
+                if place % 2
+                else (np.array(next(following).ids, np.int32) if part else empty)
+                for place, part in enumerate(parts)
+            ]
+            for parts in texts
+        ]
+
+    # Ids to text, bytes to ids ----------------------------------------------------------------
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of ids; special tokens are spelt out, incomplete UTF-8 becomes "�".
+
+        A tokenizer that puts a space before every piece of text has it taken away again.
+        """
+        literal_ids = set(self._added.values()) | self.special_ids
+        raw = bytearray()
+        starts_piece = True
+        for i in map(int, ids):
+            token = self.token_bytes[i]
+            if i in literal_ids:
+                starts_piece = True
+            elif starts_piece:
+                token = token.removeprefix(b" ") if self.adds_prefix_space else token
+                starts_piece = False
+            raw += token
+        return raw.decode("utf-8", errors="replace")
+
+    @cached_property
+    def _bare(self) -> Tokenizer:
+        """The model alone, without normaliser, pre-tokeniser and added tokens."""
+        return Tokenizer(self.hf.backend_tokenizer.model)
+
+    def tokenize_bytes(self, token: str) -> list[int]:
+        """Ids that spell a byteified string; [] if it is empty or not valid UTF-8."""
+        return self.tokenize_bytes_batch([token])[0]
+
+    def tokenize_bytes_batch(self, tokens: Sequence[str]) -> list[list[int]]:
+        """Like :meth:`tokenize_bytes` for many strings in one call.
+
+        Each string is given to the tokenizer's model as a whole. Strings that are not valid
+        UTF-8 give [] for byte-level tokenizers, too, as in the reference.
+        """
+        natives = []
+        for token in tokens:
+            raw = literal_bytes(token)
+            try:
+                raw.decode()
+            except UnicodeDecodeError:
+                raw = b""
+            natives.append(native_token(raw, self.kind) or "")
+        encodings = self._bare.encode_batch_fast(natives, add_special_tokens=False)
+        return [[self.ids[self.tokens[i]] for i in encoding.ids] for encoding in encodings]
+
+    def save(self, folder: str | Path) -> None:
+        """Write a plain Hugging Face tokenizer folder; see :func:`save_tokenizer`."""
+        from tokenkit.tokenizers.save import save_tokenizer
+
+        save_tokenizer(self, Path(folder))
+
+
+def clip_parts(parts: list[str], budget: int) -> list[str]:
+    """The first parts of a split text, about ``budget`` characters; ``parts`` itself if shorter."""
+    if sum(map(len, parts)) <= budget:
+        return parts
+    kept: list[str] = []
+    for place, part in enumerate(parts):
+        if place % 2 == 0:
+            part = part[:budget]
+        kept.append(part)
+        budget -= len(part)
+        if budget <= 0:
+            break
+    return kept
