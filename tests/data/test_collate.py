@@ -117,7 +117,9 @@ def test_pair_bias_reaches_the_alignment(toks):
     always = sparse.csr_array(np.ones(shape, dtype=np.float32))
     never = sparse.csr_array(shape, dtype=np.float32)
     open_, closed = (
-        Collator(toks[1], toks[0], ("unbiased",), "all", 64, 64, PairBias(bias, bias), 0.5)(TEXTS[1:2])
+        Collator(toks[1], toks[0], ("unbiased",), "all", 64, 64, PairBias(bias, bias), 0.5)(
+            TEXTS[1:2]
+        )
         for bias in (never, always)
     )
     assert open_.student_chunks["unbiased"].max() > closed.student_chunks["unbiased"].max()
