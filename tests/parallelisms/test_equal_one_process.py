@@ -108,6 +108,4 @@ def test_equals_one_process(
 def test_bfloat16_stays_close_to_fp32(base_losses, base_arguments, tiny_llama, tmp_path):
     argv = [*arguments(base_arguments, tiny_llama, "approx", tmp_path), *micro(2)]
     train([*argv, "--training.dtype", "bfloat16"], 2, tmp_path / "log")
-    losses = read_losses(tmp_path)
-    assert losses == pytest.approx(base_losses("approx"), rel=0.05)
-    assert losses[-1] < losses[0]
+    assert read_losses(tmp_path) == pytest.approx(base_losses("approx"), rel=0.05)
