@@ -224,6 +224,13 @@ def test_masked_tokens_do_not_exist(tok) -> None:
         assert list(found.teacher_chunks) == [kind]
 
 
+def test_headers_do_not_reach_into_the_next_row(tok) -> None:
+    """A row may be cut after the start of a header; the next one begins with "user"."""
+    t, s = tok("llama3"), tok("mistral")
+    texts = ["a<|<eot>|><|<start_header>|>", "user and more", "<|<start_header>|>", "system"]
+    assert_equals_walk(t, s, *([x.encode(text).tolist() for text in texts] for x in (t, s)))
+
+
 def test_empty_batches_and_rows(tok) -> None:
     t, s = tok("llama3"), tok("qwen2")
     nothing = np.zeros((0, 5), int), np.zeros((0, 5), bool)

@@ -118,10 +118,12 @@ def find_groups(table: SymbolTable, other: Family, ids: np.ndarray, bounds: np.n
     """
     found: list[tuple[np.ndarray, Pattern, int]] = []
 
+    def row_end(at: np.ndarray) -> np.ndarray:
+        return bounds[np.searchsorted(bounds, at, side="right")]
+
     def match(at: np.ndarray, pattern: Pattern) -> np.ndarray:
         """Whether the pattern's ids stand at tokens ``at``, within their rows."""
-        row_end = bounds[np.searchsorted(bounds, at, side="right").clip(max=len(bounds) - 1)]
-        matches = at + len(pattern.ids) <= row_end
+        matches = at + len(pattern.ids) <= row_end(at)
         for k, wanted in enumerate(pattern.ids):
             matches &= table.canonical[ids[(at + k).clip(max=len(ids) - 1)]] == wanted
         return matches
@@ -145,9 +147,9 @@ def find_groups(table: SymbolTable, other: Family, ids: np.ndarray, bounds: np.n
     # Soft ones in headers: a role's name after the start, the header's end after the name
     for before, after in (({START_HEADER}, _NAMES), (_NAMES, {END_HEADER})):
         patterns = [p for p in table.soft_patterns if after & set(p.markers)]
-        places = [at + length for at, p, length in found if before & set(p.markers)]
-        if patterns and places:
-            take(np.concatenate(places), patterns)
+        for at, _, length in [f for f in found if before & set(f[1].markers)]:
+            following = at + length
+            take(following[following < row_end(at)], patterns)  # not into the next row
     return _joined(found, other)
 
 
