@@ -128,7 +128,8 @@ def walk(
             for k in (0, 1):
                 open_tokens[k] = units[k].tokens
                 at[k] += 1
-            segment_start = any(u.kind == "marker" for u in units.values())
+            words = {rows[k].strings[u.tokens[0]] for k, u in units.items()}
+            segment_start = any(u.kind == "marker" for u in units.values()) or len(words) > 1
             close(True)
             continue
         for k, unit in units.items():

@@ -8,14 +8,14 @@ streams agree. Time and memory are linear in the number of bytes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from tokenkit.errors import TokenizerError
+from tokenkit.tokenizers.groups import MARKER_SYMBOL
 from tokenkit.tokenizers.pair_bias import PairBias
 from tokenkit.tokenizers.symbols import (
-    MARKER_SYMBOL,
-    Groups,
     Side,
     build_side,
     drop_one_sided_bos,
@@ -121,10 +121,11 @@ def _agree(teacher: Side, student: Side) -> tuple[np.ndarray, int]:
 
 
 def _agree_closely(teacher: Side, student: Side, row: int) -> tuple[int, bool]:
-    """Find where a row differs, once special tokens spelt out in a text are taken for text.
+    """Find where a row differs, once each special token is taken for what it is on both sides.
 
     A text may contain ``<|im_start|>``, which is a special token for one side and ordinary bytes
-    for the other. Where a symbol meets a byte, its group is read as bytes, and the row again.
+    for the other. Where a symbol meets a byte, its group is read as bytes, and the row again. But
+    two tokens that can both be markers are a pair, whichever markers they are.
     """
     pair = teacher.row(row), student.row(row)
     while True:
@@ -136,32 +137,36 @@ def _agree_closely(teacher: Side, student: Side, row: int) -> tuple[int, bool]:
         if not len(differs):
             break
         at = int(differs[0])
-        symbols = [int(side.stream[at]) for side in pair]
-        if MARKER_SYMBOL not in symbols:
+        tokens = [_Token.at(side, at) for side in pair]
+        symbols = [int(side.stream[at]) == MARKER_SYMBOL for side in pair]
+        if tokens[0].begin == tokens[1].begin and all(token.can_be_marker for token in tokens):
+            for side, token, is_symbol in zip(pair, tokens, symbols, strict=True):
+                if not is_symbol:
+                    side.groups = side.groups.insert(token.index)
+        elif any(symbols):
+            side, token = pair[symbols.index(True)], tokens[symbols.index(True)]
+            side.groups = side.groups.select(side.groups.start != token.index)
+        else:
             break
-        marked, plain = pair if symbols[0] == MARKER_SYMBOL else pair[::-1]
-        if not _mark_soft(plain, at):
-            begins = np.cumsum(marked.lengths) - marked.lengths
-            group_begins = begins[marked.groups.start]
-            marked.groups = marked.groups.select((group_begins != at) | ~marked.groups.kept)
     for side, part in zip((teacher, student), pair, strict=True):
         side.replace_row(row, part)
     return (at, True) if len(differs) else (length, False)
 
 
-def _mark_soft(side: Side, at: int) -> bool:
-    """Take the token at a symbol for a marker if it could be one ("user" after an odd header)."""
-    ends = np.cumsum(side.lengths)
-    token = int(np.searchsorted(ends, at, side="right"))
-    if ends[token] - side.lengths[token] != at or not side.table.soft[side.ids[token]]:
-        return False
-    old = side.groups
-    where = int(np.searchsorted(old.start, token))
-    new = (token, 1, True, False)
-    side.groups = Groups(
-        *(np.insert(v, where, n) for v, n in zip(vars(old).values(), new, strict=True))
-    )
-    return True
+class _Token(NamedTuple):
+    """The token that a symbol of a single row comes from."""
+
+    index: int
+    begin: int  # its first symbol
+    can_be_marker: bool
+
+    @classmethod
+    def at(cls, side: Side, symbol: int) -> _Token:
+        ends = np.cumsum(side.lengths)
+        index = int(np.searchsorted(ends, symbol, side="right"))
+        is_soft = bool(side.table.soft[side.ids[index]])
+        is_marker = side.stream[symbol] == MARKER_SYMBOL
+        return cls(index, int(ends[index] - side.lengths[index]), is_soft or is_marker)
 
 
 class _CommonEnds:

@@ -24,14 +24,13 @@ from tokenkit.tokenizers.byteify import (
     native_token,
 )
 from tokenkit.tokenizers.families import BOS, EOS, MARKERS, PAD, Family
-from tokenkit.tokenizers.markers import literal_pattern
+from tokenkit.tokenizers.markers import clip_parts, literal_pattern
 from tokenkit.tokenizers.spec import TokenizerSpec
 
 # A text is first cut to this many characters per wanted token; real text needs about four.
 CLIP_CHARACTERS_PER_TOKEN = 24
 # Tokens this close to a cut may differ from those of the whole text.
 CLIP_MARGIN = 16
-
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 SPACE_MASK_MODES = ("space", "tab", "newline", "special")
@@ -302,18 +301,3 @@ class ByteifiedTokenizer:
         from tokenkit.tokenizers.save import save_tokenizer
 
         save_tokenizer(self, Path(folder))
-
-
-def clip_parts(parts: list[str], budget: int) -> list[str]:
-    """The first parts of a split text, about ``budget`` characters; ``parts`` itself if shorter."""
-    if sum(map(len, parts)) <= budget:
-        return parts
-    kept: list[str] = []
-    for place, part in enumerate(parts):
-        if place % 2 == 0:
-            part = part[:budget]
-        kept.append(part)
-        budget -= len(part)
-        if budget <= 0:
-            break
-    return kept

@@ -129,13 +129,14 @@ def special_pairs(
     source_tok: ByteifiedTokenizer, target_tok: ByteifiedTokenizer, rows: int
 ) -> dict[int, int]:
     """Target id -> source id (below ``rows``) of tokens that have the same role."""
-    pairs = {}
+    by_token = {}
     for marker in COPIED_MARKERS:
         theirs, ours = (t.family.replacements[marker] or ("",) for t in (source_tok, target_tok))
-        source, target = source_tok.ids.get(theirs[0], rows), target_tok.ids.get(ours[0])
-        if target is not None and source < rows:
-            pairs[target] = source
-    return pairs
+        source = source_tok.ids.get(theirs[0], rows)
+        if source < rows and ours[0]:
+            by_token[ours[0]] = source
+    # Two ids may spell the same token ("Ċ" as a piece and as a byte-fallback piece).
+    return {i: by_token[t] for i, t in enumerate(target_tok.tokens) if t in by_token}
 
 
 def _apply(recipe: Recipe, matrix: Tensor, rows: int, generator: torch.Generator) -> Tensor:
