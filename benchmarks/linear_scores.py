@@ -12,9 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -27,6 +24,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.common import hardware, peak_bytes, resident_bytes  # noqa: E402
 from tokenkit.models.linear_scores import linear_scores  # noqa: E402
 
 MIB = 2**20
@@ -61,21 +59,6 @@ def make_inputs(n: int, d: int, v: int) -> tuple[Tensor, Tensor, Tensor, Tensor]
     labels = torch.randint(v, (n,), generator=generator)
     mask = torch.rand(v, generator=generator) < 0.4
     return hidden, weight, labels, mask
-
-
-def resident_bytes() -> int:
-    """Memory this process holds now (its peak so far where the system does not tell)."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:
-        return peak_bytes()
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def peak_bytes() -> int:
-    """Most memory this process ever held."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def measure_memory(side: str, sizes: tuple[int, int, int]) -> float:
@@ -116,19 +99,6 @@ def measure_times(sizes: tuple[int, int, int], repeats: int) -> dict[str, float]
     return {side: statistics.median(values) for side, values in seconds.items()}
 
 
-def hardware() -> str:
-    """Name of the processor and number of threads used."""
-    name = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                break
-    except OSError:
-        pass
-    return f"{name}, {torch.get_num_threads()} threads"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="half the positions, fewer runs")
@@ -152,14 +122,14 @@ def main() -> None:
     seconds = measure_times(sizes, args.repeats or (2 if args.quick else 5))
 
     print(f"N = {n}, D = {args.hidden}, V = {args.vocab}, fp32, forward and backward")
-    print(f"{hardware()}, torch {torch.__version__}")
+    print(f"{hardware(args.threads)}, torch {torch.__version__}")
     print(f"{'':<10}{'peak MiB':>12}{'seconds':>12}")
     for side in SIDES:
         print(f"{side:<10}{memory[side]:>12.0f}{seconds[side]:>12.2f}")
     result = {
         "memory_ratio": round(memory["chunked"] / memory["plain"], 4),
         "time_ratio": round(seconds["chunked"] / seconds["plain"], 3),
-        "hardware": hardware(),
+        "hardware": hardware(args.threads),
         "n": n,
         "d": args.hidden,
         "v": args.vocab,

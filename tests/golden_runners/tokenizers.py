@@ -1,4 +1,4 @@
-"""Runners of the golden functions ``tokenizer``, ``alignment`` and ``fvt``."""
+"""Runners of the golden functions ``tokenizer``, ``alignment``, ``fvt`` and ``surface_forms``."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tokenkit.tokenizers import (
     apply_chat_mode,
     load_tokenizer,
     messages_to_markers,
+    surface_forms,
 )
 from tokenkit.transfer import fvt
 
@@ -103,4 +104,19 @@ def run_fvt(folder: Path, case: dict) -> None:
     assert report["fallback"] == int((~fixed).sum())
 
 
-RUNNERS = {"tokenizer": run_tokenizer, "alignment": run_alignment, "fvt": run_fvt}
+def run_surface_forms(folder: Path, case: dict) -> None:
+    expected = json.loads((folder / case["file"]).read_text())
+    tok = find(folder, expected["hypernet_tokenizer"])
+    tokens = find(folder, expected["tokens_of"]).tokens
+    # The reference gives a byte that is no text the id that equals its value.
+    forms, truncated = surface_forms(tokens, tok, expected["maxlen"], byte_offset=0)
+    assert forms.tolist() == expected["matrix"]
+    assert truncated == expected["truncated"]
+
+
+RUNNERS = {
+    "tokenizer": run_tokenizer,
+    "alignment": run_alignment,
+    "fvt": run_fvt,
+    "surface_forms": run_surface_forms,
+}

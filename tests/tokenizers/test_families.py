@@ -1,4 +1,4 @@
-"""The table of families, and guessing one from a vocabulary."""
+"""The table of families."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from tokenkit.errors import TokenizerError
 from tokenkit.tokenizers.alphabet import from_alphabet, literal_bytes, to_alphabet
-from tokenkit.tokenizers.families import FAMILIES, MARKERS, derive_family, get_family
+from tokenkit.tokenizers.families import FAMILIES, MARKERS, get_family
 
 
 def test_alphabet_is_a_bijection_on_bytes() -> None:
@@ -38,26 +38,6 @@ def test_entries_are_whole_and_cannot_be_changed(family) -> None:
     assert pickle.loads(pickle.dumps(family)) == family
 
 
-@pytest.mark.parametrize(
-    ("vocabulary", "name"),
-    [
-        (["<|endoftext|>", "a"], "GPT2"),
-        (["<|endoftext|>", "<|im_start|>", "<|im_end|>"], "Qwen2"),
-        (["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"], "Qwen3"),
-        (FAMILIES["Llama3"].special_tokens, "Llama3"),
-        (FAMILIES["Gemma2"].special_tokens, "Gemma2"),
-        ([*FAMILIES["Gemma3"].special_tokens, "<start_of_image>"], "Gemma3"),
-        (FAMILIES["Phi3"].special_tokens, "Phi3"),
-        (["<s>", "</s>", "<unk>"], "TinyLlama"),
-        (["<s>", "</s>", "<unk>", "[INST]", "[/INST]"], "Mistral"),
-    ],
-)
-def test_derives_family(vocabulary, name: str) -> None:
-    assert derive_family(set(vocabulary), "x").name == name
-
-
-def test_unknown_families_list_the_known() -> None:
-    with pytest.raises(TokenizerError, match="source=NAME.*GPT2.*Gemma2.*TinyLlama"):
-        derive_family({"[CLS]", "[SEP]"}, "bert")
+def test_unknown_names_list_the_known() -> None:
     with pytest.raises(TokenizerError, match="did you mean 'Qwen2'"):
         get_family("Qwen22")

@@ -12,7 +12,10 @@ from tokenkit.tokenizers.chat import (
 from tokenkit.tokenizers.families import FAMILIES, MARKERS, Family
 from tokenkit.tokenizers.load import load_tokenizer
 from tokenkit.tokenizers.pair_bias import PairBias, load_pair_bias
+from tokenkit.tokenizers.sampling import SampledTokenizer, SamplerSettings, sample_tokenizer
 from tokenkit.tokenizers.spec import TokenizerSpec, parse_spec
+from tokenkit.tokenizers.substrings import count_pretokens
+from tokenkit.tokenizers.surface_forms import surface_forms
 from tokenkit.tokenizers.tokenizer import ByteifiedTokenizer
 
 __all__ = [
@@ -24,13 +27,18 @@ __all__ = [
     "ByteifiedTokenizer",
     "Family",
     "PairBias",
+    "SampledTokenizer",
+    "SamplerSettings",
     "TokenizerSpec",
     "align",
     "apply_chat_mode",
+    "count_pretokens",
     "encode_batch_with_loss_mask",
     "encode_with_loss_mask",
     "load_pair_bias",
     "load_tokenizer",
     "messages_to_markers",
     "parse_spec",
+    "sample_tokenizer",
+    "surface_forms",
 ]

@@ -7,7 +7,7 @@ token and the marker vanishes. A new family is one entry of :data:`FAMILIES`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -63,7 +63,7 @@ class Family:
         return {t for tokens in self.replacements.values() if tokens is not None for t in tokens}
 
 
-def _family(
+def make_family(
     name: str,
     special_tokens: tuple[str, ...],
     *,
@@ -76,7 +76,7 @@ def _family(
     names: tuple[Tokens, Tokens, Tokens] = (None, None, None),
     hints: tuple[str, ...] = (),
 ) -> Family:
-    """``names`` are those of system, user and assistant."""
+    """A family from its tokens by role; ``names`` are those of system, user and assistant."""
     values = (bos, pad, start_header, end_header, eos, eot, *names)
     return Family(name, special_tokens, dict(zip(MARKERS, values, strict=True)), hints)
 
@@ -112,10 +112,10 @@ _LLAMA2 = {
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
-        _family("Qwen2", bos=None, **_QWEN),
+        make_family("Qwen2", bos=None, **_QWEN),
         # Qwen3 needs no BOS, but takes one; it makes transfer from families with BOS simpler.
-        _family("Qwen3", bos=("<|endoftext|>",), hints=("<think>", "</think>"), **_QWEN),
-        _family(
+        make_family("Qwen3", bos=("<|endoftext|>",), hints=("<think>", "</think>"), **_QWEN),
+        make_family(
             "Llama3",
             (
                 "<|begin_of_text|>",
@@ -132,9 +132,9 @@ FAMILIES: dict[str, Family] = {
             eot=("<|eot_id|>",),
             names=_ROLE_NAMES,
         ),
-        _family("Gemma2", **_GEMMA),
-        _family("Gemma3", hints=("<start_of_image>",), **_GEMMA),
-        _family(
+        make_family("Gemma2", **_GEMMA),
+        make_family("Gemma3", hints=("<start_of_image>",), **_GEMMA),
+        make_family(
             "Phi3",
             ("<|user|>", "<|assistant|>", "<|end|>", "<|endoftext|>"),
             bos=None,
@@ -144,7 +144,7 @@ FAMILIES: dict[str, Family] = {
             eot=("<|end|>", "Ċ"),
             names=(("<|user|>",), ("<|user|>",), ("<|assistant|>",)),
         ),
-        _family(
+        make_family(
             "GPT2",
             ("<|endoftext|>",),
             bos=None,
@@ -152,8 +152,8 @@ FAMILIES: dict[str, Family] = {
             eos=("<|endoftext|>",),
             eot=("<|endoftext|>",),
         ),
-        _family("TinyLlama", **_LLAMA2),
-        _family("Mistral", hints=("[INST]", "[/INST]"), **_LLAMA2),
+        make_family("TinyLlama", **_LLAMA2),
+        make_family("Mistral", hints=("[INST]", "[/INST]"), **_LLAMA2),
     )
 }
 
@@ -170,24 +170,3 @@ def get_family(name: str) -> Family:
             f"unknown family '{name}'{did_you_mean(name, names)} (available: {', '.join(names)})"
         )
     return FAMILIES[name]
-
-
-def derive_family(vocabulary: Collection[str], spec: str) -> Family:
-    """Guess a tokenizer's family from its tokens: the one with most special tokens present.
-
-    Raises:
-        TokenizerError: if no family's special tokens are all in ``vocabulary``.
-    """
-    present = [f for f in FAMILIES.values() if all(t in vocabulary for t in f.special_tokens)]
-    if not present:
-        raise TokenizerError(
-            f"cannot tell the family of tokenizer '{spec}' from its special tokens; "
-            f"add ':source=NAME' to the spec (available: {', '.join(sorted(FAMILIES))})"
-        )
-
-    def evidence(family: Family) -> tuple[int, int]:
-        hints = sum(token in vocabulary for token in family.hints)
-        # A family whose hints are absent yields to one that needs none.
-        return len(family.special_tokens), hints if hints else -len(family.hints)
-
-    return max(present, key=evidence)

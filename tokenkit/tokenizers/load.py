@@ -22,7 +22,8 @@ from tokenkit.tokenizers.byteify import (
     lone_unicode_form,
     missing_bytes,
 )
-from tokenkit.tokenizers.families import BOS, EOS, PAD, Family, derive_family, get_family
+from tokenkit.tokenizers.derive import derive_family
+from tokenkit.tokenizers.families import BOS, EOS, PAD, Family, get_family
 from tokenkit.tokenizers.spec import TokenizerSpec, parse_spec
 from tokenkit.tokenizers.tokenizer import ByteifiedTokenizer
 
@@ -44,9 +45,7 @@ def load_tokenizer(spec: str, tokens_to_add: Sequence[str] = ()) -> ByteifiedTok
     """
     parsed = parse_spec(spec)
     hf = _load_hf(parsed)
-    source = (
-        get_family(parsed.source) if parsed.source else derive_family(hf.get_vocab(), parsed.path)
-    )
+    source = get_family(parsed.source) if parsed.source else derive_family(hf, spec)
     family = get_family(parsed.target) if parsed.target else source
     data = _pipeline(hf)
     if parsed.conversion == "byte":
