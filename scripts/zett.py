@@ -19,7 +19,7 @@ from tokenkit.log import init_logger
 from tokenkit.models.causal_lm import open_source_model
 from tokenkit.models.hf_export import check_output_folder, save_hf_folder
 from tokenkit.models.weights import backbone_tensors
-from tokenkit.tokenizers import load_tokenizer
+from tokenkit.tokenizers import load_tokenizer, warn_of_missing_bos
 from tokenkit.transfer import INITIALIZERS
 
 
@@ -40,6 +40,7 @@ def main() -> None:
     check_output_folder(args.output)
     initialize = INITIALIZERS.get(args.method)
     source_tok, target_tok = load_tokenizer(args.tokenizer), load_tokenizer(args.target)
+    warn_of_missing_bos(source_tok, target_tok)
     source = open_source_model(args.model)
     inputs, outputs = source.matrices()
     known = [matrix for matrix in (inputs, outputs) if matrix is not None]

@@ -17,6 +17,7 @@ SPECS = {
     "qwen3": "bpe_a:source=Llama3:target=Qwen3",
     "llama3_of_b": "bpe_b:source=Qwen2:target=Llama3",
     "gemma2": "spm:source=Gemma2",
+    "gemma3": "bpe_b:source=GPT2:target=Gemma3",
     "phi3": "bpe_a:source=Phi3",
     "gpt2": "bpe_b:source=GPT2",
     "mistral": "bpe_a:source=Mistral",

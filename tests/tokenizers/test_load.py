@@ -11,7 +11,7 @@ import pytest
 from tests.tokenizers.samples import GOLDEN, NAMES, prefixed, read_json, write_folder
 from tokenkit.errors import TokenizerError
 from tokenkit.log import logger
-from tokenkit.tokenizers import load_tokenizer
+from tokenkit.tokenizers import load_tokenizer, warn_of_missing_bos
 
 
 @pytest.fixture
@@ -244,3 +244,11 @@ def test_byte_conversion_has_bytes_then_template_tokens(tok) -> None:
     assert t.encode("aé<eos>").tolist() == [97, 195, 169, t.eos_id]
     reloaded = json.loads(t.hf.backend_tokenizer.to_str())
     assert {a["content"] for a in reloaded["added_tokens"]} <= set(t.family.special_tokens)
+
+
+def test_a_target_without_bos_is_warned_about(tok, warnings) -> None:
+    warn_of_missing_bos(tok("llama3"), tok("llama3_of_b"))
+    warn_of_missing_bos(tok("gpt2"), tok("llama3"))
+    assert "attention sink" not in warnings.text
+    warn_of_missing_bos(tok("llama3"), tok("qwen2"))
+    assert "attention sink" in warnings.text and "':target=Llama3'" in warnings.text

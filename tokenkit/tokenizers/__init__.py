@@ -10,7 +10,7 @@ from tokenkit.tokenizers.chat import (
     messages_to_markers,
 )
 from tokenkit.tokenizers.families import FAMILIES, MARKERS, Family
-from tokenkit.tokenizers.load import load_tokenizer
+from tokenkit.tokenizers.load import load_tokenizer, warn_of_missing_bos
 from tokenkit.tokenizers.pair_bias import PairBias, load_pair_bias
 from tokenkit.tokenizers.sampling import SampledTokenizer, SamplerSettings, sample_tokenizer
 from tokenkit.tokenizers.spec import TokenizerSpec, parse_spec
@@ -41,4 +41,5 @@ __all__ = [
     "parse_spec",
     "sample_tokenizer",
     "surface_forms",
+    "warn_of_missing_bos",
 ]

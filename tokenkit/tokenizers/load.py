@@ -23,7 +23,7 @@ from tokenkit.tokenizers.byteify import (
     missing_bytes,
 )
 from tokenkit.tokenizers.derive import derive_family
-from tokenkit.tokenizers.families import BOS, EOS, PAD, Family, get_family
+from tokenkit.tokenizers.families import BOS, EOS, FAMILIES, PAD, Family, get_family
 from tokenkit.tokenizers.spec import TokenizerSpec, parse_spec
 from tokenkit.tokenizers.tokenizer import ByteifiedTokenizer
 
@@ -181,3 +181,17 @@ def _warn_of_missing_bytes(tok: ByteifiedTokenizer) -> None:
             f"tokenizer '{tok.spec}' has no token for {len(missing)} of the 256 bytes (the first "
             f"is 0x{missing[0]:02X}); text with them loses characters"
         )
+
+
+def warn_of_missing_bos(source: ByteifiedTokenizer, target: ByteifiedTokenizer) -> None:
+    """Say so if a model that was trained with BOS is to do without."""
+    if source.marker_ids[BOS] is not None and target.marker_ids[BOS] is None:
+        logger.warning(
+            f"tokenizer '{target.spec}' (family {target.family.name}) puts no BOS before texts, "
+            f"but the model's own '{source.spec}' does; models rely on it as an attention sink. "
+            f"Consider a target family with BOS, such as ':target={_with_bos(source.family)}'"
+        )
+
+
+def _with_bos(family: Family) -> str:
+    return family.name if family.name in FAMILIES else "Qwen3"

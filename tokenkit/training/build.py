@@ -26,7 +26,7 @@ from tokenkit.models.causal_lm import (
 )
 from tokenkit.models.lora import add_lora, init_lora
 from tokenkit.parallelisms import DTYPES, Parallel, parallelize, parallelize_vocabulary
-from tokenkit.tokenizers import ByteifiedTokenizer, load_tokenizer
+from tokenkit.tokenizers import ByteifiedTokenizer, load_tokenizer, warn_of_missing_bos
 from tokenkit.training.teacher import LiveTeacher, SelfTeacher, TeacherSource
 from tokenkit.training.teacher_cache import CachedTeacher
 from tokenkit.transfer import INITIALIZERS
@@ -49,6 +49,7 @@ def load_tokenizers(config: Config, needs_teacher: bool) -> Tokenizers:
     if student.target_tokenizer or student.tokens_to_add:
         spec = student.target_tokenizer or student.tokenizer
         target = load_tokenizer(spec, tokens_to_add=tuple(student.tokens_to_add))
+        warn_of_missing_bos(source, target)
     if not needs_teacher:
         teacher = None
     elif config.teacher.tokenizer:
