@@ -40,7 +40,7 @@ def scores_of(logits: Tensor, ids: Tensor, boundary: Tensor) -> SequenceScores:
     """Scores as training computes them: with an identity matrix, hidden states are logits."""
     labels = torch.nn.functional.pad(ids[:, 1:], (0, 1))
     identity = torch.eye(logits.shape[-1])
-    scores = linear_scores(logits.flatten(0, 1), identity, labels.flatten(), boundary, chunk_rows=7)
+    scores = linear_scores(logits.flatten(0, 1), identity, labels.flatten(), boundary, block=(7, 8))
     label, mass = scores.label_logprob, scores.boundary_logprob
     return SequenceScores(label.view(ids.shape), mass.view(ids.shape))
 

@@ -74,7 +74,7 @@ def test_hidden_gradient_equals_autograd(tmp_path):
     mask = torch.ones(2, 9, dtype=torch.bool)
     boundary = torch.arange(96) % 3 == 0
     hidden = model.hidden_states(ids).detach().requires_grad_()
-    scores = model.vocabulary.scores(hidden, ids, mask, boundary, keep_expectations=True)
+    scores = model.vocabulary.scores(hidden, ids, mask, boundary, keep_directions=True)
     a, b = torch.randn(2, 2, 9)
     loss = (a * scores.label_logprob + b * scores.boundary_logprob).sum()
     (expected,) = torch.autograd.grad(loss, hidden)

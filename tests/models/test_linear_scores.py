@@ -51,12 +51,12 @@ def gradients(scores, inputs):
     return torch.autograd.grad(total, inputs), factors
 
 
-@pytest.mark.parametrize("chunk_rows", [1, 3, None])
+@pytest.mark.parametrize("block", [(1, 1), (3, 4), (7, 2), None])
 @pytest.mark.parametrize("name", OPTIONS)
-def test_equals_naive(name, chunk_rows):
+def test_equals_naive(name, block):
     *inputs, options = make_inputs(OPTIONS[name], torch.float32)
     inputs_with_grad = [t for t in (*inputs[:2], options["bias"]) if t is not None]
-    ours = linear_scores(*inputs, chunk_rows=chunk_rows, **options)
+    ours = linear_scores(*inputs, block=block, **options)
     theirs = naive(*inputs, **options)
     for mine, expected in zip(ours[:2], theirs, strict=True):
         assert mine.dtype == torch.float32
@@ -72,7 +72,7 @@ def test_gradcheck(name, keep):
     bias = options.pop("bias")
 
     def scores(hidden, weight, bias):
-        keywords = {**options, "bias": bias, "chunk_rows": 3, "keep_expectations": keep}
+        keywords = {**options, "bias": bias, "block": (3, 4), "keep_directions": keep}
         return linear_scores(hidden, weight, labels, mask, **keywords)[:2]
 
     assert torch.autograd.gradcheck(scores, (hidden, weight, bias))
@@ -83,13 +83,13 @@ def test_gradcheck(name, keep):
 def test_hidden_gradient_needs_no_vocabulary(name, with_mask):
     hidden, weight, labels, mask, options = make_inputs(OPTIONS[name])
     mask = mask if with_mask else None
-    kept = linear_scores(hidden, weight, labels, mask, keep_expectations=True, **options)
+    kept = linear_scores(hidden, weight, labels, mask, keep_directions=True, **options)
     plain = [s for s in linear_scores(hidden, weight, labels, mask, **options) if s is not None]
     (expected,), factors = (
         gradients(plain, [hidden]) if with_mask else label_gradient(plain, hidden)
     )
     grad_boundary = factors[1] if with_mask else None
-    ours = hidden_gradient(kept, weight, labels, factors[0], grad_boundary)
+    ours = hidden_gradient(kept, factors[0], grad_boundary)
     torch.testing.assert_close(ours, expected)
     assert not ours.requires_grad
 
@@ -104,7 +104,7 @@ def test_no_boundary_mask():
     scores = linear_scores(hidden, weight, labels, None)
     expected = naive(hidden, weight, labels, mask)[0]
     torch.testing.assert_close(scores.label_logprob, expected)
-    assert scores == Scores(scores.label_logprob, None, None, None, None)
+    assert scores == Scores(scores.label_logprob, None, None, None)
     ours, theirs = (torch.autograd.grad(s.sum(), [hidden, weight]) for s in (scores[0], expected))
     torch.testing.assert_close(ours, theirs)
 
@@ -113,7 +113,7 @@ def test_no_boundary_mask():
 @pytest.mark.parametrize("keep", [False, True])
 def test_one_score_alone(used, keep):
     *inputs, _ = make_inputs({})
-    ours = linear_scores(*inputs, keep_expectations=keep)[used]
+    ours = linear_scores(*inputs, keep_directions=keep)[used]
     ours, theirs = (
         torch.autograd.grad(score.sum(), inputs[:2]) for score in (ours, naive(*inputs)[used])
     )
@@ -164,7 +164,7 @@ def test_impossible_boundary_is_finite_and_without_gradient(keep):
         weight[:, 0] = torch.where(mask, -100.0, 100.0)
         hidden[:, 0] = 1.0  # boundary tokens are e^200 times less likely than the others
     for impossible in (mask, torch.zeros_like(mask)):
-        score = linear_scores(hidden, weight, labels, impossible, keep_expectations=keep)[1]
+        score = linear_scores(hidden, weight, labels, impossible, keep_directions=keep)[1]
         assert score.isfinite().all() and score.lt(-80).all()
         found = torch.autograd.grad(score.sum(), [hidden, weight])
         assert all(gradient.eq(0).all() for gradient in found)
@@ -180,7 +180,7 @@ def test_certain_boundary():
 
 def test_huge_logits():
     hidden, weight, labels, mask, _ = make_inputs({}, torch.float32)
-    scores = linear_scores(1e4 * hidden, weight, labels, mask, keep_expectations=True)
+    scores = linear_scores(1e4 * hidden, weight, labels, mask, keep_directions=True)
     assert all(s.isfinite().all() for s in scores)
     found = torch.autograd.grad(scores[0].sum() + scores[1].sum(), [hidden, weight])
     assert all(gradient.isfinite().all() for gradient in found)
@@ -191,7 +191,7 @@ def test_huge_logits():
 def test_low_precision_inputs(dtype, keep):
     hidden, weight, labels, mask, options = make_inputs(OPTIONS["softcap"], torch.float32)
     low = [t.detach().to(dtype).requires_grad_() for t in (hidden, weight)]
-    ours = linear_scores(*low, labels, mask, keep_expectations=keep, **options)[:2]
+    ours = linear_scores(*low, labels, mask, keep_directions=keep, **options)[:2]
     theirs = naive(*low, labels, mask, **options)
     for mine, expected in zip(ours, theirs, strict=True):
         assert mine.dtype == torch.float32
@@ -212,7 +212,7 @@ def test_gpu_equals_cpu(dtype, keep):
     for device in ("cpu", "cuda"):
         inputs = [t.to(device).requires_grad_() for t in cpu]
         scores = linear_scores(
-            *inputs, labels.to(device), mask.to(device), chunk_rows=128, keep_expectations=keep
+            *inputs, labels.to(device), mask.to(device), block=(128, 300), keep_directions=keep
         )
         total = scores.label_logprob.sum() + scores.boundary_logprob.sum()
         found = torch.autograd.grad(total, inputs)
@@ -227,7 +227,7 @@ def test_without_grad_and_without_rows():
     with torch.no_grad():
         scores = linear_scores(hidden, weight, labels, mask)
     assert not scores.label_logprob.requires_grad
-    none = linear_scores(hidden[:0], weight, labels[:0], mask, keep_expectations=True)
+    none = linear_scores(hidden[:0], weight, labels[:0], mask, keep_directions=True)
     assert none.label_logprob.shape == (0,)
     (none.label_logprob.sum() + none.boundary_logprob.sum()).backward()
     assert weight.grad.eq(0).all()

@@ -147,7 +147,7 @@ class CausalLM(nn.Module):
         ids: Tensor,
         mask: Tensor,
         boundary_mask: Tensor | None = None,
-        keep_expectations: bool = False,
+        keep_directions: bool = False,
         vocabulary: Vocabulary | None = None,
     ) -> Output:
         """Scores of a batch; see :meth:`Vocabulary.scores` for the arguments.
@@ -156,9 +156,7 @@ class CausalLM(nn.Module):
         """
         vocabulary = vocabulary or self.vocabulary
         hidden = self.hidden_states(ids, vocabulary)
-        return Output(
-            hidden, vocabulary.scores(hidden, ids, mask, boundary_mask, keep_expectations)
-        )
+        return Output(hidden, vocabulary.scores(hidden, ids, mask, boundary_mask, keep_directions))
 
 
 @contextmanager

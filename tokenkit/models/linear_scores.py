@@ -1,8 +1,10 @@
 """Scores of next tokens from hidden states, without ever keeping ``[N, V]`` logits.
 
 Training by ALM or cross-entropy needs two numbers a position: the log-prob of the label and the
-log of the probability mass on boundary tokens. Both are computed for a block of rows at a time
-and the block is recomputed in backward, so memory is that of the hidden states plus two blocks.
+log of the probability mass on boundary tokens. Both are summed up block by block (the running
+maximum of Milakov and Gimelshein, arXiv 1805.02867) and blocks are recomputed in backward, so
+memory is that of the hidden states plus a block. Where the rows of the output matrix are spread
+over tensor-parallel ranks, each rank sums over its own and four numbers a position are reduced.
 
 With z the logits, p = softmax(z), m the boundary mask and P_m = Σ p m:
 
@@ -15,10 +17,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tokenkit.models.logit_blocks import Head, LogitBlocks, default_chunk_rows, multiply
+from tokenkit.models.logit_blocks import Head, LogitBlocks, multiply
 
 # Least boundary mass, relative to the likeliest token, that fp32 tells apart from zero. Where the
 # mass is smaller, or the mask empty, the log-prob stays finite (about −85) and has no gradient.
@@ -28,95 +31,155 @@ MASS_FLOOR = 1e-37
 class Scores(NamedTuple):
     """Scores of N positions; fp32 (float64 for float64 inputs).
 
-    The last three are what :func:`hidden_gradient` needs, arranged so that nothing cancels: the
-    label's own term stays apart from the sum over the other tokens. z' is the slope of soft-cap
-    and scale.
+    The last two are the scores' gradients on the hidden states, for :func:`hidden_gradient`.
     """
 
     label_logprob: Tensor  # [N]
     boundary_logprob: Tensor | None  # [N]
-    expected: Tensor | None = None  # [N, D] Σ_{v ≠ label} p_v z'_v W_v
-    expected_boundary: Tensor | None = None  # [N, D] Σ_v (p m / P_m − p)_v z'_v W_v
-    label_slope: Tensor | None = None  # [N] (1 − p_label) z'_label
+    label_direction: Tensor | None = None  # [N, D]
+    boundary_direction: Tensor | None = None  # [N, D]
 
 
-class _Rows(NamedTuple):
-    """What backward knows of each row. Masses are relative to the likeliest token."""
+class Labels:
+    """Where the labels ``[N]`` stand in blocks of columns; most blocks have few of them."""
 
-    labels: Tensor  # [N]
-    top: Tensor  # [N] highest logit
-    total: Tensor  # [N] Σ e^(z − top)
-    mass: Tensor | None  # [N] Σ e^(z − top) m, at least MASS_FLOOR
+    def __init__(self, labels: Tensor, first_row: int) -> None:
+        self.labels = labels - first_row
 
-    def at(self, rows: slice) -> _Rows:
-        """Views of some rows."""
-        return _Rows(*(None if tensor is None else tensor[rows] for tensor in self))
+    def within(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
+        """Column in the block ``[n, 1]`` (some column if it is not there), and whether it is."""
+        place = self.labels[rows] - columns.start
+        width = columns.stop - columns.start
+        inside = (place >= 0) & (place < width)
+        return place.clamp(0, width - 1)[:, None], inside
 
-    def factors(
-        self, grad_label: Tensor, grad_mass: Tensor | None, scale: float
-    ) -> tuple[Tensor, Tensor | None]:
-        """Factors ``[n]`` on e^(z − top) that make up the logits' gradient but for onehot(label).
 
-        The first is for all tokens, the second is added for boundary tokens.
-        """
-        if grad_mass is None:
-            return -scale * grad_label / self.total, None
-        grad_mass = torch.where(self.mass > MASS_FLOOR, grad_mass, 0.0)
-        outside = -scale * (grad_label + grad_mass) / self.total
-        return outside, scale * grad_mass / self.mass
+class RunningSums:
+    """What is known of every position once all columns were seen.
+
+    Attributes:
+        top: ``[N]`` highest logit.
+        total: ``[N]`` Σ e^(z − top).
+        mass: ``[N]`` Σ e^(z − top) m, or None without a mask.
+        at_label: ``[N]`` logit of the label.
+        others, boundary: with ``keep``, ``[N, D]`` Σ e^(z − top) z' W over all tokens but the
+            label, and over boundary tokens; z' is the slope of the soft-cap.
+    """
+
+    def __init__(self, blocks: LogitBlocks, mask: Tensor | None, keep: bool) -> None:
+        n = len(blocks.hidden)
+        self.blocks, self.mask, self.keep = blocks, mask, keep
+        zeros = torch.zeros(3, n, dtype=blocks.dtype, device=blocks.hidden.device)
+        self.top = torch.full_like(zeros[0], -torch.inf)
+        self.total, self.at_label = zeros[0], zeros[1]
+        self.mass = None if mask is None else zeros[2]
+        self.others = torch.zeros_like(blocks.hidden, dtype=blocks.dtype) if keep else None
+        self.boundary = None if mask is None or not keep else torch.zeros_like(self.others)
+
+    def add(self, logits: Tensor, rows: slice, columns: slice, weight: Tensor, labels: Labels):
+        """Take one block ``[n, c]`` in, overwriting it."""
+        slope = self.blocks.slope(logits) if self.keep else None
+        place, inside = labels.within(rows, columns)
+        here = logits.gather(1, place).squeeze(1)
+        self.at_label[rows] = torch.where(inside, here, self.at_label[rows])
+        top = torch.maximum(self.top[rows], logits.amax(1))
+        shrink = (self.top[rows] - top).exp_()
+        self.top[rows] = top
+        p = logits.sub_(top[:, None]).exp_()
+        self.total[rows] = self.total[rows] * shrink + p.sum(1)
+        mask = None if self.mask is None else self.mask[columns]
+        if mask is not None:
+            self.mass[rows] = self.mass[rows] * shrink + torch.mv(p, mask)
+        if self.keep:
+            self._add_directions(p, slope, mask, rows, shrink, weight, place, inside)
+
+    def _add_directions(self, p, slope, mask, rows, shrink, weight, place, inside) -> None:
+        blocks = self.blocks
+        if slope is not None:
+            p.mul_(slope)
+        if self.boundary is not None:
+            self.boundary[rows] *= shrink[:, None]
+            masked = torch.mul(p, mask, out=blocks.buffer("masked", *p.shape))
+            masked = masked.to(blocks.factor_dtype)
+            multiply(masked, weight, self.boundary[rows], accumulate=True)
+        self.others[rows] *= shrink[:, None]
+        # The label's own term stays apart, so that nothing cancels where it is near certain.
+        p.scatter_(1, place, p.gather(1, place).masked_fill_(inside[:, None], 0.0))
+        multiply(p.to(blocks.factor_dtype), weight, self.others[rows], accumulate=True)
+
+    def reduce(self, group: dist.ProcessGroup | None) -> None:
+        """Sum over ranks that hold other rows of the matrix."""
+        if group is None:
+            return
+        top = self.top.clone()
+        dist.all_reduce(top, dist.ReduceOp.MAX, group=group)
+        shrink = (self.top - top).exp_()
+        self.top = top
+        for sums in (self.total, self.mass, self.others, self.boundary):
+            if sums is not None:
+                sums *= shrink if sums.ndim == 1 else shrink[:, None]
+                dist.all_reduce(sums, group=group)
+        dist.all_reduce(self.at_label, group=group)  # 0 on all ranks but one
+
+
+class _Context(NamedTuple):
+    """What is not a tensor."""
+
+    head: Head
+    first_row: int
+    block: tuple[int, int] | None
+    group: dist.ProcessGroup | None
 
 
 class _LinearScores(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, bias, labels, mask, head, keep):
-        blocks = LogitBlocks(hidden, weight, bias, head)
-        label, top, total = hidden.new_empty(3, len(hidden), dtype=blocks.dtype)
-        state = _Rows(labels, top, total, None if mask is None else torch.empty_like(total))
-        mask = None if mask is None else mask[: head.valid_vocab].to(blocks.dtype)
-        kept = _empty_expectations(blocks, mask) if keep else (None, None, None)
-        for rows, logits in blocks:
-            here = state.at(rows)
-            slope = blocks.slope(logits) if keep else None
-            torch.amax(logits, 1, out=here.top)
-            logits.sub_(here.top[:, None])
-            at_label = logits.gather(1, here.labels[:, None]).squeeze(1)
-            p = logits.exp_()
-            torch.sum(p, 1, out=here.total)
-            torch.sub(at_label, here.total.log(), out=label[rows])
-            if mask is not None:
-                torch.mv(p, mask, out=here.mass).clamp_(min=MASS_FLOOR)
-            if keep:
-                _keep_expectations(kept, rows, blocks, p, slope, here, label[rows], mask)
-        label.clamp_(max=0.0)
-        log_mass = None if mask is None else (state.mass / total).log_().clamp_(max=0.0)
-        ctx.save_for_backward(hidden, weight, bias, mask, *state, *kept)
-        ctx.head = head
-        ctx.mark_non_differentiable(*[tensor for tensor in kept if tensor is not None])
+    def forward(ctx, hidden, weight, bias, labels, mask, context, keep):
+        blocks = LogitBlocks(hidden, weight, bias, context.head, context.block)
+        own = Labels(labels, context.first_row)
+        mask = None if mask is None else mask[: context.head.valid_vocab].to(blocks.dtype)
+        sums = RunningSums(blocks, mask, keep)
+        for columns, matrix in blocks:
+            for rows in blocks.rows:
+                sums.add(blocks.logits(rows, columns, matrix), rows, columns, matrix, own)
+        sums.reduce(context.group)
+        label = (sums.at_label - sums.top - sums.total.log()).clamp_(max=0.0)
+        log_mass = None
+        if mask is not None:
+            sums.mass.clamp_(min=MASS_FLOOR)
+            log_mass = (sums.mass / sums.total).log_().clamp_(max=0.0)
+        directions = _directions(sums, label, weight, own, context) if keep else (None, None)
+        ctx.context = context
+        ctx.save_for_backward(
+            hidden, weight, bias, labels, mask, sums.top, sums.total, sums.mass, sums.at_label,
+            *directions,
+        )  # fmt: skip
+        ctx.mark_non_differentiable(*[tensor for tensor in directions if tensor is not None])
         ctx.set_materialize_grads(False)
-        return label, log_mass, *kept
+        return label, log_mass, *directions
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_label, grad_mass, *_):
-        hidden, weight, bias, mask, *state, expected, expected_boundary, label_slope = (
+        hidden, weight, bias, labels, mask, top, total, mass, at_label, *directions = (
             ctx.saved_tensors
         )
-        state = _Rows(*state)
+        context = ctx.context
         if grad_label is None:
-            grad_label = torch.zeros_like(state.total)
-        inputs, needed = (hidden, weight, bias), ctx.needs_input_grad[:3]
-        grads = [
-            torch.zeros_like(tensor, dtype=state.total.dtype) if need else None
-            for tensor, need in zip(inputs, needed, strict=True)
-        ]
-        missing = list(grads)
-        if needed[0] and expected is not None:
-            scores = Scores(None, None, expected, expected_boundary, label_slope)
-            grads[0] = hidden_gradient(scores, weight, state.labels, grad_label, grad_mass)
-            missing[0] = None
-        if any(grad is not None for grad in missing):
-            blocks = LogitBlocks(hidden, weight, bias, ctx.head)
-            _add_gradients(*missing, blocks, state, mask, grad_label, grad_mass)
+            grad_label = torch.zeros_like(total)
+        inputs, needed = (hidden, weight, bias), list(ctx.needs_input_grad[:3])
+        grads: list[Tensor | None] = [None, None, None]
+        if needed[0] and directions[0] is not None:
+            grads[0] = hidden_gradient(Scores(None, None, *directions), grad_label, grad_mass)
+            needed[0] = False
+        if any(needed):
+            blocks = LogitBlocks(hidden, weight, bias, context.head, context.block)
+            slope = blocks.label_slope(at_label)
+            factors = _factors(grad_label, grad_mass, total, mass, context.head.logit_scale)
+            rows = _BackwardRows(top, *factors, grad_label * slope)
+            found = _recompute(blocks, rows, mask, Labels(labels, context.first_row), needed)
+            if found[0] is not None and context.group is not None:
+                dist.all_reduce(found[0], group=context.group)
+            grads = [old if new is None else new for old, new in zip(grads, found, strict=True)]
         grads = [
             None if grad is None else grad.to(tensor.dtype)
             for grad, tensor in zip(grads, inputs, strict=True)
@@ -124,66 +187,90 @@ class _LinearScores(torch.autograd.Function):
         return *grads, None, None, None, None
 
 
-def _add_gradients(
-    to_hidden: Tensor | None,
-    to_weight: Tensor | None,
-    to_bias: Tensor | None,
-    blocks: LogitBlocks,
-    state: _Rows,
-    mask: Tensor | None,
-    grad_label: Tensor,
-    grad_mass: Tensor | None,
-) -> None:
-    """Recompute each block's probabilities and add the gradients that are asked for."""
-    scale, valid = blocks.head.logit_scale, blocks.head.valid_vocab
-    outside, inside = state.factors(grad_label, grad_mass, scale)
-    for rows, logits in blocks:
-        here = state.at(rows)
-        slope = blocks.slope(logits)
-        at_label = grad_label[rows] * blocks.slope_at(slope, here.labels)
-        p = logits.sub_(here.top[:, None]).exp_()
-        if slope is not None:
-            p.mul_(slope)
-        grad = blocks.weigh(p, outside[rows], None if inside is None else inside[rows], mask)
-        grad.scatter_add_(1, here.labels[:, None], at_label[:, None])
-        if to_bias is not None:
-            to_bias[:valid] += grad.sum(0)
-        grad = grad.to(blocks.factor_dtype)
-        if to_hidden is not None:
-            multiply(grad, blocks.weight, to_hidden[rows])
-        if to_weight is not None:
-            multiply(grad.T, blocks.hidden[rows], to_weight[:valid], accumulate=True)
+def _directions(
+    sums: RunningSums, label_logprob: Tensor, weight: Tensor, labels: Labels, context: _Context
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients ``[N, D]`` of both scores on the hidden states."""
+    scale, slope = context.head.logit_scale, sums.blocks.label_slope(sums.at_label)
+    everywhere = slice(0, context.head.valid_vocab)
+    place, inside = labels.within(slice(None), everywhere)
+    own = weight[place.squeeze(1)].to(sums.blocks.dtype) * inside[:, None]
+    if context.group is not None:
+        dist.all_reduce(own, group=context.group)
+    others = sums.others.mul_((scale / sums.total)[:, None])
+    label = torch.expm1(label_logprob).neg_().mul_(slope)[:, None] * own - others
+    if sums.boundary is None:
+        return label, None
+    boundary = sums.boundary.mul_((scale / sums.mass)[:, None])
+    boundary -= others + (label_logprob.exp() * slope)[:, None] * own
+    impossible = sums.mass <= MASS_FLOOR
+    return label, boundary.masked_fill_(impossible[:, None], 0.0)
 
 
-def _empty_expectations(blocks: LogitBlocks, mask: Tensor | None) -> tuple[Tensor | None, ...]:
-    expected = torch.empty_like(blocks.hidden, dtype=blocks.dtype)
-    boundary = None if mask is None else torch.empty_like(expected)
-    return expected, boundary, expected.new_empty(len(expected))
+def _factors(
+    grad_label: Tensor, grad_mass: Tensor | None, total: Tensor, mass: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor | None]:
+    """Factors ``[N]`` on e^(z − top) that make up the logits' gradient but for onehot(label).
+
+    The first is for all tokens, the second is added for boundary tokens.
+    """
+    if grad_mass is None:
+        return -scale * grad_label / total, None
+    grad_mass = torch.where(mass > MASS_FLOOR, grad_mass, 0.0)
+    return -scale * (grad_label + grad_mass) / total, scale * grad_mass / mass
 
 
-def _keep_expectations(
-    kept: tuple[Tensor | None, ...],
-    rows: slice,
-    blocks: LogitBlocks,
-    p: Tensor,
-    slope: Tensor | None,
-    here: _Rows,
-    label_logprob: Tensor,
-    mask: Tensor | None,
-) -> None:
-    """Fill some rows of :class:`Scores`' last three from ``p`` = e^(z − top), overwriting it."""
-    expected, expected_boundary, label_slope = kept
-    scale = blocks.head.logit_scale
-    at_label = blocks.slope_at(slope, here.labels)
-    torch.mul(torch.expm1(label_logprob).neg_(), at_label, out=label_slope[rows])
+class _BackwardRows(NamedTuple):
+    """Per position ``[N]``: the highest logit, both factors, and the label's own gradient."""
+
+    top: Tensor
+    outside: Tensor
+    inside: Tensor | None
+    at_label: Tensor
+
+    def at(self, rows: slice) -> _BackwardRows:
+        return _BackwardRows(*(None if tensor is None else tensor[rows] for tensor in self))
+
+
+def _recompute(
+    blocks: LogitBlocks, state: _BackwardRows, mask: Tensor | None, labels: Labels, needed: list
+) -> list[Tensor | None]:
+    """Recompute the blocks; gradients on hidden, weight and bias, None where not needed."""
+    hidden, weight, bias = blocks.hidden, blocks.weight, blocks.bias
+    to_hidden = torch.zeros_like(hidden, dtype=blocks.dtype) if needed[0] else None
+    to_weight = torch.zeros_like(weight) if needed[1] else None
+    to_bias = torch.zeros_like(bias, dtype=blocks.dtype) if needed[2] else None
+    for columns, matrix in blocks:
+        sums = torch.empty_like(matrix, dtype=blocks.dtype) if needed[1] else None
+        for k, rows in enumerate(blocks.rows):
+            logits = blocks.logits(rows, columns, matrix)
+            grad = _logit_gradient(blocks, logits, state.at(rows), mask, columns)
+            place, inside = labels.within(rows, columns)
+            grad.scatter_add_(1, place, torch.where(inside, state.at_label[rows], 0.0)[:, None])
+            if to_bias is not None:
+                to_bias[columns] += grad.sum(0)
+            grad = grad.to(blocks.factor_dtype)
+            if to_hidden is not None:
+                multiply(grad, matrix, to_hidden[rows], accumulate=True)
+            if sums is not None:
+                multiply(grad.T, hidden[rows], sums, accumulate=k > 0)
+        if sums is not None and blocks.rows:
+            to_weight[columns] = sums
+    return [to_hidden, to_weight, to_bias]
+
+
+def _logit_gradient(
+    blocks: LogitBlocks, logits: Tensor, state: _BackwardRows, mask: Tensor | None, columns: slice
+) -> Tensor:
+    """Gradient ``[n, c]`` on a block of logits (before scale and soft-cap) but for the label's."""
+    slope = blocks.slope(logits)
+    p = logits.sub_(state.top[:, None]).exp_()
     if slope is not None:
         p.mul_(slope)
-    if mask is not None:
-        zero, one = torch.zeros_like(here.total), torch.ones_like(here.total)
-        grad = blocks.weigh(p, *here.factors(zero, one, scale), mask)
-        multiply(grad.to(blocks.factor_dtype), blocks.weight, expected_boundary[rows])
-    p.mul_((scale / here.total)[:, None]).scatter_(1, here.labels[:, None], 0.0)
-    multiply(p.to(blocks.factor_dtype), blocks.weight, expected[rows])
+    if state.inside is None:
+        return p.mul_(state.outside[:, None])
+    factor = torch.where(mask[columns] > 0, state.inside[:, None], 0.0)
+    return p.mul_(factor.add_(state.outside[:, None]))
 
 
 def linear_scores(
@@ -196,13 +283,15 @@ def linear_scores(
     softcap: float | None = None,
     logit_scale: float = 1.0,
     valid_vocab: int | None = None,
-    chunk_rows: int | None = None,
-    keep_expectations: bool = False,
+    block: tuple[int, int] | None = None,
+    keep_directions: bool = False,
+    first_row: int = 0,
+    group: dist.ProcessGroup | None = None,
 ) -> Scores:
     """Log-probs of labels and of the boundary set, differentiable in hidden, weight and bias.
 
     All sums are in fp32 (or float64); gradients have the dtypes of the inputs. Nothing is spent
-    on inputs that need no gradient. With ``keep_expectations``, the backward pass needs no matmul
+    on inputs that need no gradient. With ``keep_directions``, the backward pass needs no matmul
     with the vocabulary for the hidden states' gradient.
 
     Args:
@@ -214,35 +303,30 @@ def linear_scores(
         softcap: logits become ``softcap * tanh(logits / softcap)``.
         logit_scale: factor on the matmul's result plus bias, before the soft-cap.
         valid_vocab: rows of ``weight`` from here on have probability 0.
-        chunk_rows: most rows in a block; by default as many as fit in BLOCK_BYTES.
-        keep_expectations: keep what :func:`hidden_gradient` needs, ``[N, D]`` in fp32 (twice with
+        block: rows and columns of a block of logits; by default as BLOCK_BYTES allow.
+        keep_directions: keep what :func:`hidden_gradient` needs, ``[N, D]`` in fp32 (twice with
             a boundary mask).
+        first_row, group: where each rank of ``group`` holds some rows of one matrix, the first of
+            them; ``weight``, ``boundary_mask``, ``bias`` and ``valid_vocab`` are then this rank's
+            part, ``hidden`` and ``labels`` the same on all ranks.
     """
-    valid = len(weight) if valid_vocab is None else min(valid_vocab, len(weight))
-    rows = chunk_rows or default_chunk_rows(hidden, valid)
-    head = Head(softcap, logit_scale, valid, rows)
+    valid = len(weight) if valid_vocab is None else max(0, min(valid_vocab, len(weight)))
+    context = _Context(Head(softcap, logit_scale, valid), first_row, block, group)
     results = _LinearScores.apply(
-        hidden, weight, bias, labels, boundary_mask, head, keep_expectations
+        hidden, weight, bias, labels, boundary_mask, context, keep_directions
     )
     return Scores(*results)
 
 
 @torch.no_grad()
-def hidden_gradient(
-    scores: Scores,
-    weight: Tensor,
-    labels: Tensor,
-    grad_label: Tensor,
-    grad_boundary: Tensor | None,
-) -> Tensor:
+def hidden_gradient(scores: Scores, grad_label: Tensor, grad_boundary: Tensor | None) -> Tensor:
     """Gradient ``[N, D]`` on hidden states, given gradients ``[N]`` on the two scores.
 
     It is linear in them, ``grad_label · ∂label/∂h + grad_boundary · ∂boundary/∂h``, so that any
     number of losses on the same scores costs no further matmul with the vocabulary. Needs scores
-    computed with ``keep_expectations``; accumulation precision.
+    computed with ``keep_directions``; accumulation precision.
     """
-    grad = (grad_label * scores.label_slope)[:, None] * weight[labels]
-    grad -= grad_label[:, None] * scores.expected
+    grad = grad_label[:, None] * scores.label_direction
     if grad_boundary is not None:
-        grad += grad_boundary[:, None] * scores.expected_boundary
+        grad += grad_boundary[:, None] * scores.boundary_direction
     return grad

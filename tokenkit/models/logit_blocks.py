@@ -1,4 +1,9 @@
-"""Logits of many positions, one block of rows at a time in a buffer that all blocks share."""
+"""Logits of many positions, one block of rows × columns at a time in a buffer all blocks share.
+
+Blocks are cut along both axes: many rows, so that a block of the output matrix is read (and its
+gradient written) once, and few columns, so that the buffer stays small however large the
+vocabulary is.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,7 @@ from torch import Tensor
 # Size of one block of logits: large enough for matmuls at full speed (CPU: measured with
 # benchmarks/linear_scores.py), small beside the rest of a training step.
 BLOCK_BYTES = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
+MOST_ROWS = {"cpu": 4096, "cuda": 8192}
 
 
 class Head(NamedTuple):
@@ -20,7 +26,6 @@ class Head(NamedTuple):
     softcap: float | None  # logits become softcap * tanh(logits / softcap)
     logit_scale: float  # factor on the logits before the soft-cap
     valid_vocab: int  # rows of the matrix from here on are padding
-    chunk_rows: int  # most rows in a block
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -28,10 +33,12 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def default_chunk_rows(hidden: Tensor, vocab: int) -> int:
-    """As many rows as BLOCK_BYTES of logits hold."""
-    row = accumulation_dtype(hidden.dtype).itemsize * vocab
-    return max(1, BLOCK_BYTES.get(hidden.device.type, BLOCK_BYTES["cpu"]) // row)
+def default_block(hidden: Tensor, vocab: int) -> tuple[int, int]:
+    """Rows and columns of a block that fills BLOCK_BYTES."""
+    device = hidden.device.type if hidden.device.type in BLOCK_BYTES else "cpu"
+    elements = BLOCK_BYTES[device] // accumulation_dtype(hidden.dtype).itemsize
+    rows = max(1, min(len(hidden), MOST_ROWS[device]))
+    return rows, max(1, min(elements // rows, vocab))
 
 
 def multiply(a: Tensor, b: Tensor, out: Tensor, accumulate: bool = False) -> None:
@@ -43,70 +50,77 @@ def multiply(a: Tensor, b: Tensor, out: Tensor, accumulate: bool = False) -> Non
         torch.mm(a, b, out=out, **options)
 
 
-class LogitBlocks:
-    """Iterates over ``(rows, logits [n, V])`` of ``hidden [N, D] @ weight[:valid].T + bias``.
+def equal_slices(size: int, most: int) -> list[slice]:
+    """Cut ``range(size)`` into slices of (nearly) equal length, each of at most ``most``."""
+    count = max(1, math.ceil(size / most))
+    step = max(1, math.ceil(size / count))
+    return [slice(begin, min(begin + step, size)) for begin in range(0, size, step)]
 
-    A block is valid until the next one is asked for, and may be overwritten. Attributes
-    ``hidden`` and ``weight`` are the factors in the dtype that :func:`multiply` takes.
+
+class LogitBlocks:
+    """Blocks of ``hidden [N, D] @ weight[:valid].T + bias``, scaled and soft-capped.
+
+    A block is valid until the next one is asked for, and may be overwritten.
+
+    Attributes:
+        hidden: ``[N, D]`` in the dtype that :func:`multiply` takes.
     """
 
-    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, head: Head) -> None:
+    def __init__(
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        head: Head,
+        block: tuple[int, int] | None = None,
+    ) -> None:
         self.head = head
         self.dtype = accumulation_dtype(hidden.dtype)
         # Only CUDA multiplies low-precision factors into fp32; elsewhere they are converted.
         self.factor_dtype = hidden.dtype if hidden.device.type == "cuda" else self.dtype
         self.hidden = hidden.to(self.factor_dtype)
-        self.weight = weight[: head.valid_vocab].to(self.factor_dtype)
-        self.bias = None if bias is None else bias[: head.valid_vocab]
-        # Blocks of equal size: a small last one would be slow.
-        count = max(1, math.ceil(len(hidden) / head.chunk_rows))
-        self.rows = max(1, math.ceil(len(hidden) / count))
-        self._buffer = torch.empty(
-            self.rows, len(self.weight), dtype=self.dtype, device=hidden.device
-        )
-        self._scratch: Tensor | None = None
+        self.weight, self.bias = weight, bias
+        rows, columns = block or default_block(hidden, head.valid_vocab)
+        self.rows = equal_slices(len(hidden), rows)
+        self.columns = equal_slices(head.valid_vocab, columns)
+        self._shape = (rows, columns)
+        self._buffers: dict[str, Tensor] = {}
+
+    def buffer(self, name: str, rows: int, columns: int) -> Tensor:
+        """Memory ``[rows, columns]`` that all blocks share, for one purpose at a time."""
+        if name not in self._buffers:
+            size = self._shape[0] * self._shape[1]
+            self._buffers[name] = self.hidden.new_empty(size, dtype=self.dtype)
+        return self._buffers[name][: rows * columns].view(rows, columns)
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
-        softcap, scale = self.head.softcap, self.head.logit_scale
-        for begin in range(0, len(self.hidden), self.rows):
-            hidden = self.hidden[begin : begin + self.rows]
-            logits = self._buffer[: len(hidden)]
-            multiply(hidden, self.weight.T, logits)
-            if self.bias is not None:
-                logits.add_(self.bias)
-            if scale != 1.0:
-                logits.mul_(scale)
-            if softcap is not None:
-                logits.div_(softcap).tanh_().mul_(softcap)
-            yield slice(begin, begin + len(hidden)), logits
+        """Columns and the output matrix's rows for them ``[c, D]``, ready for :func:`multiply`."""
+        for columns in self.columns:
+            yield columns, self.weight[columns].to(self.factor_dtype)
 
-    def scratch(self, n: int) -> Tensor:
-        """Another buffer ``[n, V]``, for one purpose at a time."""
-        if self._scratch is None:
-            self._scratch = torch.empty_like(self._buffer)
-        return self._scratch[:n]
+    def logits(self, rows: slice, columns: slice, weight: Tensor) -> Tensor:
+        """One block ``[n, c]``; ``weight`` is that of ``columns``."""
+        hidden = self.hidden[rows]
+        logits = self.buffer("logits", len(hidden), len(weight))
+        multiply(hidden, weight.T, logits)
+        if self.bias is not None:
+            logits.add_(self.bias[columns])
+        if self.head.logit_scale != 1.0:
+            logits.mul_(self.head.logit_scale)
+        if self.head.softcap is not None:
+            logits.div_(self.head.softcap).tanh_().mul_(self.head.softcap)
+        return logits
 
     def slope(self, logits: Tensor) -> Tensor | None:
-        """Slope of the soft-cap at ``logits``, in the scratch buffer; None where it is 1."""
+        """Slope of the soft-cap at a block ``[n, c]``; None where it is 1."""
         if self.head.softcap is None:
             return None
         one, scale = logits.new_ones(()), -1.0 / self.head.softcap**2
-        return torch.addcmul(one, logits, logits, value=scale, out=self.scratch(len(logits)))
+        out = self.buffer("slope", *logits.shape)
+        return torch.addcmul(one, logits, logits, value=scale, out=out)
 
-    def slope_at(self, slope: Tensor | None, labels: Tensor) -> Tensor | float:
-        """Slope ``[n]`` of soft-cap and scale at the labels' logits."""
-        if slope is None:
+    def label_slope(self, at_label: Tensor) -> Tensor | float:
+        """Slope ``[N]`` of soft-cap and scale at the labels' logits ``[N]``."""
+        if self.head.softcap is None:
             return self.head.logit_scale
-        return slope.gather(1, labels[:, None]).squeeze(1) * self.head.logit_scale
-
-    def weigh(
-        self, p: Tensor, outside: Tensor, inside: Tensor | None, mask: Tensor | None
-    ) -> Tensor:
-        """``p · (outside + inside · mask)``, factors ``[n]``, mask ``[V]``.
-
-        The result is in the scratch buffer, or takes the place of ``p`` if ``inside`` is None.
-        """
-        if inside is None:
-            return p.mul_(outside[:, None])
-        factor = torch.outer(inside, mask, out=self.scratch(len(p)))
-        return factor.add_(outside[:, None]).mul_(p)
+        return (1.0 - (at_label / self.head.softcap).square()) * self.head.logit_scale

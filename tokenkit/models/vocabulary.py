@@ -80,7 +80,7 @@ class Vocabulary(nn.Module):
         ids: Tensor,
         mask: Tensor,
         boundary_mask: Tensor | None = None,
-        keep_expectations: bool = False,
+        keep_directions: bool = False,
     ) -> PositionScores:
         """Scores of the next tokens, without ever holding ``[B, T, V]`` logits.
 
@@ -89,7 +89,7 @@ class Vocabulary(nn.Module):
             ids: ``[B, T]`` token ids.
             mask: ``[B, T]`` bool, True on real tokens (the others cost nothing).
             boundary_mask: ``[V]`` bool, the boundary tokens.
-            keep_expectations: needed for :meth:`hidden_gradient`.
+            keep_directions: needed for :meth:`hidden_gradient`.
         """
         index = mask.flatten().nonzero().squeeze(1)
         labels = F.pad(ids[:, 1:], (0, 1)).flatten()[index]
@@ -101,7 +101,7 @@ class Vocabulary(nn.Module):
             softcap=self.softcap,
             logit_scale=self.logit_scale,
             valid_vocab=self.valid_vocab,
-            keep_expectations=keep_expectations,
+            keep_directions=keep_directions,
         )
 
         def spread(values: Tensor) -> Tensor:
@@ -116,15 +116,13 @@ class Vocabulary(nn.Module):
     ) -> Tensor:
         """Gradient ``[B, T, D]`` on the hidden states of a loss with the given score gradients.
 
-        A linear combination per token of kept expectations: no matmul with the vocabulary.
+        A linear combination per token of kept directions: no matmul with the vocabulary.
         """
         shape = grad_label.shape
         grad_label = grad_label.flatten()[scores.index]
         if grad_boundary is not None:
             grad_boundary = grad_boundary.flatten()[scores.index]
-        grad = hidden_gradient(
-            scores.flat, self.output_matrix, scores.labels, grad_label, grad_boundary
-        )
+        grad = hidden_gradient(scores.flat, grad_label, grad_boundary)
         full = grad.new_zeros(shape.numel(), grad.shape[-1])
         return full.index_copy(0, scores.index, grad).view(*shape, -1)
 

@@ -136,7 +136,7 @@ class TrainStep:
 
     def _forward(self, batch: Batch, keep: bool) -> Output:
         return self.student(
-            batch.student_ids, batch.student_mask, self.student_boundary, keep_expectations=keep
+            batch.student_ids, batch.student_mask, self.student_boundary, keep_directions=keep
         )
 
     def _losses(
@@ -184,7 +184,7 @@ class TrainStep:
     def _last_layer_gradients(self, output: Output, gradients: list[tuple]) -> list[list[Tensor]]:
         """Each loss's gradients on the last layer's trainable parameters, this rank's rows only.
 
-        From the scores to the hidden states they are linear combinations of kept expectations,
+        From the scores to the hidden states they are linear combinations of kept directions,
         so only the last layer is run backward.
         """
         parameters = [p for p in self.student.layers[-1].parameters() if p.requires_grad]
