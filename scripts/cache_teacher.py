@@ -66,7 +66,7 @@ def main() -> None:
     writer = CacheWriter()
     for batch in tqdm(islice(loader, total), total=total, desc="teacher", unit="batch"):
         batch = batch.to(parallel.device)
-        writer.add(batch, teacher.scores(batch, mask.to(parallel.device)))
+        writer.add(batch, teacher.signals(batch, mask.to(parallel.device), ("label", "boundary")))
     writer.save(output, cache_meta(config, tokenizers))
     logger.info(f"{len(writer):,} rows cached in {output}")
     dist.destroy_process_group()

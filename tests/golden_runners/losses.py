@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from torch import Tensor
 
 from tokenkit.config import config_from_dict
 from tokenkit.data import Batch
 from tokenkit.losses import LOSSES
-from tokenkit.losses.aggregation import combine_weights
-from tokenkit.losses.base import SequenceScores
+from tokenkit.losses.aggregation import combine_weights, mixture
+from tokenkit.losses.base import Signals
 from tokenkit.models.linear_scores import linear_scores
+from tokenkit.training.gradients import gram_matrices
 
 
 def load_arrays(folder: Path, case: dict) -> dict[str, Tensor]:
@@ -36,13 +36,13 @@ def make_batch(a: dict[str, Tensor]) -> Batch:
     )
 
 
-def scores_of(logits: Tensor, ids: Tensor, boundary: Tensor) -> SequenceScores:
+def scores_of(logits: Tensor, ids: Tensor, boundary: Tensor) -> Signals:
     """Scores as training computes them: with an identity matrix, hidden states are logits."""
     labels = torch.nn.functional.pad(ids[:, 1:], (0, 1))
     identity = torch.eye(logits.shape[-1])
     scores = linear_scores(logits.flatten(0, 1), identity, labels.flatten(), boundary, block=(7, 8))
     label, mass = scores.label_logprob, scores.boundary_logprob
-    return SequenceScores(label.view(ids.shape), mass.view(ids.shape))
+    return Signals(label.view(ids.shape), mass.view(ids.shape))
 
 
 def check(case: dict, name: str, ours: Tensor, expected: Tensor) -> None:
@@ -84,16 +84,23 @@ def run_alm(folder: Path, case: dict) -> None:
 
 
 def run_multitask(folder: Path, case: dict) -> None:
-    """Weights by approximate gradient magnitude; other aggregations are not supported yet."""
-    arrays = load_arrays(folder, case)
-    names = [name.removeprefix("out.") for name in arrays if name.startswith("out.approx_gradmag")]
-    if not names:
-        pytest.skip(f"aggregation '{case['args']['name']}' is not supported yet")
-    gradients = torch.cat([arrays["in.a"].flatten(1), arrays["in.b"].flatten(1)], dim=1)
-    norms = gradients.norm(dim=1)
-    for name in names:
-        weights = combine_weights(name, torch.ones_like(norms), norms)
-        check(case, name, weights, arrays[f"out.{name}"])
+    """Aggregations, on the gradients of three losses on two parameters, a and b."""
+    arrays, name = load_arrays(folder, case), case["args"]["name"]
+    leaves = {leaf: arrays[f"in.{leaf}"] for leaf in ("a", "b")}
+    gradients = [[leaf[k] for leaf in leaves.values()] for k in range(len(leaves["a"]))]
+    gram = gram_matrices(gradients, torch.device("cpu"))
+    norms = gram.diagonal(dim1=-2, dim2=-1).sum(0).sqrt()
+    if name == "norm":
+        check(case, "a", norms, arrays["out.a"])
+    elif name.startswith("approx_gradmag"):
+        for key in ("approx_gradmag", "approx_gradmag_preserve_mag"):
+            weights = combine_weights(key, torch.ones_like(norms), norms)
+            check(case, key, weights, arrays[f"out.{key}"])
+    else:
+        factors = mixture([(name, case["args"]["max_norm"])], gram)
+        for place, (key, leaf) in enumerate(leaves.items()):
+            mixed = (factors[place] @ leaf.flatten(1)).view_as(leaf)
+            check(case, key, mixed, arrays[f"out.{key}"])
 
 
 RUNNERS = {"sft": run_sft, "alm": run_alm, "multitask": run_multitask}

@@ -8,7 +8,7 @@ import torch
 from tokenkit.config import config_from_dict
 from tokenkit.data import Batch
 from tokenkit.losses import LOSSES
-from tokenkit.losses.base import SequenceScores
+from tokenkit.losses.base import Signals
 
 EPSILON = 1e-6
 
@@ -134,7 +134,7 @@ def random_case(seed=0, rows=3, chunks=6, gap=True):
             f"{side}_chunks": {k: chunk_ids for k in ("unconstrained", "space", "unbiased")},
         }
         values = -generator.exponential(2.0, (2, rows, length)).astype(np.float32)
-        scores[side] = SequenceScores(*torch.from_numpy(values))
+        scores[side] = Signals(*torch.from_numpy(values))
     for tensor in (scores["student"].label_logprob, scores["student"].boundary_logprob):
         tensor.requires_grad_()
     return Batch(**batch_arguments, stats={}), scores["student"], scores["teacher"]

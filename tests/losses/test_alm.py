@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from tests.losses.reference import make_loss, random_case, reference_alm, run
 from tokenkit.losses import LOSSES
 from tokenkit.losses.alm_diffs import DIFFERENCES
-from tokenkit.losses.base import SequenceScores
+from tokenkit.losses.base import Signals
 
 MODES = ["", "append_space", "merge_by_space_prob", "merge_by_space_prob+append_space"]
 MERGED = "merge_by_space_prob+append_space"
@@ -65,7 +65,7 @@ def test_identical_teacher_and_student_are_a_minimum(diff_fn):
     batch, _, teacher = random_case(0, gap=False)
     for name in ("ids", "mask", "loss_mask", "chunks"):
         setattr(batch, f"student_{name}", getattr(batch, f"teacher_{name}"))
-    student = SequenceScores(
+    student = Signals(
         teacher.label_logprob.clone().requires_grad_(),
         teacher.boundary_logprob.clone().requires_grad_(),
     )
@@ -118,7 +118,7 @@ def test_padding_changes_nothing():
         chunks = getattr(batch, f"{side}_chunks")
         setattr(batch, f"{side}_chunks", {k: pad(v, amount, -1) for k, v in chunks.items()})
     scores = [
-        SequenceScores(pad(s.label_logprob, n, -7.0), pad(s.boundary_logprob, n, -7.0))
+        Signals(pad(s.label_logprob, n, -7.0), pad(s.boundary_logprob, n, -7.0))
         for s, n in ((student, 5), (teacher, 9))
     ]
     count = loss.count(batch, teacher=scores[1])
@@ -190,7 +190,7 @@ def test_metrics_say_what_was_compared():
 )
 def test_needs_boundary(mode, expected):
     loss, _ = make_loss(mode=mode)
-    assert loss.needs_boundary is expected and loss.needs_teacher
+    assert ("boundary" in loss.needs) is expected and loss.needs_teacher
 
 
 def test_runs_without_boundary_scores_where_none_are_needed():

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from tests.losses.reference import make_loss
 from tokenkit.data import Batch
-from tokenkit.losses.base import SequenceScores
+from tokenkit.losses.base import Signals
 
 
 def make_case():
@@ -21,13 +21,13 @@ def make_case():
 
 def scores_of(batch, logits):
     logprob = logits.log_softmax(-1)[:, :-1].gather(-1, batch.student_ids[:, 1:, None])
-    return SequenceScores(F.pad(logprob.squeeze(-1), (0, 1)), None)
+    return Signals(F.pad(logprob.squeeze(-1), (0, 1)), None)
 
 
 def test_equals_torch():
     batch, logits = make_case()
     loss, _ = make_loss("sft")
-    assert not loss.needs_teacher and not loss.needs_boundary and loss.chunk_kind is None
+    assert not loss.needs_teacher and loss.needs == {"label"} and loss.chunk_kind is None
     count = loss.count(batch, None)
     assert count == 5 + 2 + 2  # a row's first token has no prediction
     value, metrics = loss(batch, scores_of(batch, logits), None, count)

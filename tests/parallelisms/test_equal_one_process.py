@@ -32,6 +32,8 @@ BASES = {
         "--student.tokens_to_add",
         "<extra>",
     ],
+    "mixture": ["--loss.aggregation", "gradclip:0.5+pcgrad"],
+    "gradnorm": ["--loss.aggregation", "gradnorm"],
     "teacher": ["--teacher.tokenizer", SPEC_A, "--alm.mode", "append_space"],
 }
 
@@ -60,6 +62,9 @@ CASES = [
     ("approx", "TP 2 x FSDP 2", 4, [*micro(4), *TP2]),
     ("approx", "compile, accumulate 2", 1,
      [*micro(4), "--compile.enable", "true", "--compile.backend", "aot_eager"]),
+    ("mixture", "accumulate 2", 1, micro(4)),
+    ("mixture", "TP 2 x FSDP 2, accumulate 2", 4, [*micro(2), *TP2]),
+    ("gradnorm", "FSDP 2, accumulate 2", 2, micro(2)),
     ("lora", "FSDP 2", 2, micro(4)),
     ("lora", "TP 2", 2, TP2),
     ("lora", "TP 2 x FSDP 2, accumulate 2", 4, [*micro(2), *TP2]),

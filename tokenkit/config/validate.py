@@ -10,14 +10,13 @@ import math
 import re
 from collections.abc import Collection, Iterator
 
+from tokenkit.config.aggregation import MIXTURES, WEIGHINGS, aggregation_problems
 from tokenkit.config.load import to_toml
 from tokenkit.config.schema import Config, KeyInfo, all_keys
 from tokenkit.config.validate_paths import check_paths, tokenizer_path
 from tokenkit.errors import ConfigError
 from tokenkit.registry import did_you_mean
 
-AGGREGATIONS = ("", "approx_gradmag", "approx_gradmag_preserve_mag")
-LATER_AGGREGATIONS = ("gradmag", "gradclip", "pcgrad", "gradnorm")  # known, but not built yet
 JOINED_CHOICES = {
     "alm.mode": ("merge_by_space_prob", "append_space", "eos_as_space"),
     "alm.space_mask_mode": ("space", "tab", "newline", "special"),
@@ -153,17 +152,14 @@ def _check_loss(config: Config, known_losses: Collection[str] | None) -> Iterato
 def _check_aggregation(config: Config) -> Iterator[str]:
     value = config.loss.aggregation
     where = f"loss.aggregation = {to_toml(value)}:"
-    known = [name for name in AGGREGATIONS if name]
-    for part in value.split("+") if value else []:
-        name = part.partition(":")[0]
-        if name in LATER_AGGREGATIONS:
-            yield f"{where} {name} is not supported yet (available: {', '.join(known)}, or empty)"
-        if part not in known:
-            hint = did_you_mean(part, known)
-            yield f"{where} expected one of {', '.join(known)}, or empty{hint}"
-    if "+" in value:
-        yield f"{where} aggregations cannot be combined yet; choose one of {', '.join(known)}"
-    if value and config.student.train == "none" and config.training.steps:
+    for problem in aggregation_problems(value):
+        yield f"{where} {problem}{did_you_mean(value, [*WEIGHINGS[1:], *MIXTURES])}"
+    if value in WEIGHINGS and "lexical" in config.loss.names and value:
+        yield (
+            f"{where} it weighs losses by gradients in the last decoder layer, where loss "
+            '"lexical" has none; leave loss.aggregation empty or use gradmag'
+        )
+    if value and value in WEIGHINGS and config.student.train == "none" and config.training.steps:
         yield (
             f'{where} it balances gradients in the last decoder layer, but student.train = "none" '
             'trains no layer; leave loss.aggregation empty, or set student.train to "lora"'

@@ -6,10 +6,10 @@ import torch
 
 from tokenkit.config import Config
 from tokenkit.losses import alm, sft  # noqa: F401 (registered on import)
-from tokenkit.losses.base import Loss, SequenceScores
+from tokenkit.losses.base import Loss, Signals
 from tokenkit.losses.registry import LOSSES
 
-__all__ = ["LOSSES", "Loss", "SequenceScores", "boundary_mask"]
+__all__ = ["LOSSES", "Loss", "Signals", "boundary_mask"]
 
 
 def boundary_mask(tok, config: Config) -> torch.Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tokenkit.config import Config
 from tokenkit.losses.alm_diffs import DIFFERENCES
-from tokenkit.losses.base import SequenceScores
+from tokenkit.losses.base import Signals
 from tokenkit.losses.registry import LOSSES
 from tokenkit.losses.segments import first_run_end, segment_sum
 
@@ -52,10 +52,11 @@ class ALM:
         self.numerator, self.denominator = alm.numerator, alm.denominator
 
     @property
-    def needs_boundary(self) -> bool:
-        return bool(self.modes & {"merge_by_space_prob", "append_space"})
+    def needs(self) -> frozenset[str]:
+        boundary = self.modes & {"merge_by_space_prob", "append_space"}
+        return frozenset({"label", "boundary"} if boundary else {"label"})
 
-    def count(self, batch: Batch, teacher: SequenceScores | None) -> Tensor:
+    def count(self, batch: Batch, teacher: Signals | None) -> Tensor:
         grouping = self._grouping(batch, teacher)
         if self.denominator == "chunk_count":
             return grouping.on.sum(dtype=torch.float32)
@@ -64,8 +65,8 @@ class ALM:
     def __call__(
         self,
         batch: Batch,
-        student: SequenceScores,
-        teacher: SequenceScores | None,
+        student: Signals,
+        teacher: Signals | None,
         count: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         grouping = self._grouping(batch, teacher)
@@ -89,7 +90,7 @@ class ALM:
         ids = getattr(batch, f"{side}_chunks")[self.chunk_kind].long()
         return torch.where(getattr(batch, f"{side}_loss_mask"), ids, -1)
 
-    def _chunks(self, batch: Batch, scores: SequenceScores, side: str) -> Chunks:
+    def _chunks(self, batch: Batch, scores: Signals, side: str) -> Chunks:
         ids = self._active(batch, side)
         size = self._size(batch)
         logprob = scores.label_logprob[:, :-1].clamp(max=0.0)
@@ -104,7 +105,7 @@ class ALM:
         """Room for chunks per row: each that counts has a teacher token of its own."""
         return batch.teacher_ids.shape[1]
 
-    def _grouping(self, batch: Batch, teacher: SequenceScores) -> Grouping:
+    def _grouping(self, batch: Batch, teacher: Signals) -> Grouping:
         ids, size = self._active(batch, "teacher"), self._size(batch)
         tokens = segment_sum(torch.ones_like(ids[:, 1:], dtype=torch.float32), ids[:, 1:], size)
         on = tokens > 0

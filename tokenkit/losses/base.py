@@ -1,4 +1,4 @@
-"""What a loss is: it counts first, over all ranks and micro-batches, and is then called."""
+"""What a loss is: it names what it needs, counts over all micro-batches, and is then called."""
 
 from __future__ import annotations
 
@@ -9,34 +9,54 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from tokenkit.data.batch import Batch
+    from tokenkit.models.vocabulary import Vocabulary
+
+# What a loss may need of a forward pass; "label" and "boundary" alone can be cached on disk.
+NEEDS = ("label", "boundary", "embeddings", "hidden", "hidden_states", "qkv")
 
 
 @dataclass
-class SequenceScores:
-    """Scores of a batch; position t holds the score of token t + 1. fp32."""
+class Signals:
+    """What one side's forward pass gives the losses: the fields that some loss needs.
 
-    label_logprob: Tensor  # [B, T]; the last column means nothing
-    boundary_logprob: Tensor | None  # [B, T] log-prob that a boundary token follows position t
+    Attributes:
+        label_logprob: ``[B, T]`` fp32, position t holds the score of token t + 1; the last column
+            means nothing.
+        boundary_logprob: ``[B, T]`` fp32, log-prob that a boundary token follows position t.
+        embeddings: ``[B, T, D]`` input embeddings.
+        hidden: ``[B, T, D]`` last hidden states.
+        hidden_states: ``[B, T, D]`` each: embeddings, every layer's output, the last one normed.
+        qkv: ``[B, T, Q + K + V]`` of each layer.
+        vocabulary: turns ``hidden`` into logits.
+    """
+
+    label_logprob: Tensor | None = None
+    boundary_logprob: Tensor | None = None
+    embeddings: Tensor | None = None
+    hidden: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] = ()
+    qkv: tuple[Tensor, ...] = ()
+    vocabulary: Vocabulary | None = None
 
 
 class Loss(Protocol):
-    """One objective. ``LOSSES`` maps names to factories ``(config, student_tok, teacher_tok)``."""
+    """One objective. ``LOSSES`` maps names to factories ``(config, student_tok, teacher_tok)``.
+
+    A loss with parameters of its own (a projection, say) is a ``torch.nn.Module``; they are
+    trained, sharded and checkpointed with the student's.
+    """
 
     name: str
+    needs: frozenset[str]  # some of NEEDS, of the student and (if needs_teacher) of the teacher
     needs_teacher: bool
-    needs_boundary: bool
     chunk_kind: str | None  # which alignment of the batch it reads
 
-    def count(self, batch: Batch, teacher: SequenceScores | None) -> Tensor:
+    def count(self, batch: Batch, teacher: Signals | None) -> Tensor:
         """This micro-batch's share of the denominator, 0-d fp32."""
         ...
 
     def __call__(
-        self,
-        batch: Batch,
-        student: SequenceScores,
-        teacher: SequenceScores | None,
-        count: Tensor,
+        self, batch: Batch, student: Signals, teacher: Signals | None, count: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """This micro-batch's share of the loss and of its metrics, both divided by ``count``.
 

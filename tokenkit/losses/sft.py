@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tokenkit.config import Config
-from tokenkit.losses.base import SequenceScores
+from tokenkit.losses.base import Signals
 from tokenkit.losses.registry import LOSSES
 
 if TYPE_CHECKING:
@@ -20,21 +20,21 @@ class SFT:
     """Mean of −log p over the student's tokens under the loss mask (the first has no score)."""
 
     name = "sft"
+    needs = frozenset({"label"})
     needs_teacher = False
-    needs_boundary = False
     chunk_kind = None
 
     def __init__(self, config: Config, student_tok=None, teacher_tok=None) -> None:
         pass
 
-    def count(self, batch: Batch, teacher: SequenceScores | None) -> Tensor:
+    def count(self, batch: Batch, teacher: Signals | None) -> Tensor:
         return batch.student_loss_mask[:, 1:].sum(dtype=torch.float32)
 
     def __call__(
         self,
         batch: Batch,
-        student: SequenceScores,
-        teacher: SequenceScores | None,
+        student: Signals,
+        teacher: Signals | None,
         count: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         mask = batch.student_loss_mask[:, 1:]

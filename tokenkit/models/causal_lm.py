@@ -6,17 +6,19 @@ filled, so that no rank ever holds more than its part (plus one tensor at a time
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from tokenkit.errors import ModelError
 from tokenkit.log import logger
+from tokenkit.models.capture import capture
 from tokenkit.models.families import ModelFamily, embedding_scale, model_family
 from tokenkit.models.vocabulary import PositionScores, Vocabulary
 from tokenkit.models.weights import (
@@ -117,7 +119,10 @@ class Output(NamedTuple):
     """What one forward pass gives."""
 
     hidden: Tensor  # [B, T, D] last hidden states
-    scores: PositionScores
+    scores: PositionScores | None
+    embeddings: Tensor | None = None  # [B, T, D]
+    hidden_states: tuple[Tensor, ...] = ()  # embeddings, each layer's output, the last one normed
+    qkv: tuple[Tensor, ...] = ()  # [B, T, Q + K + V] of each layer
 
 
 class CausalLM(nn.Module):
@@ -128,18 +133,22 @@ class CausalLM(nn.Module):
         self.backbone = backbone
         self.vocabulary = vocabulary
         self.family = family
+        self.tp_mesh: DeviceMesh | None = None  # set by tensor parallelism
 
     @property
     def layers(self) -> nn.ModuleList:
         return getattr(self.backbone, self.family.layers)
 
     def hidden_states(self, ids: Tensor, vocabulary: Vocabulary | None = None) -> Tensor:
-        """Last hidden states ``[B, T, D]``.
+        """Last hidden states ``[B, T, D]`` of ids ``[B, T]``; see :meth:`run_backbone`."""
+        return self.run_backbone((vocabulary or self.vocabulary).embed(ids))
+
+    def run_backbone(self, embeddings: Tensor) -> Tensor:
+        """Last hidden states ``[B, T, D]`` of embeddings ``[B, T, D]``.
 
         Rows must be padded on the right: under causal attention padding then changes nothing,
         and no mask is needed.
         """
-        embeddings = (vocabulary or self.vocabulary).embed(ids)
         return self.backbone(inputs_embeds=embeddings, use_cache=False).last_hidden_state
 
     def forward(
@@ -149,14 +158,27 @@ class CausalLM(nn.Module):
         boundary_mask: Tensor | None = None,
         keep_directions: bool = False,
         vocabulary: Vocabulary | None = None,
+        needs: Collection[str] = ("label", "boundary"),
     ) -> Output:
-        """Scores of a batch; see :meth:`Vocabulary.scores` for the arguments.
+        """Scores of a batch, and what else is needed.
 
-        ``vocabulary`` replaces the model's own (self-distillation runs the source vocabulary).
+        Args:
+            ids, mask, boundary_mask, keep_directions: see :meth:`Vocabulary.scores`.
+            vocabulary: instead of the model's own (self-distillation runs the source vocabulary).
+            needs: "label" or "boundary" for scores; "embeddings", "hidden_states", "qkv".
         """
         vocabulary = vocabulary or self.vocabulary
-        hidden = self.hidden_states(ids, vocabulary)
-        return Output(hidden, vocabulary.scores(hidden, ids, mask, boundary_mask, keep_directions))
+        embeddings = vocabulary.embed(ids)
+        with capture(self, needs) as captured:
+            hidden = self.run_backbone(embeddings)
+        states = ()
+        if "hidden_states" in needs:
+            states = (embeddings, *captured.layers[:-1], hidden)
+        scores = None
+        if "label" in needs or "boundary" in needs:
+            scores = vocabulary.scores(hidden, ids, mask, boundary_mask, keep_directions)
+        qkv = captured.qkv(len(self.family.attention_inputs))
+        return Output(hidden, scores, embeddings if "embeddings" in needs else None, states, qkv)
 
 
 @contextmanager

@@ -29,6 +29,7 @@ class ModelFamily:
     embedding: str = "embed_tokens"  # attribute of the backbone that holds the input matrix
     scaled_embedding: bool = False  # embeddings are multiplied by sqrt(hidden size)
     tensor_parallel_plan: dict[str, str] = field(default_factory=dict)
+    attention_inputs: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
     lora_aliases: dict[str, str] = field(default_factory=dict)  # fused projections
     supports_lora: bool = True
 
@@ -36,15 +37,22 @@ class ModelFamily:
 LLAMA = ModelFamily(tensor_parallel_plan=LLAMA_PLAN)
 GEMMA = ModelFamily(tensor_parallel_plan=LLAMA_PLAN, scaled_embedding=True)
 PHI3 = ModelFamily(
+    attention_inputs=("self_attn.qkv_proj",),
     lora_aliases={
         "q_proj": "qkv_proj",
         "k_proj": "qkv_proj",
         "v_proj": "qkv_proj",
         "gate_proj": "gate_up_proj",
         "up_proj": "gate_up_proj",
-    }
+    },
 )
-GPT2 = ModelFamily(prefix="transformer.", layers="h", embedding="wte", supports_lora=False)
+GPT2 = ModelFamily(
+    prefix="transformer.",
+    layers="h",
+    embedding="wte",
+    attention_inputs=("attn.c_attn",),
+    supports_lora=False,
+)
 
 MODEL_FAMILIES: dict[str, ModelFamily] = {
     "llama": LLAMA,

@@ -61,6 +61,11 @@ class Vocabulary(nn.Module):
         self.logit_scale = logit_scale
 
     @property
+    def rows(self) -> int:
+        """Rows of the matrices, padding included."""
+        return self.input.shape[0]
+
+    @property
     def output_matrix(self) -> Tensor:
         """``[V, D]``; the input matrix itself if tied."""
         return self.input if self.output is None else self.output

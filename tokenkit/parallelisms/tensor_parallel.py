@@ -51,5 +51,6 @@ def apply_tensor_parallel(model: CausalLM, tp_mesh: DeviceMesh) -> None:
                 f"parallelism.tensor_parallel_degree = {degree} does not divide the model's "
                 f"{key} = {getattr(config, key)}"
             )
+    model.tp_mesh = tp_mesh
     for layer in model.layers:
         parallelize_module(layer, tp_mesh, _layer_plan(layer, plan))

@@ -73,7 +73,7 @@ def boundary_masks(
     device: torch.device,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """Boundary tokens of student and teacher, ``[V]`` bool each; None where no loss needs them."""
-    if teacher is None or not any(loss.needs_boundary for loss in losses):
+    if teacher is None or not any("boundary" in loss.needs for loss in losses):
         return None, None
     rows = (student.vocabulary.input.shape[0], teacher.vocabulary_rows)
     masks = (

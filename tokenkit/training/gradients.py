@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -20,15 +20,8 @@ def global_norm(tensors: Iterable[Tensor]) -> Tensor:
     """
     squares: dict[tuple, list[Tensor]] = defaultdict(list)
     for tensor in tensors:
-        groups: tuple = ()
-        if isinstance(tensor, DTensor):
-            groups = tuple(
-                tensor.device_mesh.get_group(dim)
-                for dim, placement in enumerate(tensor.placements)
-                if not placement.is_replicate()
-            )
-            tensor = tensor.to_local()
-        squares[groups].append(torch.linalg.vector_norm(tensor, dtype=torch.float32).square())
+        norm = torch.linalg.vector_norm(_local(tensor), dtype=torch.float32)
+        squares[_shard_groups(tensor)].append(norm.square())
     total = torch.zeros(())
     for groups, values in squares.items():
         value = torch.stack(values).sum()
@@ -36,6 +29,48 @@ def global_norm(tensors: Iterable[Tensor]) -> Tensor:
             dist.all_reduce(value, group=group)
         total = total.to(value.device) + value
     return total.sqrt()
+
+
+@torch.no_grad()
+def gram_matrices(gradients: Sequence[Sequence[Tensor | None]], device: torch.device) -> Tensor:
+    """Inner products ``[P, L, L]`` of L losses' gradients on each of P parameters; fp32.
+
+    Each element of a sharded gradient is counted once; the result is the same on all ranks. None
+    is a gradient of zero.
+    """
+    parameters = list(zip(*gradients, strict=True))
+    gram = torch.zeros(len(parameters), len(gradients), len(gradients), device=device)
+    sharded: dict[tuple, list[int]] = defaultdict(list)
+    for place, column in enumerate(parameters):
+        present = [k for k, gradient in enumerate(column) if gradient is not None]
+        if not present:
+            continue
+        rows = [column[k] for k in present]
+        if groups := _shard_groups(rows[0]):
+            sharded[groups].append(place)
+        flat = torch.stack([_local(row).flatten().float() for row in rows])
+        gram[place][torch.tensor(present)[:, None], torch.tensor(present)] = flat @ flat.T
+    for groups, places in sharded.items():
+        part = gram[places]
+        for group in groups:
+            dist.all_reduce(part, group=group)
+        gram[places] = part
+    return gram
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _shard_groups(tensor: Tensor) -> tuple[dist.ProcessGroup, ...]:
+    """Groups over which a tensor's elements are spread."""
+    if not isinstance(tensor, DTensor):
+        return ()
+    return tuple(
+        tensor.device_mesh.get_group(dim)
+        for dim, placement in enumerate(tensor.placements)
+        if not placement.is_replicate()
+    )
 
 
 @torch.no_grad()

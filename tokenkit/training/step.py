@@ -8,19 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from tokenkit.config import Config
+from tokenkit.config.aggregation import parse_mixtures
 from tokenkit.data import Batch
-from tokenkit.losses.aggregation import combine_weights
-from tokenkit.losses.base import Loss, SequenceScores
+from tokenkit.losses.aggregation import GradNorm, combine_weights, mixture
+from tokenkit.losses.base import Loss, Signals
 from tokenkit.losses.schedule import loss_weight
-from tokenkit.models.causal_lm import CausalLM, Output
+from tokenkit.models.causal_lm import CausalLM
 from tokenkit.parallelisms import Parallel
-from tokenkit.training.gradients import clip_gradients, global_norm
+from tokenkit.training.gradients import clip_gradients, global_norm, gram_matrices
+from tokenkit.training.loss_graph import LossGraph
 from tokenkit.training.teacher import TeacherSource
 
 
@@ -37,6 +40,15 @@ def gradients_from(layer: torch.nn.Module) -> Iterator[None]:
             yield
     finally:
         hook.remove()
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is known of an optimizer step before the student runs."""
+
+    micro_batches: list[tuple[Batch, Signals | None]]  # with the teacher's signals
+    counts: list[Tensor]  # global denominator of each loss
+    scale: Tensor  # [L] scheduled weights
 
 
 class TrainStep:
@@ -63,7 +75,17 @@ class TrainStep:
         self.dp_group = parallel.dp_group
         self.device = parallel.device
         self.aggregation = config.loss.aggregation
-        self.by_gradient = self.aggregation.startswith("approx_gradmag")
+        self.stages = parse_mixtures(self.aggregation)
+        self.needs = frozenset().union(*(loss.needs for loss in losses))
+        self.teacher_needs = frozenset().union(
+            *(loss.needs for loss in losses if loss.needs_teacher)
+        )
+        self.gradnorm = None
+        if self.aggregation == "gradnorm":
+            self.gradnorm = GradNorm(
+                len(losses), config.loss.gradnorm_lr, config.loss.gradnorm_alpha, self.device
+            )
+        self.by_gradient = self.aggregation != "" and not self.stages
 
     def __call__(self, batches: list[Batch], step: int, stop: bool) -> tuple[dict, bool]:
         """Run step number ``step`` on its micro-batches.
@@ -74,23 +96,13 @@ class TrainStep:
             to stop.
         """
         stop = self._any_rank(stop)
-        teacher = [self._teacher_scores(batch) for batch in batches]
-        counts = self._global_counts(batches, teacher)
-        scale = self._scheduled_weights(step)
-        metrics: dict[str, Tensor] = {}
-        weights = None
-        if self.by_gradient and len(batches) > 1:
-            weights = self._weights_by_probe(batches, teacher, counts, scale)
-        for batch, teacher_scores in zip(batches, teacher, strict=True):
-            output = self._forward(batch, keep=self.by_gradient and weights is None)
-            values, gradients = self._losses(batch, output, teacher_scores, counts, metrics)
-            if weights is None:
-                norms = None
-                if self.by_gradient:
-                    norms = self._norms([self._last_layer_gradients(output, gradients)])
-                weights = combine_weights(self.aggregation, scale, norms)
-            self._backward(output, gradients, weights)
-            self._add(metrics, "loss", torch.dot(weights, values))
+        teacher = [self._teacher_signals(batch) for batch in batches]
+        work = Work(
+            list(zip(batches, teacher, strict=True)),
+            self._global_counts(batches, teacher),
+            self._scheduled_weights(step),
+        )
+        metrics = self._mixed(work) if self.stages else self._weighted(work)
         norm = clip_gradients(
             (p for p in self.student.parameters() if p.requires_grad),
             self.config.training.max_grad_norm,
@@ -98,14 +110,14 @@ class TrainStep:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         metrics["same/grad_norm"] = norm
-        for loss, weight in zip(self.losses, weights, strict=True):
-            metrics[f"same/weight/{loss.name}"] = weight
         return metrics, stop
 
-    def _teacher_scores(self, batch: Batch) -> SequenceScores | None:
+    # What is known before the student runs ----------------------------------------------------
+
+    def _teacher_signals(self, batch: Batch) -> Signals | None:
         if self.teacher is None:
             return None
-        return self.teacher.scores(batch, self.teacher_boundary)
+        return self.teacher.signals(batch, self.teacher_boundary, self.teacher_needs)
 
     @staticmethod
     def _any_rank(stop: bool) -> bool:
@@ -114,13 +126,11 @@ class TrainStep:
         dist.all_reduce(flag)
         return bool(flag.item())
 
-    def _global_counts(
-        self, batches: list[Batch], teacher: list[SequenceScores | None]
-    ) -> list[Tensor]:
+    def _global_counts(self, batches: list[Batch], teacher: list[Signals | None]) -> list[Tensor]:
         """Denominator of each loss over all ranks and micro-batches."""
         total = torch.zeros(len(self.losses), device=self.device)
-        for batch, scores in zip(batches, teacher, strict=True):
-            total += torch.stack([loss.count(batch, scores) for loss in self.losses])
+        for batch, signals in zip(batches, teacher, strict=True):
+            total += torch.stack([loss.count(batch, signals) for loss in self.losses])
         dist.all_reduce(total, group=self.dp_group)
         return list(total.clamp(min=1.0))
 
@@ -134,74 +144,74 @@ class TrainStep:
         ]
         return torch.tensor(values, device=self.device)
 
-    def _forward(self, batch: Batch, keep: bool) -> Output:
-        return self.student(
-            batch.student_ids, batch.student_mask, self.student_boundary, keep_directions=keep
-        )
+    # The student ------------------------------------------------------------------------------
 
     def _losses(
         self,
         batch: Batch,
-        output: Output,
-        teacher: SequenceScores | None,
-        counts: list[Tensor],
-        metrics: dict[str, Tensor] | None,
-    ) -> tuple[Tensor, list[tuple[Tensor, Tensor | None]]]:
-        """Loss values ``[L]`` and each loss's gradients on the label and boundary scores."""
-        label = output.scores.label_logprob.detach().requires_grad_()
-        boundary = output.scores.boundary_logprob
-        inputs = [label]
-        if boundary is not None:
-            boundary = boundary.detach().requires_grad_()
-            inputs.append(boundary)
-        scores = SequenceScores(label, boundary)
-        values, gradients = [], []
-        for loss, count in zip(self.losses, counts, strict=True):
-            value, extra = loss(batch, scores, teacher, count)
-            found = torch.autograd.grad(value, inputs, allow_unused=True)
-            gradients.append(tuple(torch.zeros_like(label) if g is None else g for g in found))
-            values.append(value.detach())
-            if metrics is not None:
-                for name, metric in {f"loss/{loss.name}": values[-1], **extra}.items():
-                    self._add(metrics, name, metric)
-        return torch.stack(values), gradients
+        teacher: Signals | None,
+        work: Work,
+        metrics: dict[str, Tensor],
+        keep: bool = False,
+    ) -> tuple[LossGraph, list[Tensor]]:
+        """Forward pass and loss values of a micro-batch; ``keep`` the scores' directions."""
+        output = self.student(
+            batch.student_ids,
+            batch.student_mask,
+            self.student_boundary,
+            keep_directions=keep,
+            needs=self.needs,
+        )
+        graph = LossGraph(self.student, output, self.needs)
+        values = []
+        for loss, count in zip(self.losses, work.counts, strict=True):
+            value, extra = loss(batch, graph.signals, teacher, count)
+            values.append(value)
+            for name, metric in {f"loss/{loss.name}": value.detach(), **extra}.items():
+                metrics[name] = metrics[name] + metric if name in metrics else metric
+        return graph, values
+
+    @property
+    def _ranks(self) -> int:
+        """FSDP averages gradients over ranks; shares of losses are to be summed."""
+        return dist.get_world_size(self.dp_group)
+
+    def _weighted(self, work: Work) -> dict[str, Tensor]:
+        """Gradients of a weighted sum of the losses, one backward pass a micro-batch."""
+        metrics: dict[str, Tensor] = {}
+        norms = weights = None
+        if not self.by_gradient:
+            weights = combine_weights(self.aggregation, work.scale, None)
+        elif len(work.micro_batches) > 1:
+            norms = self._norms_by_probe(work)
+            weights = self._weights(work.scale, norms)
+        for batch, teacher in work.micro_batches:
+            graph, values = self._losses(batch, teacher, work, metrics, keep=weights is None)
+            if weights is None:
+                norms = self._norms([self._last_layer(graph, values)])
+                weights = self._weights(work.scale, norms)
+            total = torch.dot(weights, torch.stack(values))
+            graph.backward(total * self._ranks)
+            total = total.detach()
+            metrics["loss"] = metrics["loss"] + total if "loss" in metrics else total
+        if self.gradnorm is not None:
+            values = torch.stack([metrics[f"loss/{loss.name}"] for loss in self.losses])
+            dist.all_reduce(values, group=self.dp_group)
+            self.gradnorm.update(norms, values)
+        for k, loss in enumerate(self.losses):
+            metrics[f"same/weight/{loss.name}"] = weights[k]
+            if norms is not None:
+                metrics[f"same/grad_norm/{loss.name}"] = norms[k]
+        return metrics
+
+    def _weights(self, scale: Tensor, norms: Tensor) -> Tensor:
+        if self.gradnorm is not None:
+            return scale * self.gradnorm.weights.detach() / len(scale)
+        return combine_weights(self.aggregation, scale, norms)
 
     @staticmethod
-    def _add(metrics: dict[str, Tensor], name: str, value: Tensor) -> None:
-        metrics[name] = metrics[name] + value if name in metrics else value
-
-    def _backward(self, output: Output, gradients: list[tuple], weights: Tensor) -> None:
-        """Backward of the weighted sum. FSDP averages over ranks; the losses are to be summed."""
-        weights = weights * dist.get_world_size(self.dp_group)
-        tensors = [output.scores.label_logprob, output.scores.boundary_logprob]
-        tensors = [tensor for tensor in tensors if tensor is not None]
-        combined = [
-            sum(weight * gradient[k] for weight, gradient in zip(weights, gradients, strict=True))
-            for k in range(len(tensors))
-        ]
-        torch.autograd.backward(tensors, combined)
-
-    def _last_layer_gradients(self, output: Output, gradients: list[tuple]) -> list[list[Tensor]]:
-        """Each loss's gradients on the last layer's trainable parameters, this rank's rows only.
-
-        From the scores to the hidden states they are linear combinations of kept directions,
-        so only the last layer is run backward.
-        """
-        parameters = [p for p in self.student.layers[-1].parameters() if p.requires_grad]
-        hidden_gradients = []
-        for gradient in gradients:
-            grad_boundary = gradient[1] if len(gradient) > 1 else None
-            hidden_gradients.append(
-                self.student.vocabulary.hidden_gradient(output.scores, gradient[0], grad_boundary)
-            )
-        return [
-            list(
-                torch.autograd.grad(
-                    output.hidden, parameters, hidden.to(output.hidden.dtype), retain_graph=True
-                )
-            )
-            for hidden in hidden_gradients
-        ]
+    def _last_layer(graph: LossGraph, values: list[Tensor]) -> list[list[Tensor]]:
+        return [graph.last_layer_gradients(graph.gradients(value)) for value in values]
 
     def _norms(self, micro_batches: list[list[list[Tensor]]]) -> Tensor:
         """Global norm ``[L]`` of each loss's last-layer gradient, summed over rows of all ranks."""
@@ -214,20 +224,17 @@ class TrainStep:
             norms.append(global_norm(total))
         return torch.stack(norms)
 
-    def _weights_by_probe(
-        self, batches: list[Batch], teacher: list, counts: list[Tensor], scale: Tensor
-    ) -> Tensor:
-        """Weights from gradients of the whole batch, which accumulation sees only in parts.
+    def _norms_by_probe(self, work: Work) -> Tensor:
+        """Norms of gradients of the whole batch, which accumulation sees only in parts.
 
         One more forward pass, recorded from the last layer on: the price of weights that do not
         depend on how a batch is cut into micro-batches.
         """
-        collected: list[list[list[Tensor]]] | None = None
-        for batch, teacher_scores in zip(batches, teacher, strict=True):
+        collected: list[list[Tensor]] | None = None
+        for batch, teacher in work.micro_batches:
             with gradients_from(self.student.layers[-1]):
-                output = self._forward(batch, keep=True)
-            _, gradients = self._losses(batch, output, teacher_scores, counts, None)
-            parts = self._last_layer_gradients(output, gradients)
+                graph, values = self._losses(batch, teacher, work, {}, keep=True)
+            parts = self._last_layer(graph, values)
             if collected is None:
                 collected = parts
             else:
@@ -236,4 +243,36 @@ class TrainStep:
                     for old, new in zip(collected, parts, strict=True)
                 ]
         assert collected is not None
-        return combine_weights(self.aggregation, scale, self._norms([collected]))
+        return self._norms([collected])
+
+    def _mixed(self, work: Work) -> dict[str, Tensor]:
+        """A mixture of the losses' gradients, one backward pass a loss and micro-batch."""
+        parameters = [p for p in self.student.parameters() if p.requires_grad]
+        gradients: list[list[Tensor | None]] = [[None] * len(parameters) for _ in self.losses]
+        metrics: dict[str, Tensor] = {}
+        for batch, teacher in work.micro_batches:
+            graph, values = self._losses(batch, teacher, work, metrics)
+            for k, value in enumerate(values):
+                graph.backward(value * self._ranks, retain=k + 1 < len(values))
+                for place, parameter in enumerate(parameters):
+                    found, parameter.grad = parameter.grad, None
+                    if found is not None:
+                        old = gradients[k][place]
+                        gradients[k][place] = found if old is None else old + found
+        gram = gram_matrices(gradients, self.device)
+        factors = mixture(self.stages, gram)
+        scale = work.scale / len(work.scale)
+        combined = torch.einsum("l,plk->pk", scale, factors)
+        for place, parameter in enumerate(parameters):
+            parts = [
+                combined[place, k] * gradients[k][place]
+                for k in range(len(self.losses))
+                if gradients[k][place] is not None
+            ]
+            parameter.grad = sum(parts[1:], parts[0]) if parts else None
+        norms = gram.diagonal(dim1=-2, dim2=-1).sum(0).clamp(min=0.0).sqrt()
+        shares = torch.stack([metrics[f"loss/{loss.name}"] for loss in self.losses])
+        metrics["loss"] = torch.dot(scale, shares)
+        for k, loss in enumerate(self.losses):
+            metrics[f"same/grad_norm/{loss.name}"] = norms[k]
+        return metrics

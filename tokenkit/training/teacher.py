@@ -1,27 +1,44 @@
-"""The teacher is a source of scores; the training step cannot tell one kind from another."""
+"""The teacher is a source of signals; the training step cannot tell one kind from another."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from tokenkit.data import Batch
-from tokenkit.losses.base import SequenceScores
-from tokenkit.models.causal_lm import CausalLM
+from tokenkit.losses.base import Signals
+from tokenkit.models.causal_lm import CausalLM, Output
 from tokenkit.models.lora import adapters_off
 from tokenkit.models.vocabulary import Vocabulary
 
 
 class TeacherSource(Protocol):
-    """Anything that can score the teacher's side of a batch."""
+    """Anything that can read the teacher's side of a batch."""
 
     vocabulary_rows: int  # V_t, the length its boundary mask must have
 
-    def scores(self, batch: Batch, boundary_mask: Tensor | None) -> SequenceScores:
-        """Label and boundary log-probs ``[B, T_t]``, without gradient."""
+    def signals(
+        self, batch: Batch, boundary_mask: Tensor | None, needs: Collection[str]
+    ) -> Signals:
+        """What ``needs`` names, without gradient."""
         ...
+
+
+def select_signals(output: Output, vocabulary: Vocabulary, needs: Collection[str]) -> Signals:
+    """Keep of a forward pass what is needed."""
+    scores = output.scores
+    return Signals(
+        label_logprob=None if scores is None else scores.label_logprob,
+        boundary_logprob=None if scores is None else scores.boundary_logprob,
+        embeddings=output.embeddings,
+        hidden=output.hidden if "hidden" in needs else None,
+        hidden_states=output.hidden_states,
+        qkv=output.qkv,
+        vocabulary=vocabulary,
+    )
 
 
 class LiveTeacher:
@@ -29,12 +46,14 @@ class LiveTeacher:
 
     def __init__(self, model: CausalLM) -> None:
         self.model = model.requires_grad_(False)
-        self.vocabulary_rows = model.vocabulary.input.shape[0]
+        self.vocabulary_rows = model.vocabulary.rows
 
     @torch.no_grad()
-    def scores(self, batch: Batch, boundary_mask: Tensor | None) -> SequenceScores:
-        output = self.model(batch.teacher_ids, batch.teacher_mask, boundary_mask)
-        return SequenceScores(output.scores.label_logprob, output.scores.boundary_logprob)
+    def signals(
+        self, batch: Batch, boundary_mask: Tensor | None, needs: Collection[str]
+    ) -> Signals:
+        output = self.model(batch.teacher_ids, batch.teacher_mask, boundary_mask, needs=needs)
+        return select_signals(output, self.model.vocabulary, needs)
 
 
 class SelfTeacher:
@@ -46,12 +65,18 @@ class SelfTeacher:
     def __init__(self, student: CausalLM, source_vocabulary: Vocabulary) -> None:
         self.student = student
         self.vocabulary = source_vocabulary.requires_grad_(False)
-        self.vocabulary_rows = source_vocabulary.input.shape[0]
+        self.vocabulary_rows = source_vocabulary.rows
 
     @torch.no_grad()
-    def scores(self, batch: Batch, boundary_mask: Tensor | None) -> SequenceScores:
+    def signals(
+        self, batch: Batch, boundary_mask: Tensor | None, needs: Collection[str]
+    ) -> Signals:
         with adapters_off(self.student.backbone):
             output = self.student(
-                batch.teacher_ids, batch.teacher_mask, boundary_mask, vocabulary=self.vocabulary
+                batch.teacher_ids,
+                batch.teacher_mask,
+                boundary_mask,
+                vocabulary=self.vocabulary,
+                needs=needs,
             )
-        return SequenceScores(output.scores.label_logprob, output.scores.boundary_logprob)
+        return select_signals(output, self.vocabulary, needs)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from tokenkit.data import Batch
 from tokenkit.errors import ConfigError, DataError
-from tokenkit.losses.base import SequenceScores
+from tokenkit.losses.base import Signals
 
 FORMAT = 1
 
@@ -47,7 +48,7 @@ class CacheWriter:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def add(self, batch: Batch, scores: SequenceScores) -> None:
+    def add(self, batch: Batch, scores: Signals) -> None:
         label = scores.label_logprob.float().cpu().numpy()
         boundary = scores.boundary_logprob.float().cpu().numpy()
         for number, row in enumerate(teacher_rows(batch)):
@@ -101,7 +102,9 @@ class CachedTeacher:
                     f"run has {value!r}; write a new cache with scripts/cache_teacher.py"
                 )
 
-    def scores(self, batch: Batch, boundary_mask: Tensor | None) -> SequenceScores:
+    def signals(
+        self, batch: Batch, boundary_mask: Tensor | None, needs: Collection[str]
+    ) -> Signals:
         """Cached log-probs ``[B, T_t]``.
 
         Raises:
@@ -121,6 +124,4 @@ class CachedTeacher:
             label[number, : end - begin] = self.label[begin:end]
             boundary[number, : end - begin] = self.boundary[begin:end]
         device = batch.teacher_ids.device
-        return SequenceScores(
-            torch.from_numpy(label).to(device), torch.from_numpy(boundary).to(device)
-        )
+        return Signals(torch.from_numpy(label).to(device), torch.from_numpy(boundary).to(device))

@@ -1,0 +1,99 @@
+"""A micro-batch's losses, cut from the student's graph so that each one's gradient can be seen."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+from tokenkit.losses.base import Signals
+from tokenkit.models.causal_lm import CausalLM, Output
+
+
+class LossGraph:
+    """The student's outputs as leaves.
+
+    Losses are computed on the leaves. A gradient on leaves is cheap to get for every loss; going
+    on into the model happens once, for the sum.
+
+    Attributes:
+        signals: what the losses read.
+    """
+
+    def __init__(self, student: CausalLM, output: Output, needs: Collection[str]) -> None:
+        self.student, self.output = student, output
+        # Now, while FSDP has the layer gathered: the first gradient makes it let go of it.
+        last_layer = student.layers[-1].parameters()
+        self._last_parameters = [p for p in last_layer if p.requires_grad]
+        self._leaves: dict[int, tuple[Tensor, Tensor]] = {}  # of the tensor: tensor and leaf
+        scores = output.scores
+        self.signals = Signals(
+            label_logprob=None if scores is None else self._leaf(scores.label_logprob),
+            boundary_logprob=None if scores is None else self._leaf(scores.boundary_logprob),
+            embeddings=self._leaf(output.embeddings),
+            hidden=self._leaf(output.hidden) if "hidden" in needs else None,
+            hidden_states=tuple(map(self._leaf, output.hidden_states)),
+            qkv=tuple(map(self._leaf, output.qkv)),
+            vocabulary=student.vocabulary,
+        )
+
+    def _leaf(self, tensor: Tensor | None) -> Tensor | None:
+        if tensor is None:
+            return None
+        if id(tensor) not in self._leaves:
+            leaf = tensor.detach().requires_grad_(tensor.requires_grad)
+            self._leaves[id(tensor)] = tensor, leaf
+        return self._leaves[id(tensor)][1]
+
+    def gradients(self, value: Tensor) -> dict[int, Tensor]:
+        """A loss's gradients on the leaves it depends on, by ``id`` of the model's tensor."""
+        known = [(key, leaf) for key, (_, leaf) in self._leaves.items() if leaf.requires_grad]
+        leaves = [leaf for _, leaf in known]
+        found = torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True)
+        pairs = zip(known, found, strict=True)
+        return {key: grad for (key, _), grad in pairs if grad is not None}
+
+    def last_layer_gradients(self, gradients: dict[int, Tensor]) -> list[Tensor]:
+        """A loss's gradients on the last layer's trainable parameters, this rank's rows only.
+
+        From the scores to the hidden states they are linear combinations of kept directions, so
+        only the last layer is run backward.
+        """
+        output, scores = self.output, self.output.scores
+        hidden = gradients.get(id(output.hidden))
+        if scores is not None:
+            label = gradients.get(id(scores.label_logprob))
+            boundary = gradients.get(id(scores.boundary_logprob))
+            if label is not None or boundary is not None:
+                if label is None:
+                    label = torch.zeros_like(scores.label_logprob)
+                found = self.student.vocabulary.hidden_gradient(scores, label, boundary)
+                hidden = found if hidden is None else found + hidden
+        grads = [(output.hidden, hidden)]
+        if output.qkv:
+            grads.append((output.qkv[-1], gradients.get(id(output.qkv[-1]))))
+        grads = [(tensor, grad.to(tensor.dtype)) for tensor, grad in grads if grad is not None]
+        if not grads:
+            return [torch.zeros_like(p) for p in self._last_parameters]
+        tensors, given = zip(*grads, strict=True)
+        return list(
+            torch.autograd.grad(
+                tensors,
+                self._last_parameters,
+                given,
+                retain_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+        )
+
+    def backward(self, value: Tensor, retain: bool = False) -> None:
+        """Add the gradients of ``value`` to all parameters; ``retain`` the model's graph."""
+        value.backward()
+        used = [(t, leaf) for t, leaf in self._leaves.values() if leaf.grad is not None]
+        if used:
+            tensors, grads = zip(*[(t, leaf.grad) for t, leaf in used], strict=True)
+            torch.autograd.backward(tensors, grads, retain_graph=retain)
+        for _, leaf in used:
+            leaf.grad = None
