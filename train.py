@@ -19,10 +19,12 @@ from tokenkit.parallelisms import init_parallel, world_size
 from tokenkit.tokenizers import load_pair_bias
 from tokenkit.training.build import (
     boundary_masks,
+    build_losses,
     build_student,
     build_teacher,
     load_tokenizers,
     open_student_source,
+    open_teacher_source,
 )
 from tokenkit.training.checkpoint import Checkpointer
 from tokenkit.training.environment import StopSignal, build_profiler, rank, set_up_process
@@ -66,15 +68,16 @@ def main() -> None:
     if parallel.is_main:
         prepare_output_dir(config)
 
-    # tokenizers and models
+    # tokenizers, losses and models
     factories = [LOSSES.get(name) for name in config.loss.names]
     tokenizers = load_tokenizers(config, any(factory.needs_teacher for factory in factories))
     source = open_student_source(config, tokenizers)
-    student = build_student(config, source, tokenizers, parallel)
-    teacher = build_teacher(config, source, student, tokenizers, parallel)
+    teacher_source = open_teacher_source(config, tokenizers)
+    losses = build_losses(config, factories, tokenizers, source, teacher_source)
+    student = build_student(config, source, tokenizers, parallel, losses)
+    teacher = build_teacher(config, teacher_source or source, student, tokenizers, parallel)
 
-    # losses and batches
-    losses = [make(config, tokenizers.student, tokenizers.teacher) for make in factories]
+    # batches
     masks = boundary_masks(config, student, teacher, tokenizers, losses, parallel.device)
     kinds = tuple(sorted({loss.chunk_kind for loss in losses if loss.chunk_kind}))
     pair_bias = load_pair_bias(config.alm.pair_bias) if "unbiased" in kinds else None
@@ -96,7 +99,9 @@ def main() -> None:
     step_fn = TrainStep(config, student, teacher, losses, masks, optimizer, parallel)
     layout = {"dp_size": parallel.dp_size, "accumulation": accumulation,
               "workers": config.data.num_workers}  # fmt: skip
-    checkpointer = Checkpointer(config.checkpoint, output_dir, student, optimizer, loader, parallel)
+    checkpointer = Checkpointer(
+        config.checkpoint, output_dir, student, optimizer, loader, parallel, step_fn.tensors()
+    )
     start_step, positioned = checkpointer.load(layout)
     if start_step and not positioned:
         loader = checkpointer.loader = loader_from(start_step)

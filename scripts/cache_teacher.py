@@ -31,6 +31,7 @@ from tokenkit.training.build import (
     fit_mask,
     load_tokenizers,
     open_student_source,
+    open_teacher_source,
 )
 from tokenkit.training.environment import set_up_process
 from tokenkit.training.teacher_cache import CacheWriter
@@ -59,7 +60,8 @@ def main() -> None:
     tokenizers = load_tokenizers(config, needs_teacher=True)
     source = open_student_source(config, tokenizers)
     student = build_student(config, source, tokenizers, parallel)
-    teacher = build_teacher(config, source, student, tokenizers, parallel)
+    teacher_source = open_teacher_source(config, tokenizers) or source
+    teacher = build_teacher(config, teacher_source, student, tokenizers, parallel)
     mask = fit_mask(boundary_mask(tokenizers.teacher, config), teacher.vocabulary_rows)
     loader = build_train_loader(config, tokenizers.student, tokenizers.teacher, (), 0, 1)
     total = config.training.steps * config.training.batch_size // config.training.micro_batch_size

@@ -84,7 +84,8 @@ def test_hidden_gradient_needs_no_vocabulary(name, with_mask):
     hidden, weight, labels, mask, options = make_inputs(OPTIONS[name])
     mask = mask if with_mask else None
     kept = linear_scores(hidden, weight, labels, mask, keep_directions=True, **options)
-    plain = [s for s in linear_scores(hidden, weight, labels, mask, **options) if s is not None]
+    plain = linear_scores(hidden, weight, labels, mask, **options)[:2]
+    plain = [score for score in plain if score is not None]
     (expected,), factors = (
         gradients(plain, [hidden]) if with_mask else label_gradient(plain, hidden)
     )
@@ -104,7 +105,7 @@ def test_no_boundary_mask():
     scores = linear_scores(hidden, weight, labels, None)
     expected = naive(hidden, weight, labels, mask)[0]
     torch.testing.assert_close(scores.label_logprob, expected)
-    assert scores == Scores(scores.label_logprob, None, None, None)
+    assert scores == Scores(scores.label_logprob, None, scores.correct, None, None)
     ours, theirs = (torch.autograd.grad(s.sum(), [hidden, weight]) for s in (scores[0], expected))
     torch.testing.assert_close(ours, theirs)
 
@@ -182,6 +183,7 @@ def test_huge_logits():
     hidden, weight, labels, mask, _ = make_inputs({}, torch.float32)
     scores = linear_scores(1e4 * hidden, weight, labels, mask, keep_directions=True)
     assert all(s.isfinite().all() for s in scores)
+    assert scores.correct.equal((hidden @ weight.T).argmax(-1) == labels)  # of huge logits, too
     found = torch.autograd.grad(scores[0].sum() + scores[1].sum(), [hidden, weight])
     assert all(gradient.isfinite().all() for gradient in found)
 

@@ -141,6 +141,65 @@ class AlmConfig:
 
 
 @dataclass
+class LatentsConfig:
+    """Hidden states at chunk ends, the loss alm_latents."""
+
+    states: str = key(
+        "last_hidden_state", "last_hidden_state | all_hidden_states | qkv, joined by +"
+    )
+    normalization: str = key(
+        "l2_channelwise",
+        "measure of the difference",
+        choices=("l2", "l2_channelwise", "l1", "l1_channelwise"),
+    )
+    chunks: str = key("naive", "which chunks' ends", choices=("naive", "space"))
+    project: bool = key(False, "learn a map from the student's to the teacher's hidden states")
+
+
+@dataclass
+class SidePathConfig:
+    """Probabilities of shared tokens after aligned chunks, the loss alm_side_path."""
+
+    diff_fn: str = key(
+        "kl",
+        "how probabilities are compared",
+        choices=("kl", "reverse_kl", "kl_subset", "reverse_kl_subset", "log_abs", "abs"),
+    )
+    bias_threshold: float = key(
+        1e-3, "largest bias of a pair of tokens (with alm.pair_bias; else all pairs)", minimum=0
+    )
+
+
+@dataclass
+class KdConfig:
+    """Divergences on logits: the losses kd, dskd and mined."""
+
+    divergence: str = key(
+        "kl",
+        "divergence from teacher to student",
+        choices=("kl", "rkl", "js", "skl", "srkl", "akl"),
+    )
+    temperature: float = key(2.0, "divides both sides' logits", above=0)
+    teacher_temperature: float = key(1.0, "divides the teacher's logits once more", above=0)
+    alpha: float = key(0.5, "of akl: probability mass of the teacher's tail", minimum=0, maximum=1)
+    skew: float = key(0.1, "of skl and srkl: share of the own distribution", above=0, below=1)
+
+
+@dataclass
+class UldConfig:
+    """Universal logit distillation, the loss uld."""
+
+    aligned: bool = key(False, "pair positions where aligned chunks end (published: by number)")
+
+
+@dataclass
+class MinedConfig:
+    """Minimal edit distance mapping, the loss mined."""
+
+    mapping: str = key("", "file written by scripts/compute_mined_mapping.py")
+
+
+@dataclass
 class DataConfig:
     """Texts to train and validate on."""
 
@@ -314,6 +373,11 @@ class Config:
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     alm: AlmConfig = field(default_factory=AlmConfig)
+    latents: LatentsConfig = field(default_factory=LatentsConfig)
+    side_path: SidePathConfig = field(default_factory=SidePathConfig)
+    kd: KdConfig = field(default_factory=KdConfig)
+    uld: UldConfig = field(default_factory=UldConfig)
+    mined: MinedConfig = field(default_factory=MinedConfig)
     data: DataConfig = field(default_factory=DataConfig)
     chat: ChatConfig = field(default_factory=ChatConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)

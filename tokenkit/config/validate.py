@@ -18,6 +18,7 @@ from tokenkit.errors import ConfigError
 from tokenkit.registry import did_you_mean
 
 JOINED_CHOICES = {
+    "latents.states": ("last_hidden_state", "all_hidden_states", "qkv"),
     "alm.mode": ("merge_by_space_prob", "append_space", "eos_as_space"),
     "alm.space_mask_mode": ("space", "tab", "newline", "special"),
 }
@@ -49,6 +50,7 @@ def _problems(
     yield from _check_loss(config, known_losses)
     yield from _check_aggregation(config)
     yield from _check_alm(config)
+    yield from _check_baselines(config)
     yield from _check_data(config)
     yield from _check_optimizer(config)
     yield from _check_parallelism(config, world_size)
@@ -163,6 +165,35 @@ def _check_aggregation(config: Config) -> Iterator[str]:
         yield (
             f'{where} it balances gradients in the last decoder layer, but student.train = "none" '
             'trains no layer; leave loss.aggregation empty, or set student.train to "lora"'
+        )
+
+
+# Losses that need more of the teacher than a cache holds
+LATENT_LOSSES = ("alm_latents", "alm_side_path", "dskd", "uld", "mined", "kd", "lexical")
+
+
+def _check_baselines(config: Config) -> Iterator[str]:
+    names = config.loss.names
+    other = [name for name in names if name in LATENT_LOSSES]
+    if config.teacher.cache and other:
+        yield (
+            f"teacher.cache holds log-probs only, but loss {to_toml(other[0])} needs the teacher's "
+            "hidden states: name teacher.model instead, or use alm losses"
+        )
+    if "mined" in names and not config.mined.mapping:
+        yield (
+            'mined.mapping is empty, but loss "mined" reads the map of tokens from there: name a '
+            "file written by scripts/compute_mined_mapping.py"
+        )
+    if "alm_latents" in names and config.latents.project and "qkv" in config.latents.states:
+        yield (
+            f"latents.project = true with latents.states = {to_toml(config.latents.states)}: only "
+            "hidden states are projected; leave qkv out"
+        )
+    if "alm_latents" in names and config.compile.enable and "qkv" in config.latents.states:
+        yield (
+            "compile.enable = true with latents.states including qkv: projections inside compiled "
+            "layers cannot be read; set one of them differently"
         )
 
 

@@ -5,7 +5,17 @@ from __future__ import annotations
 import torch
 
 from tokenkit.config import Config
-from tokenkit.losses import alm, sft  # noqa: F401 (registered on import)
+from tokenkit.losses import (  # noqa: F401 (registered on import)
+    alm,
+    dskd,
+    kd,
+    latents,
+    lexical,
+    mined,
+    sft,
+    side_path,
+    uld,
+)
 from tokenkit.losses.base import Loss, Signals
 from tokenkit.losses.registry import LOSSES
 

@@ -70,14 +70,15 @@ class ALM:
         count: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         grouping = self._grouping(batch, teacher)
-        y = self._logprob(self._chunks(batch, teacher, "teacher"), grouping)
-        x = self._logprob(self._chunks(batch, student, "student"), grouping)
+        y, y_boundary = self._logprob(self._chunks(batch, teacher, "teacher"), grouping)
+        x, x_boundary = self._logprob(self._chunks(batch, student, "student"), grouping)
         on = grouping.on
         # Off chunks get harmless values before the difference, so that no NaN reaches a gradient.
         y, x = torch.where(on, y, -1.0), torch.where(on, x, -1.0)
         difference = self.difference(y, x, self.temperature, self.alpha)
         terms = torch.where(on, difference * self._numerator(grouping.tokens), 0.0)
-        metrics = self._metrics(grouping, y, x, count)
+        mass = {"teacher": y_boundary, "student": x_boundary} if y_boundary is not None else {}
+        metrics = self._metrics(grouping, y, x, mass, count)
         return terms.sum() / count, metrics
 
     def _numerator(self, tokens: Tensor) -> Tensor | float:
@@ -120,18 +121,18 @@ class ALM:
         merged = segment_sum(tokens, group, size)
         return Grouping(merged > 0, merged, parts, group, first_run_end(group, size))
 
-    def _logprob(self, chunks: Chunks, grouping: Grouping) -> Tensor:
-        """Log-prob of each chunk or group, the boundary after it included if asked for."""
+    def _logprob(self, chunks: Chunks, grouping: Grouping) -> tuple[Tensor, Tensor | None]:
+        """Log-prob of each chunk or group, with the boundary after it if asked for; the latter."""
         logprob, boundary = chunks
         if grouping.group is not None:
             logprob = segment_sum(logprob, grouping.group, logprob.shape[1])
             boundary = boundary.gather(1, grouping.end)
         if "append_space" in self.modes:
             logprob = logprob + boundary
-        return logprob
+        return logprob, boundary
 
     def _metrics(
-        self, grouping: Grouping, y: Tensor, x: Tensor, count: Tensor
+        self, grouping: Grouping, y: Tensor, x: Tensor, mass: dict[str, Tensor], count: Tensor
     ) -> dict[str, Tensor]:
         """Means per unit of the denominator: per chunk after merging, or per teacher token."""
         on = grouping.on
@@ -141,6 +142,8 @@ class ALM:
             "teacher_logprob": torch.where(on, y, 0.0).sum(),
             "student_logprob": torch.where(on, x, 0.0).sum().detach(),
         }
+        for side, boundary in mass.items():
+            sums[f"{side}_boundary_mass"] = torch.where(on, boundary.detach().exp(), 0.0).sum()
         return {f"{self.name}/{name}": value / count for name, value in sums.items()}
 
 

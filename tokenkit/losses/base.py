@@ -23,6 +23,7 @@ class Signals:
         label_logprob: ``[B, T]`` fp32, position t holds the score of token t + 1; the last column
             means nothing.
         boundary_logprob: ``[B, T]`` fp32, log-prob that a boundary token follows position t.
+        correct: ``[B, T]`` bool, position t holds token t + 1 likeliest (with the scores).
         embeddings: ``[B, T, D]`` input embeddings.
         hidden: ``[B, T, D]`` last hidden states.
         hidden_states: ``[B, T, D]`` each: embeddings, every layer's output, the last one normed.
@@ -32,6 +33,7 @@ class Signals:
 
     label_logprob: Tensor | None = None
     boundary_logprob: Tensor | None = None
+    correct: Tensor | None = None
     embeddings: Tensor | None = None
     hidden: Tensor | None = None
     hidden_states: tuple[Tensor, ...] = ()
@@ -52,7 +54,12 @@ class Loss(Protocol):
     chunk_kind: str | None  # which alignment of the batch it reads
 
     def count(self, batch: Batch, teacher: Signals | None) -> Tensor:
-        """This micro-batch's share of the denominator, 0-d fp32."""
+        """This micro-batch's share of the denominator, 0-d fp32.
+
+        A loss that needs more than one number of the whole batch returns a vector. One that must
+        know the student for it has a method ``student_count(batch, student, teacher, count)``,
+        which costs a forward pass; what it returns is added to the vector.
+        """
         ...
 
     def __call__(
@@ -60,7 +67,7 @@ class Loss(Protocol):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """This micro-batch's share of the loss and of its metrics, both divided by ``count``.
 
-        ``count`` is the global count (at least 1), so that shares add up to the loss of the
-        whole batch.
+        ``count`` is the global count, so that shares add up to the loss of the whole batch; a
+        0-d count is at least 1.
         """
         ...

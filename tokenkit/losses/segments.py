@@ -27,3 +27,9 @@ def first_run_end(ids: Tensor, size: int) -> Tensor:
     first = torch.full((batch, size + 1), length, device=ids.device)
     first = first.scatter_reduce(1, slot, position, "amin")[:, :size]
     return torch.where(first < length, first, 0)
+
+
+def chunk_ends(ids: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Last position of each id (0 for absent ones) and which ids occur, ``[B, size]`` each."""
+    present = segment_sum(torch.ones_like(ids, dtype=torch.float32), ids, size) > 0
+    return first_run_end(ids, size), present

@@ -39,4 +39,7 @@ class SFT:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         mask = batch.student_loss_mask[:, 1:]
         logprob = student.label_logprob[:, :-1].masked_fill(~mask, 0.0)
-        return -logprob.sum() / count, {}
+        metrics = {}
+        if student.correct is not None:
+            metrics["sft/accuracy"] = (student.correct[:, :-1] & mask).sum() / count
+        return -logprob.sum() / count, metrics

@@ -133,7 +133,19 @@ class CausalLM(nn.Module):
         self.backbone = backbone
         self.vocabulary = vocabulary
         self.family = family
+        self.losses = nn.ModuleDict()
         self.tp_mesh: DeviceMesh | None = None  # set by tensor parallelism
+
+    def adopt(self, losses: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+        """Take in modules of losses, so that they are sharded, trained and saved with the model.
+
+        Returns:
+            Their parameters' values by name, to be copied back once the model is materialised.
+        """
+        self.losses.update(losses)
+        drawn = {name: p.detach().clone() for name, p in self.losses.named_parameters()}
+        self.losses.to("meta")
+        return drawn
 
     @property
     def layers(self) -> nn.ModuleList:

@@ -31,11 +31,12 @@ MASS_FLOOR = 1e-37
 class Scores(NamedTuple):
     """Scores of N positions; fp32 (float64 for float64 inputs).
 
-    The last two are the scores' gradients on the hidden states, for :func:`hidden_gradient`.
+    The directions are the scores' gradients on the hidden states, for :func:`hidden_gradient`.
     """
 
     label_logprob: Tensor  # [N]
     boundary_logprob: Tensor | None  # [N]
+    correct: Tensor | None = None  # [N] bool, no token is likelier than the label
     label_direction: Tensor | None = None  # [N, D]
     boundary_direction: Tensor | None = None  # [N, D]
 
@@ -147,15 +148,17 @@ class _LinearScores(torch.autograd.Function):
         if mask is not None:
             sums.mass.clamp_(min=MASS_FLOOR)
             log_mass = (sums.mass / sums.total).log_().clamp_(max=0.0)
+        correct = sums.at_label >= sums.top
         directions = _directions(sums, label, weight, own, context) if keep else (None, None)
         ctx.context = context
         ctx.save_for_backward(
             hidden, weight, bias, labels, mask, sums.top, sums.total, sums.mass, sums.at_label,
             *directions,
         )  # fmt: skip
-        ctx.mark_non_differentiable(*[tensor for tensor in directions if tensor is not None])
+        kept = [tensor for tensor in directions if tensor is not None]
+        ctx.mark_non_differentiable(correct, *kept)
         ctx.set_materialize_grads(False)
-        return label, log_mass, *directions
+        return label, log_mass, correct, *directions
 
     @staticmethod
     @once_differentiable
@@ -169,7 +172,7 @@ class _LinearScores(torch.autograd.Function):
         inputs, needed = (hidden, weight, bias), list(ctx.needs_input_grad[:3])
         grads: list[Tensor | None] = [None, None, None]
         if needed[0] and directions[0] is not None:
-            grads[0] = hidden_gradient(Scores(None, None, *directions), grad_label, grad_mass)
+            grads[0] = hidden_gradient(Scores(None, None, None, *directions), grad_label, grad_mass)
             needed[0] = False
         if any(needed):
             blocks = LogitBlocks(hidden, weight, bias, context.head, context.block)

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenkit.models.linear_scores import Scores, hidden_gradient, linear_scores
+from tokenkit.models.logit_blocks import Head, LogitBlocks
+from tokenkit.models.logit_stream import LogitFunction, stream_logits
 
 
 class PositionScores(NamedTuple):
@@ -21,6 +23,7 @@ class PositionScores(NamedTuple):
 
     label_logprob: Tensor  # [B, T] log p(token t + 1); 0 where masked
     boundary_logprob: Tensor | None  # [B, T] log probability that a boundary token follows
+    correct: Tensor  # [B, T] bool, no token is likelier than token t + 1
     flat: Scores  # of the N unmasked positions
     index: Tensor  # [N] positions of ``flat`` in the flattened batch
     labels: Tensor  # [N]
@@ -113,7 +116,9 @@ class Vocabulary(nn.Module):
             return values.new_zeros(ids.shape).masked_scatter(mask, values)
 
         boundary = None if flat.boundary_logprob is None else spread(flat.boundary_logprob)
-        return PositionScores(spread(flat.label_logprob), boundary, flat, index, labels)
+        return PositionScores(
+            spread(flat.label_logprob), boundary, spread(flat.correct), flat, index, labels
+        )
 
     @torch.no_grad()
     def hidden_gradient(
@@ -130,6 +135,34 @@ class Vocabulary(nn.Module):
         grad = hidden_gradient(scores.flat, grad_label, grad_boundary)
         full = grad.new_zeros(shape.numel(), grad.shape[-1])
         return full.index_copy(0, scores.index, grad).view(*shape, -1)
+
+    def stream(
+        self, function: LogitFunction, hidden: Tensor, *rows: Tensor, train_matrix: bool = True
+    ) -> Tensor:
+        """``function(logits [n, valid_vocab], *rows)`` of positions ``hidden [N, D]`` → ``[N]``.
+
+        Logits are fp32 and made for some positions at a time; see :func:`stream_logits`.
+        """
+        matrix = self.output_matrix
+        return stream_logits(
+            function,
+            hidden.to(matrix.dtype),
+            matrix if train_matrix else matrix.detach(),
+            *rows,
+            softcap=self.softcap,
+            logit_scale=self.logit_scale,
+            valid_vocab=self.valid_vocab,
+        )
+
+    @torch.no_grad()
+    def block_logits(self, hidden: Tensor) -> Tensor:
+        """fp32 logits ``[n, valid_vocab]`` of few positions ``[n, D]``, without gradient."""
+        head = Head(self.softcap, self.logit_scale, self.valid_vocab)
+        whole = (len(hidden), self.valid_vocab)
+        matrix = self.output_matrix
+        blocks = LogitBlocks(hidden.to(matrix.dtype), matrix, None, head, whole)
+        ((columns, factor),) = blocks
+        return blocks.logits(slice(0, len(hidden)), columns, factor)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Full logits ``[..., valid_vocab]`` in the dtype of ``hidden``, for generation."""

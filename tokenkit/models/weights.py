@@ -115,6 +115,7 @@ def plain_name(name: str) -> str:
     return name.replace("_checkpoint_wrapped_module.", "")
 
 
+@torch.no_grad()
 def copy_full(parameter: torch.Tensor, full: torch.Tensor) -> None:
     """Copy a full tensor into a parameter, or this rank's part of it into a sharded one."""
     if isinstance(parameter, DTensor):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from tokenkit.config import Config
 from tokenkit.log import logger
@@ -25,6 +27,7 @@ from tokenkit.models.causal_lm import (
     reconcile_rows,
 )
 from tokenkit.models.lora import add_lora, init_lora
+from tokenkit.models.weights import copy_full
 from tokenkit.parallelisms import DTYPES, Parallel, parallelize, parallelize_vocabulary
 from tokenkit.tokenizers import ByteifiedTokenizer, load_tokenizer, warn_of_missing_bos
 from tokenkit.training.teacher import LiveTeacher, SelfTeacher, TeacherSource
@@ -108,12 +111,34 @@ def initial_matrices(
     return made[0], None if outputs is None else made[1]
 
 
+def build_losses(
+    config: Config,
+    factories: Sequence[Callable[..., Loss]],
+    tokenizers: Tokenizers,
+    student: SourceModel,
+    teacher: SourceModel | None,
+) -> list[Loss]:
+    """The losses the config names; parameters of their own are drawn, the same on all ranks."""
+    losses = [make(config, tokenizers.student, tokenizers.teacher) for make in factories]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.job.seed)
+        for loss in losses:
+            if hasattr(loss, "add_parameters"):
+                teacher_config = (teacher or student).hf_config
+                loss.add_parameters(student.hf_config.hidden_size, teacher_config.hidden_size)
+    return losses
+
+
 def build_student(
-    config: Config, source: SourceModel, tokenizers: Tokenizers, parallel: Parallel | None
+    config: Config,
+    source: SourceModel,
+    tokenizers: Tokenizers,
+    parallel: Parallel | None,
+    losses: Sequence[Loss] = (),
 ) -> CausalLM:
     """The student with its new vocabulary at step 0, fp32 masters.
 
-    Without ``parallel`` it is whole and on the CPU.
+    Without ``parallel`` it is whole and on the CPU. Parameters of the losses become its own.
     """
     student = config.student
     inputs, outputs = initial_matrices(config, source, tokenizers)
@@ -133,10 +158,13 @@ def build_student(
     elif student.train == "none":
         model.backbone.requires_grad_(False)
     model.vocabulary.requires_grad_(student.train_embeddings)
+    drawn = model.adopt({loss.name: loss for loss in losses if isinstance(loss, nn.Module)})
     if parallel is not None:
         parallelize(model, config, parallel.mesh, train=True)
     device = torch.device("cpu") if parallel is None else parallel.device
     fill(model, source, (inputs, outputs), device)
+    for name, values in drawn.items():
+        copy_full(model.losses.get_parameter(name), values)
     if student.train == "lora":
         init_lora(model.backbone, config.job.seed)
     return model
@@ -148,6 +176,17 @@ def cache_meta(config: Config, tokenizers: Tokenizers) -> dict[str, str]:
     return {"tokenizer": str(tokenizers.teacher.spec), "boundary": boundary}
 
 
+def open_teacher_source(config: Config, tokenizers: Tokenizers) -> SourceModel | None:
+    """The source of a teacher of its own; None without one (self-distillation, cache)."""
+    if tokenizers.teacher is None or not config.teacher.model or config.teacher.cache:
+        return None
+    return open_source_model(
+        config.teacher.model,
+        attn_implementation=config.teacher.attn_implementation,
+        trust_remote_code=config.teacher.trust_remote_code,
+    )
+
+
 def build_teacher(
     config: Config,
     source: SourceModel,
@@ -155,18 +194,16 @@ def build_teacher(
     tokenizers: Tokenizers,
     parallel: Parallel,
 ) -> TeacherSource | None:
-    """The teacher the config asks for; None if no loss needs one."""
+    """The teacher the config asks for; None if no loss needs one.
+
+    Args:
+        source: the teacher's, or the student's for self-distillation.
+    """
     if tokenizers.teacher is None:
         return None
     if config.teacher.cache:
         folder = Path(config.teacher.cache)
         return CachedTeacher(folder, cache_meta(config, tokenizers), len(tokenizers.teacher))
-    if config.teacher.model:
-        source = open_source_model(
-            config.teacher.model,
-            attn_implementation=config.teacher.attn_implementation,
-            trust_remote_code=config.teacher.trust_remote_code,
-        )
     rows = reconcile_rows(source, len(tokenizers.teacher), "teacher")
     inputs, outputs = source.matrices()
     matrices = (fit_rows(inputs, rows), None if outputs is None else fit_rows(outputs, rows))

@@ -92,14 +92,21 @@ class Checkpointer:
         optimizer: torch.optim.Optimizer,
         loader: Any,
         parallel: Parallel,
+        extra: dict[str, Tensor] | None = None,
     ) -> None:
+        """``extra`` tensors are saved, and changed in place on loading; equal on all ranks."""
         self.config = config
         self.root = output_dir / "checkpoints"
         self.model, self.optimizer, self.loader = model, optimizer, loader
+        self.extra = extra or {}
         self.device = parallel.device
         self._pending: tuple[int, Future] | None = None
         # Its own group: an asynchronous save must not interleave with training's collectives.
         self._group = dist.new_group(backend="gloo")
+
+    def _tensors(self) -> dict[str, Tensor]:
+        extra = {f"extra.{name}": tensor for name, tensor in self.extra.items()}
+        return tensors_to_save(self.model, self.optimizer) | extra
 
     @property
     def rank(self) -> int:
@@ -127,7 +134,7 @@ class Checkpointer:
         if self.rank == 0:
             state = {"step": step, "layout": layout}
             (partial / "train_state.json").write_text(json.dumps(state))
-        tensors = tensors_to_save(self.model, self.optimizer)
+        tensors = self._tensors()
         writer = dcp.FileSystemWriter(partial, sync_files=True)
         if self.config.async_mode == "async":
             future = dcp.async_save(tensors, storage_writer=writer, process_group=self._group)
@@ -181,7 +188,7 @@ class Checkpointer:
                 f"(there: {known})"
             )
         folder = step_folder(self.root, step)
-        load_tensors(folder, tensors_to_save(self.model, self.optimizer))
+        load_tensors(folder, self._tensors())
         restored = self._load_rank_state(folder, layout)
         logger.info(f"resumed from {folder}")
         return step, restored

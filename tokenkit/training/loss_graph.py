@@ -6,9 +6,20 @@ from collections.abc import Collection
 
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from tokenkit.losses.base import Signals
 from tokenkit.models.causal_lm import CausalLM, Output
+
+
+def gather_for_losses(student: CausalLM) -> None:
+    """Gather what losses use directly: the vocabulary, and parameters of their own.
+
+    FSDP lets go of them whenever a gradient has passed through the model.
+    """
+    for module in (student, student.vocabulary):
+        if isinstance(module, FSDPModule):
+            module.unshard()
 
 
 class LossGraph:
@@ -31,6 +42,7 @@ class LossGraph:
         self.signals = Signals(
             label_logprob=None if scores is None else self._leaf(scores.label_logprob),
             boundary_logprob=None if scores is None else self._leaf(scores.boundary_logprob),
+            correct=None if scores is None else scores.correct,
             embeddings=self._leaf(output.embeddings),
             hidden=self._leaf(output.hidden) if "hidden" in needs else None,
             hidden_states=tuple(map(self._leaf, output.hidden_states)),
@@ -90,6 +102,7 @@ class LossGraph:
 
     def backward(self, value: Tensor, retain: bool = False) -> None:
         """Add the gradients of ``value`` to all parameters; ``retain`` the model's graph."""
+        gather_for_losses(self.student)
         value.backward()
         used = [(t, leaf) for t, leaf in self._leaves.values() if leaf.grad is not None]
         if used:

@@ -24,7 +24,7 @@ from tokenkit.models.causal_lm import CausalLM
 from tokenkit.parallelisms import Parallel
 from tokenkit.training.gradients import clip_gradients, global_norm, gram_matrices
 from tokenkit.training.loss_graph import LossGraph
-from tokenkit.training.teacher import TeacherSource
+from tokenkit.training.teacher import TeacherSource, select_signals
 
 
 @contextmanager
@@ -96,12 +96,9 @@ class TrainStep:
             to stop.
         """
         stop = self._any_rank(stop)
-        teacher = [self._teacher_signals(batch) for batch in batches]
-        work = Work(
-            list(zip(batches, teacher, strict=True)),
-            self._global_counts(batches, teacher),
-            self._scheduled_weights(step),
-        )
+        micro_batches = [(batch, self._teacher_signals(batch)) for batch in batches]
+        counts = self._global_counts(micro_batches)
+        work = Work(micro_batches, counts, self._scheduled_weights(step))
         metrics = self._mixed(work) if self.stages else self._weighted(work)
         norm = clip_gradients(
             (p for p in self.student.parameters() if p.requires_grad),
@@ -111,6 +108,12 @@ class TrainStep:
         self.optimizer.zero_grad(set_to_none=True)
         metrics["same/grad_norm"] = norm
         return metrics, stop
+
+    def tensors(self) -> dict[str, Tensor]:
+        """State of its own that a checkpoint must hold."""
+        if self.gradnorm is None:
+            return {}
+        return {f"gradnorm.{name}": t for name, t in self.gradnorm.tensors.items()}
 
     # What is known before the student runs ----------------------------------------------------
 
@@ -126,13 +129,37 @@ class TrainStep:
         dist.all_reduce(flag)
         return bool(flag.item())
 
-    def _global_counts(self, batches: list[Batch], teacher: list[Signals | None]) -> list[Tensor]:
-        """Denominator of each loss over all ranks and micro-batches."""
-        total = torch.zeros(len(self.losses), device=self.device)
-        for batch, signals in zip(batches, teacher, strict=True):
-            total += torch.stack([loss.count(batch, signals) for loss in self.losses])
-        dist.all_reduce(total, group=self.dp_group)
-        return list(total.clamp(min=1.0))
+    def _global_counts(self, micro_batches: list[tuple[Batch, Signals | None]]) -> list[Tensor]:
+        """What each loss counts, over all ranks and micro-batches."""
+        counts = [
+            [loss.count(batch, teacher) for loss in self.losses] for batch, teacher in micro_batches
+        ]
+        total = self._sum_counts(counts)
+        if any(hasattr(loss, "student_count") for loss in self.losses):
+            found = [self._student_counts(*pair, total) for pair in micro_batches]
+            total = [a + b for a, b in zip(total, self._sum_counts(found), strict=True)]
+        return [count.clamp(min=1.0) if count.ndim == 0 else count for count in total]
+
+    def _sum_counts(self, counts: list[list[Tensor]]) -> list[Tensor]:
+        """Sum over micro-batches and ranks, in one message."""
+        sums = [sum(column[1:], column[0]) for column in zip(*counts, strict=True)]
+        joined = torch.cat([count.flatten() for count in sums])
+        dist.all_reduce(joined, group=self.dp_group)
+        parts = joined.split([count.numel() for count in sums])
+        return [part.view_as(count) for part, count in zip(parts, sums, strict=True)]
+
+    @torch.no_grad()
+    def _student_counts(
+        self, batch: Batch, teacher: Signals | None, counts: list[Tensor]
+    ) -> list[Tensor]:
+        output = self.student(batch.student_ids, batch.student_mask, None, needs=self.needs)
+        student = select_signals(output, self.student.vocabulary, self.needs)
+        return [
+            loss.student_count(batch, student, teacher, count)
+            if hasattr(loss, "student_count")
+            else torch.zeros_like(count)
+            for loss, count in zip(self.losses, counts, strict=True)
+        ]
 
     def _scheduled_weights(self, step: int) -> Tensor:
         names, loss = self.config.loss.names, self.config.loss
@@ -211,7 +238,9 @@ class TrainStep:
 
     @staticmethod
     def _last_layer(graph: LossGraph, values: list[Tensor]) -> list[list[Tensor]]:
-        return [graph.last_layer_gradients(graph.gradients(value)) for value in values]
+        # All of the first before any of the second, which makes FSDP let go of the vocabulary.
+        gradients = [graph.gradients(value) for value in values]
+        return [graph.last_layer_gradients(gradient) for gradient in gradients]
 
     def _norms(self, micro_batches: list[list[list[Tensor]]]) -> Tensor:
         """Global norm ``[L]`` of each loss's last-layer gradient, summed over rows of all ranks."""

@@ -33,6 +33,7 @@ def select_signals(output: Output, vocabulary: Vocabulary, needs: Collection[str
     return Signals(
         label_logprob=None if scores is None else scores.label_logprob,
         boundary_logprob=None if scores is None else scores.boundary_logprob,
+        correct=None if scores is None else scores.correct,
         embeddings=output.embeddings,
         hidden=output.hidden if "hidden" in needs else None,
         hidden_states=output.hidden_states,

@@ -1,0 +1,142 @@
+"""Dual-space knowledge distillation with cross-model attention (arXiv 2406.17328).
+
+Attention from the student's tokens to the teacher's (and back) brings each side's hidden states
+to the other's positions and width. In the student's space, projected teacher states must predict
+the student's labels, and the student follows them where they are right; in the teacher's space,
+projected student states follow the teacher.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tokenkit.config import Config
+from tokenkit.losses.base import Signals
+from tokenkit.losses.divergences import Divergence
+from tokenkit.losses.kd import make_divergence
+from tokenkit.losses.projection import linear
+from tokenkit.losses.registry import LOSSES
+
+if TYPE_CHECKING:
+    from tokenkit.data.batch import Batch
+
+
+class Projected(NamedTuple):
+    """Each side's states in the other's space, at the positions that predict a token."""
+
+    teacher: Tensor  # [B, T_s − 1, D_s]
+    student: Tensor  # [B, T_t − 1, D_t]
+
+
+@LOSSES.register("dskd")
+class DSKD(nn.Module):
+    """Cross-entropy and divergence in the student's space, forward KL in the teacher's."""
+
+    name = "dskd"
+    needs = frozenset({"embeddings", "hidden"})
+    needs_teacher = True
+    chunk_kind = None
+
+    def __init__(self, config: Config, student_tok=None, teacher_tok=None) -> None:
+        super().__init__()
+        self.divergence = make_divergence(config)
+        self.to_teacher = Divergence("kl", config.kd.temperature)
+
+    def add_parameters(self, student_width: int, teacher_width: int) -> None:
+        """Make the query projection and both value projections."""
+        self.query = nn.Linear(2 * student_width, 2 * teacher_width)
+        self.to_teacher_space = nn.Linear(student_width, teacher_width)
+        self.to_student_space = nn.Linear(teacher_width, student_width)
+
+    def count(self, batch: Batch, teacher: Signals) -> Tensor:
+        """``[12]``: tokens that count on both sides, then the number, sum and sum of squares of
+        the teacher's paired embeddings, next embeddings and hidden states (for their spread)."""
+        on = batch.teacher_mask[:, 1:]
+        now, after = teacher.embeddings[:, :-1], teacher.embeddings[:, 1:]
+        counts = [batch.student_loss_mask[:, 1:].sum(), batch.teacher_loss_mask[:, 1:].sum()]
+        for states in (torch.cat([now, after], -1), after, teacher.hidden[:, :-1]):
+            values = states.float() * on[..., None]
+            counts += [on.sum() * states.shape[-1], values.sum(), values.square().sum()]
+        counts.append(torch.zeros((), device=on.device))  # see student_count
+        return torch.stack([count.float() for count in counts])
+
+    @torch.no_grad()
+    def student_count(
+        self, batch: Batch, student: Signals, teacher: Signals, count: Tensor
+    ) -> Tensor:
+        """Positions where projected teacher states predict the label, at the place left for it."""
+        projected = self._project(batch, student, teacher, count)
+        on = batch.student_loss_mask[:, 1:]
+        labels = batch.student_ids[:, 1:][on]
+        right = student.vocabulary.stream(_is_right, projected.teacher[on], labels).sum()
+        return F.pad(right.view(1), (len(count) - 1, 0))
+
+    def forward(
+        self, batch: Batch, student: Signals, teacher: Signals, count: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        student_count, teacher_count, right_count = (count[k].clamp(min=1.0) for k in (0, 1, -1))
+        projected = self._project(batch, student, teacher, count)
+        on, teacher_on = batch.student_loss_mask[:, 1:], batch.teacher_loss_mask[:, 1:]
+        labels = batch.student_ids[:, 1:][on]
+        stream = student.vocabulary.stream
+        cross_entropy = stream(_cross_entropy, projected.teacher[on], labels, train_matrix=False)
+
+        def follow(logits: Tensor, hidden: Tensor, labels: Tensor) -> Tensor:
+            given = student.vocabulary.block_logits(hidden)
+            return self.divergence(logits, given) * _is_right(given, labels)
+
+        in_student_space = stream(
+            follow, student.hidden[:, :-1][on], projected.teacher.detach()[on], labels
+        )
+
+        def follow_teacher(logits: Tensor, hidden: Tensor) -> Tensor:
+            return self.to_teacher(logits, teacher.vocabulary.block_logits(hidden))
+
+        in_teacher_space = teacher.vocabulary.stream(
+            follow_teacher,
+            projected.student[teacher_on],
+            teacher.hidden[:, :-1][teacher_on],
+            train_matrix=False,
+        )
+        parts = {
+            "cross_entropy": cross_entropy.sum() / student_count,
+            "student_space": in_student_space.sum() / right_count,
+            "teacher_space": in_teacher_space.sum() / teacher_count,
+        }
+        metrics = {f"dskd/{name}": part.detach() for name, part in parts.items()}
+        return sum(parts.values()), metrics
+
+    def _project(
+        self, batch: Batch, student: Signals, teacher: Signals, count: Tensor
+    ) -> Projected:
+        index_std, target_std, hidden_std = (_std(*count[k : k + 3]) for k in (2, 5, 8))
+        s_embeds, t_embeds = student.embeddings.float(), teacher.embeddings.float()
+        s_hidden, t_hidden = student.hidden[:, :-1].float(), teacher.hidden[:, :-1].float()
+        query = linear(self.query, torch.cat([s_embeds[:, :-1], s_embeds[:, 1:]], -1))
+        key = torch.cat([t_embeds[:, :-1], t_embeds[:, 1:]], -1) / index_std
+        values = t_hidden / hidden_std + t_embeds[:, 1:] / target_std
+        align = query @ key.mT / (2 * t_hidden.shape[-1]) ** 0.5
+        both = batch.student_mask[:, 1:, None] & batch.teacher_mask[:, None, 1:]
+        align = align.masked_fill(~both, torch.finfo(align.dtype).min)
+        return Projected(
+            align.softmax(-1) @ linear(self.to_student_space, values),
+            align.mT.softmax(-1) @ linear(self.to_teacher_space, s_hidden),
+        )
+
+
+def _std(number: Tensor, total: Tensor, squares: Tensor) -> Tensor:
+    """Standard deviation (of the population) from sums."""
+    mean = total / number.clamp(min=1.0)
+    return (squares / number.clamp(min=1.0) - mean.square()).clamp(min=1e-12).sqrt()
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def _is_right(logits: Tensor, labels: Tensor) -> Tensor:
+    return (logits.argmax(-1) == labels).to(logits.dtype)

@@ -1,0 +1,68 @@
+"""Lexical loss (ZeTT, arXiv 2405.07883, §3.3): keep the embeddings of tokens that both have.
+
+Mean squared distance between the student's row and the teacher's row of every token that both
+vocabularies have, in units of the mean norm of the teacher's rows; mean over input and output
+matrices.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from tokenkit.config import Config
+from tokenkit.errors import ConfigError, ModelError
+from tokenkit.losses.base import Signals
+from tokenkit.losses.registry import LOSSES
+
+if TYPE_CHECKING:
+    from tokenkit.data.batch import Batch
+
+
+def lexical_distance(mine: Tensor, theirs: Tensor) -> Tensor:
+    """Mean over rows of ‖mine − theirs‖², divided by the mean of ‖theirs‖; ``[P, D]`` each."""
+    mine, theirs = mine.float(), theirs.float()
+    return (mine - theirs).square().sum(-1).mean() / theirs.norm(dim=-1).mean().clamp(min=1e-30)
+
+
+@LOSSES.register("lexical")
+class Lexical:
+    """Distance of shared tokens' embeddings; the same for every batch."""
+
+    name = "lexical"
+    needs: frozenset[str] = frozenset()
+    needs_teacher = True
+    chunk_kind = None
+
+    def __init__(self, config: Config, student_tok=None, teacher_tok=None) -> None:
+        shared = [
+            (i, teacher_tok.ids[token])
+            for token, i in student_tok.ids.items()
+            if token and token in teacher_tok.ids
+        ]
+        if not shared:
+            raise ConfigError("loss.names: 'lexical' needs tokens that both vocabularies have")
+        self.student_ids, self.teacher_ids = torch.tensor(shared).T
+
+    def count(self, batch: Batch, teacher: Signals) -> Tensor:
+        return torch.tensor(float(len(batch.student_ids)), device=batch.student_ids.device)
+
+    def __call__(
+        self, batch: Batch, student: Signals, teacher: Signals, count: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        ours, theirs = student.vocabulary, teacher.vocabulary
+        matrices = [(ours.input, theirs.input)]
+        if ours.output is not None:
+            matrices.append((ours.output, theirs.output_matrix))
+        if ours.input.shape[1] != theirs.input.shape[1]:
+            raise ModelError(
+                f"loss lexical: embeddings of width {ours.input.shape[1]} (student) and "
+                f"{theirs.input.shape[1]} (teacher) cannot be compared"
+            )
+        device = batch.student_ids.device
+        mine, given = self.student_ids.to(device), self.teacher_ids.to(device)
+        distances = [lexical_distance(a[mine], b[given]) for a, b in matrices]
+        share = len(batch.student_ids) / count
+        return torch.stack(distances).mean() * share, {}

@@ -1,0 +1,134 @@
+"""Side path (arXiv 2503.20083, §3.3): compare next-token probabilities of tokens both sides have.
+
+Where an aligned chunk ends, both sides predict what comes next. Tokens with the same bytes and a
+small pair bias are the same event on both sides, so their probabilities can be compared directly.
+``kl`` and ``reverse_kl`` add all other tokens as one more event; the ``_subset`` variants do not;
+``abs`` and ``log_abs`` are means over pairs of the differences of probabilities and log-probs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tokenkit.config import Config
+from tokenkit.errors import ConfigError
+from tokenkit.losses.base import Signals
+from tokenkit.losses.registry import LOSSES
+from tokenkit.losses.segments import chunk_ends
+
+if TYPE_CHECKING:
+    from tokenkit.data.batch import Batch
+    from tokenkit.tokenizers import ByteifiedTokenizer, PairBias
+
+EPSILON = 1e-6
+
+
+def matched_pairs(
+    student_tok: ByteifiedTokenizer,
+    teacher_tok: ByteifiedTokenizer,
+    pair_bias: PairBias | None,
+    threshold: float,
+) -> tuple[Tensor, Tensor]:
+    """Ids ``[P]`` and ``[P]`` of tokens with the same bytes whose biases are small.
+
+    Special tokens are left out: they mean the same only by role. Without ``pair_bias`` all pairs
+    count.
+    """
+    pairs = [
+        (i, teacher_tok.ids[token])
+        for token, i in student_tok.ids.items()
+        if token in teacher_tok.ids and student_tok.byte_lengths[i] > 0
+        and teacher_tok.byte_lengths[teacher_tok.ids[token]] > 0
+    ]  # fmt: skip
+    mine, theirs = np.array(sorted(pairs), np.int64).reshape(-1, 2).T
+    if pair_bias is not None:
+        keep = pair_bias.is_unbiased(theirs, mine, threshold)
+        mine, theirs = mine[keep], theirs[keep]
+    return torch.from_numpy(mine.copy()), torch.from_numpy(theirs.copy())
+
+
+def difference(kind: str, log_q: Tensor, log_p: Tensor) -> Tensor:
+    """Distance ``[n]`` of the student's log-probs from the teacher's, ``[n, P]`` each."""
+    q, p = log_q.exp(), log_p.exp()
+    if kind == "abs":
+        return (p - q).abs().mean(-1)
+    if kind == "log_abs":
+        return (log_p - log_q).abs().mean(-1)
+    rest_q, rest_p = ((1.0 - x.sum(-1)).clamp(min=EPSILON) for x in (q, p))
+    if kind.startswith("reverse_kl"):
+        log_p, log_q, p = log_q, log_p, q
+        rest_p, rest_q = rest_q, rest_p
+    total = (p * (log_p - log_q)).sum(-1)
+    if not kind.endswith("_subset"):
+        total = total + rest_p * (rest_p.log() - rest_q.log())
+    return total
+
+
+@LOSSES.register("alm_side_path")
+class SidePath:
+    """Probabilities of shared tokens after aligned chunks."""
+
+    name = "alm_side_path"
+    needs = frozenset({"hidden"})
+    needs_teacher = True
+    chunk_kind = "unconstrained"
+
+    def __init__(
+        self, config: Config, student_tok=None, teacher_tok=None, pairs: tuple | None = None
+    ) -> None:
+        """Pairs are found from the tokenizers, or given (``[P]`` student's, teacher's ids).
+
+        Raises:
+            ConfigError: if no token is shared.
+        """
+        from tokenkit.tokenizers import load_pair_bias
+
+        self.kind = config.side_path.diff_fn
+        if pairs is None:
+            bias = load_pair_bias(config.alm.pair_bias)
+            threshold = config.side_path.bias_threshold
+            pairs = matched_pairs(student_tok, teacher_tok, bias, threshold)
+        if not len(pairs[0]):
+            raise ConfigError(
+                "loss.names: 'alm_side_path' found no tokens that both vocabularies have with a "
+                f"bias of at most side_path.bias_threshold = {config.side_path.bias_threshold}"
+            )
+        self.student_ids, self.teacher_ids = pairs
+
+    @staticmethod
+    def _ends(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Ends of chunks under the loss mask ``[B, C]`` on both sides, and which both have."""
+        size = batch.teacher_ids.shape[1]
+        sides = []
+        for side in ("student", "teacher"):
+            ids = getattr(batch, f"{side}_chunks")["unconstrained"]
+            ids = torch.where(getattr(batch, f"{side}_loss_mask"), ids, -1)
+            sides.append(chunk_ends(ids, size))
+        (student, in_student), (teacher, in_teacher) = sides
+        return student, teacher, in_student & in_teacher
+
+    def count(self, batch: Batch, teacher: Signals) -> Tensor:
+        return self._ends(batch)[2].sum(dtype=torch.float32)
+
+    def __call__(
+        self, batch: Batch, student: Signals, teacher: Signals, count: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        mine, theirs, on = self._ends(batch)
+        row = torch.arange(len(on), device=on.device)[:, None].expand_as(on)[on]
+        student_ids, teacher_ids = (
+            ids.to(on.device) for ids in (self.student_ids, self.teacher_ids)
+        )
+
+        def distance(logits: Tensor, hidden: Tensor) -> Tensor:
+            log_q = logits.log_softmax(-1)[:, student_ids]
+            log_p = teacher.vocabulary.block_logits(hidden).log_softmax(-1)[:, teacher_ids]
+            return difference(self.kind, log_q, log_p)
+
+        values = student.vocabulary.stream(
+            distance, student.hidden[row, mine[on]], teacher.hidden[row, theirs[on]]
+        )
+        return values.sum() / count, {}
