@@ -12,6 +12,7 @@ import torch
 
 from tokenkit.tokenizers import (
     ByteifiedTokenizer,
+    InputExpander,
     align,
     apply_chat_mode,
     load_tokenizer,
@@ -19,6 +20,7 @@ from tokenkit.tokenizers import (
     surface_forms,
 )
 from tokenkit.transfer import fvt
+from tokenkit.transfer.mined import compute_mined_mapping
 
 SPACE_MASK_MODE = "space+tab+newline+special"
 
@@ -114,7 +116,30 @@ def run_surface_forms(folder: Path, case: dict) -> None:
     assert truncated == expected["truncated"]
 
 
+def run_mined_mapping(folder: Path, case: dict) -> None:
+    """Any of equally near tokens is right."""
+    expected = json.loads((folder / case["file"]).read_text())
+    teacher, student = find(folder, expected["teacher"]), find(folder, expected["target"])
+    mapping = compute_mined_mapping(teacher, student)
+    for i, token in enumerate(student.tokens):
+        assert mapping.distances[i] == expected["distances"][token]
+        found, theirs = (teacher.tokens[m[i]] for m in (mapping.teacher_ids, expected["mapping"]))
+        assert mapping.distances[i] > 0 or found == theirs
+
+
+def run_expand_input_ids(folder: Path, case: dict) -> None:
+    expected = json.loads((folder / case["file"]).read_text())
+    names = ("byte_tokenizer", "subword_tokenizer")
+    byte, subword = (find(folder, expected[name]) for name in names)
+    expander = InputExpander(byte, subword)
+    for row in expected["rows"]:
+        ids = np.array([row["ids"]])
+        assert expander.expand(ids)[0].tolist() == row["expanded"]
+
+
 RUNNERS = {
+    "expand_input_ids": run_expand_input_ids,
+    "mined_mapping": run_mined_mapping,
     "tokenizer": run_tokenizer,
     "alignment": run_alignment,
     "fvt": run_fvt,

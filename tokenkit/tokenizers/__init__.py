@@ -9,6 +9,7 @@ from tokenkit.tokenizers.chat import (
     encode_with_loss_mask,
     messages_to_markers,
 )
+from tokenkit.tokenizers.expansion import InputExpander
 from tokenkit.tokenizers.families import FAMILIES, MARKERS, Family
 from tokenkit.tokenizers.load import load_tokenizer, warn_of_missing_bos
 from tokenkit.tokenizers.pair_bias import PairBias, load_pair_bias
@@ -26,6 +27,7 @@ __all__ = [
     "Alignment",
     "ByteifiedTokenizer",
     "Family",
+    "InputExpander",
     "PairBias",
     "SampledTokenizer",
     "SamplerSettings",
