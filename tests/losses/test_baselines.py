@@ -171,8 +171,8 @@ def test_padding_does_not_matter(name):
 def twins() -> tuple[Batch, Signals, Signals]:
     """A student that is the teacher, reading the same tokens."""
     batch, _, _ = case(2)
-    chunks = {"unconstrained": torch.where(batch.teacher_mask,
-                                           torch.arange(batch.teacher_ids.shape[1]), -1)}  # fmt: skip
+    position = torch.arange(batch.teacher_ids.shape[1])
+    chunks = {"unconstrained": torch.where(batch.teacher_mask, position, -1)}
     same = {
         f"{side}_{name}": getattr(batch, f"teacher_{name}")
         for side in ("student", "teacher")
@@ -197,7 +197,8 @@ def test_a_student_equal_to_its_teacher_has_nothing_to_learn(name):
         loss.student_ids = loss.teacher_ids
     value, grads = evaluate(loss, [twins()])
     assert value.abs() < 1e-6
-    assert all(grad.abs().max() < 1e-6 for grad in grads)
+    # Without the mass outside the pairs, a subset's sum is no divergence: its slope is not zero.
+    assert "subset" in name or all(grad.abs().max() < 1e-6 for grad in grads)
 
 
 def test_mined_with_one_vocabulary_is_kd_on_single_tokens():
