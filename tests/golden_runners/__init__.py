@@ -1,5 +1,5 @@
 """One runner per golden function: ``runner(folder, case)`` asserts the case or raises."""
 
-from tests.golden_runners import losses, tokenizers, training
+from tests.golden_runners import losses, pair_bias, tokenizers, training
 
-RUNNERS = {**losses.RUNNERS, **tokenizers.RUNNERS, **training.RUNNERS}
+RUNNERS = {**losses.RUNNERS, **pair_bias.RUNNERS, **tokenizers.RUNNERS, **training.RUNNERS}
