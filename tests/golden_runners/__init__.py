@@ -1,5 +1,11 @@
 """One runner per golden function: ``runner(folder, case)`` asserts the case or raises."""
 
-from tests.golden_runners import baselines, losses, tokenizers, training
+from tests.golden_runners import baselines, losses, pair_bias, tokenizers, training
 
-RUNNERS = {**baselines.RUNNERS, **losses.RUNNERS, **tokenizers.RUNNERS, **training.RUNNERS}
+RUNNERS = {
+    **baselines.RUNNERS,
+    **losses.RUNNERS,
+    **pair_bias.RUNNERS,
+    **tokenizers.RUNNERS,
+    **training.RUNNERS,
+}

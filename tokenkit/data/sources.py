@@ -152,7 +152,12 @@ def _files_in(folder: Path) -> list[Path]:
     )
 
 
-def _local_files(name: str) -> list[Path]:
+def local_files(name: str) -> list[Path]:
+    """The files that a name stands for, sorted by path.
+
+    Raises:
+        DataError: if there is none, or one of unknown kind.
+    """
     path = Path(name).expanduser()
     matches = [path] if path.exists() else map(Path, sorted(glob.glob(str(path), recursive=True)))
     files = [
@@ -169,7 +174,7 @@ def _local_files(name: str) -> list[Path]:
 
 def _open_local(name: str, text_field: str) -> Source:
     parts: list[Source] = []
-    for path in _local_files(name):
+    for path in local_files(name):
         try:
             parts.append(FILE_KINDS.get(path.suffix)(path, text_field))
         except OSError as error:
