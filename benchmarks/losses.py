@@ -5,8 +5,8 @@
 ``plain`` computes logits, log-probs and probs of both sides and keeps them, as the JAX reference
 does. ``floor`` is the matmuls with the output matrix alone, forward and backward. Memory is what a
 fresh process peaks at beyond its inputs (on a GPU: what torch allocates). The last line is JSON:
-for every loss ``memory_ratio`` and ``time_ratio`` (ours / plain) and ``floor_ratio`` (ours / floor).
-The teacher's logits are part of the loss where it needs more than two numbers a token.
+for every loss ``memory_ratio`` and ``time_ratio`` (ours / plain) and ``floor_ratio`` (ours /
+floor). The teacher's logits are part of a loss that needs more than two numbers a token.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ from tokenkit.models.vocabulary import Vocabulary  # noqa: E402
 
 MIB = 2**20
 ROW = 512  # tokens per row
-NAMES = ("alm_unconstrained+sft", "kd", "uld", "alm_side_path")
+# Positions by default: the plain versions of the later ones keep six tensors of all logits.
+NAMES = {"alm_unconstrained+sft": 4096, "kd": 1024, "uld": 1024, "alm_side_path": 1024}
 
 
 @dataclass
@@ -81,7 +82,7 @@ def teacher_scores(case: Case) -> Signals:
         found = case.teacher.scores(
             case.teacher_hidden, case.batch.teacher_ids, case.batch.teacher_mask, case.boundary
         )
-    return Signals(label_logprob=found.label_logprob, boundary_logprob=found.boundary_logprob)
+    return Signals(found.label_logprob, found.boundary_logprob)
 
 
 def ours(name: str, case: Case) -> Tensor:
@@ -129,7 +130,7 @@ def plain(name: str, case: Case) -> Tensor:
         labels = F.pad(case.batch.student_ids[:, 1:], (0, 1))
         label = logprobs.gather(-1, labels[..., None]).squeeze(-1)
         boundary = (probs @ case.boundary.float()).log()
-        signals = Signals(label_logprob=label, boundary_logprob=boundary)
+        signals = Signals(label, boundary)
         total = torch.zeros((), device=case.hidden.device)
         for part in names:
             loss = LOSSES.get(part)(config_from_dict({"loss": {"names": [part]}}))
@@ -206,9 +207,9 @@ def measure_times(name: str, case: Case, repeats: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="1,024 positions, one repeat")
+    parser.add_argument("--quick", action="store_true", help="a quarter of the positions, one run")
     parser.add_argument("--only", help=f"of {', '.join(NAMES)}")
-    parser.add_argument("--positions", type=int, help="N (default 4096)")
+    parser.add_argument("--positions", type=int, help="N, instead of each loss's own")
     parser.add_argument("--hidden", type=int, default=512, help="D")
     parser.add_argument("--vocab", type=int, default=128_256, help="V")
     parser.add_argument("--repeats", type=int, help="timed runs (default 3)")
@@ -218,14 +219,21 @@ def main() -> None:
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    sizes = (args.positions or (1024 if args.quick else 4096), args.hidden, args.vocab)
+
+    def sizes_of(name: str) -> tuple[int, int, int]:
+        n = args.positions or (NAMES[name] // 4 if args.quick else NAMES[name])
+        return n, args.hidden, args.vocab
+
     if args.memory_of:
-        print(measure_memory(*args.memory_of, sizes, args.device, args.dtype))
+        side, name = args.memory_of
+        print(measure_memory(side, name, sizes_of(name), args.device, args.dtype))
         return
     on_gpu = args.device == "cuda"
     machine = torch.cuda.get_device_name() if on_gpu else hardware(args.threads)
-    print(f"{machine}, torch {torch.__version__}, {args.dtype}; N, D, V = {sizes}")
-    print(f"{'loss':<24}{'ours MiB':>10}{'plain MiB':>11}", end="")
+    print(
+        f"{machine}, torch {torch.__version__}, {args.dtype}; D = {args.hidden}, V = {args.vocab}"
+    )
+    print(f"{'loss':<24}{'N':>6}{'ours MiB':>10}{'plain MiB':>11}", end="")
     print(f"{'ours s':>9}{'plain s':>9}{'floor s':>9}")
     results: dict[str, object] = {}
     for name in (args.only or ",".join(NAMES)).split(","):
@@ -234,17 +242,20 @@ def main() -> None:
             command = [sys.executable, __file__, *sys.argv[1:], "--memory-of", side, name]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             memory[side] = float(done.stdout.split()[-1])
+        sizes = sizes_of(name)
         case = prepared(sizes, args.device, args.dtype)
         seconds = measure_times(name, case, args.repeats or (1 if args.quick else 3))
-        print(f"{name:<24}{memory['ours']:>10.0f}{memory['plain']:>11.0f}", end="")
+        print(f"{name:<24}{sizes[0]:>6}{memory['ours']:>10.0f}{memory['plain']:>11.0f}", end="")
         print("".join(f"{seconds[side]:>9.2f}" for side in ("ours", "plain", "floor")), flush=True)
         results[name] = {
             "memory_ratio": round(memory["ours"] / memory["plain"], 4),
             "time_ratio": round(seconds["ours"] / seconds["plain"], 3),
             "floor_ratio": round(seconds["ours"] / seconds["floor"], 3),
+            "n": sizes[0],
         }
-    n, d, v = sizes
-    print(json.dumps(results | {"hardware": machine, "dtype": args.dtype, "n": n, "d": d, "v": v}))
+        del case
+    settings = {"hardware": machine, "dtype": args.dtype, "d": args.hidden, "v": args.vocab}
+    print(json.dumps(results | settings))
 
 
 if __name__ == "__main__":
