@@ -16,6 +16,7 @@ from tokenkit.config import Config
 from tokenkit.errors import ConfigError, ModelError
 from tokenkit.losses.base import Signals
 from tokenkit.losses.registry import LOSSES
+from tokenkit.models.vocabulary_rows import whole_matrix
 
 if TYPE_CHECKING:
     from tokenkit.data.batch import Batch
@@ -63,6 +64,8 @@ class Lexical:
             )
         device = batch.student_ids.device
         mine, given = self.student_ids.to(device), self.teacher_ids.to(device)
-        distances = [lexical_distance(a[mine], b[given]) for a, b in matrices]
+        distances = [
+            lexical_distance(whole_matrix(a)[mine], whole_matrix(b)[given]) for a, b in matrices
+        ]
         share = len(batch.student_ids) / count
         return torch.stack(distances).mean() * share, {}

@@ -16,6 +16,12 @@ from torch import Tensor, nn
 from tokenkit.models.linear_scores import Scores, hidden_gradient, linear_scores
 from tokenkit.models.logit_blocks import Head, LogitBlocks
 from tokenkit.models.logit_stream import LogitFunction, stream_logits
+from tokenkit.models.vocabulary_rows import (
+    gather_columns,
+    local_rows,
+    sum_over_ranks,
+    whole_matrix,
+)
 
 
 class PositionScores(NamedTuple):
@@ -75,7 +81,14 @@ class Vocabulary(nn.Module):
 
     def embed(self, ids: Tensor) -> Tensor:
         """Input embeddings ``[B, T, D]`` of ids ``[B, T]``."""
-        embeddings = F.embedding(ids, self.input)
+        own = local_rows(self.input)
+        if own.group is None:
+            embeddings = F.embedding(ids, own.matrix)
+        else:
+            place = ids - own.first
+            inside = (place >= 0) & (place < len(own.matrix))
+            found = F.embedding(place.clamp(0, max(len(own.matrix) - 1, 0)), own.matrix)
+            embeddings = sum_over_ranks(found * inside[..., None], own.group)
         if self.embed_scale != 1.0:
             # Gemma rounds the factor to the compute dtype, and so must we.
             scale = torch.tensor(self.embed_scale, dtype=embeddings.dtype, device=ids.device)
@@ -101,15 +114,18 @@ class Vocabulary(nn.Module):
         """
         index = mask.flatten().nonzero().squeeze(1)
         labels = F.pad(ids[:, 1:], (0, 1)).flatten()[index]
+        own = local_rows(self.output_matrix)
         flat = linear_scores(
             hidden.flatten(0, 1)[index],
-            self.output_matrix,
+            own.matrix,
             labels,
-            boundary_mask,
+            None if boundary_mask is None else own.of(boundary_mask),
             softcap=self.softcap,
             logit_scale=self.logit_scale,
-            valid_vocab=self.valid_vocab,
+            valid_vocab=own.valid(self.valid_vocab),
             keep_directions=keep_directions,
+            first_row=own.first,
+            group=own.group,
         )
 
         def spread(values: Tensor) -> Tensor:
@@ -143,7 +159,7 @@ class Vocabulary(nn.Module):
 
         Logits are fp32 and made for some positions at a time; see :func:`stream_logits`.
         """
-        matrix = self.output_matrix
+        matrix = whole_matrix(self.output_matrix)
         return stream_logits(
             function,
             hidden.to(matrix.dtype),
@@ -157,16 +173,25 @@ class Vocabulary(nn.Module):
     @torch.no_grad()
     def block_logits(self, hidden: Tensor) -> Tensor:
         """fp32 logits ``[n, valid_vocab]`` of few positions ``[n, D]``, without gradient."""
-        head = Head(self.softcap, self.logit_scale, self.valid_vocab)
-        whole = (len(hidden), self.valid_vocab)
-        matrix = self.output_matrix
-        blocks = LogitBlocks(hidden.to(matrix.dtype), matrix, None, head, whole)
-        ((columns, factor),) = blocks
-        return blocks.logits(slice(0, len(hidden)), columns, factor)
+        own = local_rows(self.output_matrix)
+        valid = own.valid(self.valid_vocab)
+        head = Head(self.softcap, self.logit_scale, valid)
+        whole = (len(hidden), max(valid, 1))
+        blocks = LogitBlocks(hidden.to(own.matrix.dtype), own.matrix, None, head, whole)
+        logits = hidden.new_empty(len(hidden), 0, dtype=blocks.dtype)
+        for columns, factor in blocks:  # one block, or none on a rank without valid rows
+            logits = blocks.logits(slice(0, len(hidden)), columns, factor)
+        if own.group is None:
+            return logits
+        step = -(-self.rows // own.group.size())
+        starts = range(0, self.rows, step)
+        widths = [max(0, min(self.valid_vocab - first, step)) for first in starts]
+        return gather_columns(logits, widths, own.group)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Full logits ``[..., valid_vocab]`` in the dtype of ``hidden``, for generation."""
-        logits = F.linear(hidden, self.output_matrix[: self.valid_vocab]) * self.logit_scale
+        matrix = whole_matrix(self.output_matrix)
+        logits = F.linear(hidden, matrix[: self.valid_vocab]) * self.logit_scale
         if self.softcap is not None:
             logits = self.softcap * torch.tanh(logits / self.softcap)
         return logits

@@ -8,6 +8,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from tokenkit.config import Config
 from tokenkit.models.causal_lm import CausalLM
 from tokenkit.models.vocabulary import Vocabulary
+from tokenkit.models.vocabulary_rows import shard_rows
 from tokenkit.parallelisms.activation_checkpoint import apply_activation_checkpoint
 from tokenkit.parallelisms.compile import apply_compile
 from tokenkit.parallelisms.fsdp import apply_fsdp, shard_vocabulary
@@ -47,6 +48,8 @@ def parallelize(model: CausalLM, config: Config, mesh: DeviceMesh, *, train: boo
 
 def parallelize_vocabulary(vocabulary: Vocabulary, config: Config, mesh: DeviceMesh) -> None:
     """Shard a vocabulary that stands beside a model (the source's, in self-distillation)."""
+    if mesh["tp"].size() > 1:
+        shard_rows(vocabulary, mesh["tp"])
     fsdp_mesh = _fsdp_mesh(config, mesh)
     if fsdp_mesh is not None:
         shard_vocabulary(vocabulary, fsdp_mesh, DTYPES[config.training.dtype])

@@ -1,6 +1,6 @@
-"""Tensor parallelism: split attention and MLP projections over the ``tp`` ranks.
+"""Tensor parallelism: split attention, MLP and the vocabulary's rows over the ``tp`` ranks.
 
-The vocabulary stays replicated; hidden states between blocks are replicated too.
+Hidden states between blocks are replicated.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch.distributed.tensor.parallel import (
 from tokenkit.errors import ConfigError
 from tokenkit.models.causal_lm import CausalLM
 from tokenkit.models.lora import LoRALinear
+from tokenkit.models.vocabulary_rows import shard_rows
 
 
 def _layer_plan(layer: nn.Module, plan: dict[str, str]) -> dict[str, object]:
@@ -33,7 +34,7 @@ def _layer_plan(layer: nn.Module, plan: dict[str, str]) -> dict[str, object]:
 
 
 def apply_tensor_parallel(model: CausalLM, tp_mesh: DeviceMesh) -> None:
-    """Split every layer's projections by the family's plan.
+    """Split every layer's projections by the family's plan, and the vocabulary by rows.
 
     Raises:
         ConfigError: if the family has no plan or its heads do not divide by the degree.
@@ -52,5 +53,6 @@ def apply_tensor_parallel(model: CausalLM, tp_mesh: DeviceMesh) -> None:
                 f"{key} = {getattr(config, key)}"
             )
     model.tp_mesh = tp_mesh
+    shard_rows(model.vocabulary, tp_mesh)
     for layer in model.layers:
         parallelize_module(layer, tp_mesh, _layer_plan(layer, plan))
