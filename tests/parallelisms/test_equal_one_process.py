@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from tests.launch import SPEC_A, read_losses, train
+from tests.launch import SPEC_A, SPEC_B, read_losses, train
+from tokenkit.tokenizers import load_tokenizer
+from tokenkit.transfer.mined import compute_mined_mapping, save_mined_mapping
 
 LORA = ["--student.train", "lora", "--lora.rank", "4", "--lora.alpha", "8"]
 APPROX = ["--loss.aggregation", "approx_gradmag_preserve_mag"]
@@ -46,6 +50,7 @@ BASES = {
         *APPROX,
     ],
     "kd": ["--student.target_tokenizer", "", "--loss.names", "sft,kd", *LORA],
+    "mined": ["--loss.names", "sft,mined"],
     "mixture": ["--loss.aggregation", "gradclip:0.5+pcgrad"],
     "gradnorm": ["--loss.aggregation", "gradnorm"],
     "teacher": ["--teacher.tokenizer", SPEC_A, "--alm.mode", "append_space"],
@@ -83,6 +88,7 @@ CASES = [
     ("states approx", "TP 2 x FSDP 2", 4, [*micro(4), *TP2]),
     ("kd", "FSDP 2", 2, micro(4)),
     ("kd", "TP 2", 2, TP2),
+    ("mined", "TP 2 x FSDP 2", 4, [*micro(4), *TP2]),
     ("mixture", "accumulate 2", 1, micro(4)),
     ("mixture", "TP 2 x FSDP 2, accumulate 2", 4, [*micro(2), *TP2]),
     ("gradnorm", "FSDP 2, accumulate 2", 2, micro(2)),
@@ -111,8 +117,16 @@ def base_losses(base_arguments, tiny_llama, tmp_path_factory):
     return losses
 
 
+def write_mapping(path: Path) -> Path:
+    toks = load_tokenizer(SPEC_A), load_tokenizer(SPEC_B)
+    save_mined_mapping(path, compute_mined_mapping(*toks), *toks)
+    return path
+
+
 def arguments(base_arguments, tiny_llama, base, folder) -> list[str]:
     extra = ["--teacher.model", str(tiny_llama)] if base == "teacher" else []
+    if base == "mined":
+        extra = ["--mined.mapping", str(write_mapping(folder.parent / "mapping.npz"))]
     steps = ["--training.steps", str(STEPS)]
     return [*base_arguments, *BASES[base], *extra, *steps, "--job.output_dir", str(folder)]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -10,6 +11,21 @@ from torch.distributed.fsdp import FSDPModule
 
 from tokenkit.losses.base import Signals
 from tokenkit.models.causal_lm import CausalLM, Output
+
+
+@contextmanager
+def gradients_from(layer: torch.nn.Module) -> Iterator[None]:
+    """A forward pass inside records gradients from ``layer`` on only: cheap in time and memory."""
+
+    def start_recording(*_: object) -> None:
+        torch.set_grad_enabled(True)
+
+    hook = layer.register_forward_pre_hook(start_recording)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        hook.remove()
 
 
 def gather_for_losses(student: CausalLM) -> None:

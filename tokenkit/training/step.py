@@ -6,8 +6,6 @@ so that neither changes the result.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -23,23 +21,8 @@ from tokenkit.losses.schedule import loss_weight
 from tokenkit.models.causal_lm import CausalLM
 from tokenkit.parallelisms import Parallel
 from tokenkit.training.gradients import clip_gradients, global_norm, gram_matrices
-from tokenkit.training.loss_graph import LossGraph
+from tokenkit.training.loss_graph import LossGraph, gradients_from
 from tokenkit.training.teacher import TeacherSource, select_signals
-
-
-@contextmanager
-def gradients_from(layer: torch.nn.Module) -> Iterator[None]:
-    """A forward pass inside records gradients from ``layer`` on only: cheap in time and memory."""
-
-    def start_recording(*_: object) -> None:
-        torch.set_grad_enabled(True)
-
-    hook = layer.register_forward_pre_hook(start_recording)
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        hook.remove()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,31 @@
+"""How a key of a section is declared: default, one line of documentation, range of values."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Any
+
+
+def key(
+    default: Any,
+    doc: str,
+    *,
+    choices: tuple[str, ...] = (),
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+    below: float | None = None,
+    compare: bool = True,
+) -> Any:
+    """A dataclass field with one line of documentation and the range of its values.
+
+    ``minimum`` and ``maximum`` are allowed values, ``above`` and ``below`` are not. For a list,
+    choices and range apply to each element.
+    """
+    if choices:
+        doc = f"{doc}: {' | '.join(choice or '(empty)' for choice in choices)}"
+    limits = {"minimum": minimum, "above": above, "maximum": maximum, "below": below}
+    metadata = {"doc": doc, "choices": choices, **limits}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata, compare=compare)
+    return field(default=default, metadata=metadata, compare=compare)
