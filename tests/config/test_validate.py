@@ -7,7 +7,8 @@ from tokenkit.config.schema import all_keys
 from tokenkit.config.validate_paths import looks_local, tokenizer_path
 from tokenkit.errors import ConfigError
 
-LOSSES = ["sft", "alm_unconstrained", "alm_space", "alm_unbiased"]
+LOSSES = ["sft", "alm_unconstrained", "alm_space", "alm_unbiased", "alm_latents", "lexical"]
+LOSSES += ["mined", "uld"]
 
 
 @pytest.fixture
@@ -131,6 +132,29 @@ def test_good(workplace, overrides, world_size):
         (["--teacher.tokenizer=org/large"], ["teacher.tokenizer", "without teacher.model"]),
         (["--teacher.cache=./missing"], ['teacher.cache = "./missing"', "does not exist"]),
         (["--teacher.cache=file"], ['teacher.cache = "file"', "does not exist"]),
+        (
+            ["--teacher.cache=cache", "--loss.names=sft,uld"],
+            ["teacher.cache holds log-probs only", '"uld"'],
+        ),
+        (["--loss.names=mined"], ["mined.mapping is empty", "compute_mined_mapping"]),
+        (["--loss.names=mined", "--mined.mapping=no.npz"], ['"no.npz" does not exist']),
+        (
+            ["--loss.names=lexical", "--student.train_embeddings=false"],
+            ["student.train_embeddings", '"lexical"'],
+        ),
+        (
+            ["--loss.names=lexical", "--loss.aggregation=approx_gradmag"],
+            ["loss.aggregation", '"lexical"'],
+        ),
+        (
+            ["--loss.names=alm_latents", "--latents.states=qkv", "--latents.project=true"],
+            ["latents.project", "qkv"],
+        ),
+        (
+            ["--loss.names=alm_latents", "--latents.states=qkv", "--compile.enable=true"],
+            ["compile.enable", "qkv"],
+        ),
+        (["--latents.states=qvk"], ["latents.states", "did you mean 'qkv'"]),
         # losses
         (["--loss.names="], ["loss.names is empty"]),
         (["--loss.names=sft,alm_spaec"], ['"alm_spaec"', "did you mean 'alm_space'", "sft"]),

@@ -145,7 +145,8 @@ def test_equals_one_process(
     assert losses == pytest.approx(base_losses(base), rel=1e-5)
 
 
-def test_bfloat16_stays_close_to_fp32(base_losses, base_arguments, tiny_llama, tmp_path):
-    argv = [*arguments(base_arguments, tiny_llama, "approx", tmp_path), *micro(2)]
+@pytest.mark.parametrize("base", ["approx", "states approx"])
+def test_bfloat16_stays_close_to_fp32(base, base_losses, base_arguments, tiny_llama, tmp_path):
+    argv = [*arguments(base_arguments, tiny_llama, base, tmp_path), *micro(2)]
     train([*argv, "--training.dtype", "bfloat16"], 2, tmp_path / "log")
-    assert read_losses(tmp_path) == pytest.approx(base_losses("approx"), rel=0.05)
+    assert read_losses(tmp_path) == pytest.approx(base_losses(base), rel=0.05)

@@ -34,8 +34,9 @@ def wait_for_step(output_dir, step, timeout=120):
         (1, []),
         (1, [*LORA, "--checkpoint.async_mode", "async"]),
         (2, ["--training.micro_batch_size", "4"]),
+        (1, ["--loss.names", "sft,dskd", "--loss.aggregation", "gradnorm"]),
     ],
-    ids=["full", "lora, worker, async", "FSDP 2"],
+    ids=["full", "lora, worker, async", "FSDP 2", "parameters of a loss, gradnorm"],
 )
 def test_killed_run_resumes_bit_for_bit(base_arguments, tmp_path, world, extra):
     argv = [*base_arguments, *RUN, *extra]

@@ -180,6 +180,11 @@ def _check_baselines(config: Config) -> Iterator[str]:
             f"teacher.cache holds log-probs only, but loss {to_toml(other[0])} needs the teacher's "
             "hidden states: name teacher.model instead, or use alm losses"
         )
+    if "lexical" in names and not config.student.train_embeddings:
+        yield (
+            'student.train_embeddings = false leaves loss "lexical" nothing to train: set it to '
+            "true, or leave the loss out"
+        )
     if "mined" in names and not config.mined.mapping:
         yield (
             'mined.mapping is empty, but loss "mined" reads the map of tokens from there: name a '

@@ -26,6 +26,12 @@ def check_paths(config: Config) -> Iterator[str]:
     yield from _check_tokenizer("teacher.tokenizer", config.teacher.tokenizer)
     yield from _check_cache(config.teacher.cache)
     yield from _check_pair_bias(config)
+    mapping = config.mined.mapping
+    if mapping and "mined" in config.loss.names and not _expand(mapping).is_file():
+        yield (
+            f"mined.mapping = {to_toml(mapping)} does not exist: write it with "
+            "scripts/compute_mined_mapping.py"
+        )
     yield from _check_data("data.train", config.data.train)
     yield from _check_data("data.validation", config.data.validation)
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tokenkit.config import Config
+from tokenkit.errors import ConfigError
 from tokenkit.log import logger
 from tokenkit.losses import boundary_mask
 from tokenkit.losses.base import Loss
@@ -118,8 +119,18 @@ def build_losses(
     student: SourceModel,
     teacher: SourceModel | None,
 ) -> list[Loss]:
-    """The losses the config names; parameters of their own are drawn, the same on all ranks."""
+    """The losses the config names; parameters of their own are drawn, the same on all ranks.
+
+    Raises:
+        ConfigError: if a loss needs more of the teacher than the cache holds.
+    """
     losses = [make(config, tokenizers.student, tokenizers.teacher) for make in factories]
+    for loss in losses if config.teacher.cache else ():
+        if loss.needs_teacher and loss.needs - {"label", "boundary"}:
+            raise ConfigError(
+                f"teacher.cache holds log-probs only, but loss '{loss.name}' needs the teacher's "
+                f"{', '.join(sorted(loss.needs - {'label', 'boundary'}))}: name teacher.model"
+            )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.job.seed)
         for loss in losses:
