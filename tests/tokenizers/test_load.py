@@ -252,3 +252,18 @@ def test_a_target_without_bos_is_warned_about(tok, warnings) -> None:
     assert "attention sink" not in warnings.text
     warn_of_missing_bos(tok("llama3"), tok("qwen2"))
     assert "attention sink" in warnings.text and "':target=Llama3'" in warnings.text
+
+
+def test_refuses_tokenizers_without_a_fast_backend(tmp_path) -> None:
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "ByT5Tokenizer"}')
+    with pytest.raises(TokenizerError, match=r"has no fast backend \(it is a ByT5Tokenizer\)"):
+        load_tokenizer(f"{tmp_path}:source=GPT2")
+
+
+def test_tokens_that_are_not_text_align_and_are_spelt(tok) -> None:
+    """Half a character is an ordinary token: three bytes of one may be three tokens."""
+    t = tok("llama3")
+    halves = [i for i, raw in enumerate(t.token_bytes) if raw and raw[0] >= 0x80]
+    assert halves and t.decode(t.encode("日")) == "日"
+    assert "\N{REPLACEMENT CHARACTER}" in t.decode(halves[:1])
+    assert t.tokenize_bytes(t.tokens[halves[0]]) == []
