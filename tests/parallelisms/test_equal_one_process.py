@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy import sparse
 
 from tests.launch import SPEC_A, SPEC_B, read_losses, train
 from tokenkit.tokenizers import load_tokenizer
+from tokenkit.tokenizers.pair_bias import FILES
 from tokenkit.transfer.mined import compute_mined_mapping, save_mined_mapping
 
 LORA = ["--student.train", "lora", "--lora.rank", "4", "--lora.alpha", "8"]
@@ -50,6 +53,7 @@ BASES = {
         *APPROX,
     ],
     "kd": ["--student.target_tokenizer", "", "--loss.names", "sft,kd", *LORA],
+    "chunks": ["--loss.names", "alm_unconstrained,alm_space,alm_unbiased"],
     "mined": ["--loss.names", "sft,mined"],
     "mixture": ["--loss.aggregation", "gradclip:0.5+pcgrad"],
     "gradnorm": ["--loss.aggregation", "gradnorm"],
@@ -88,6 +92,8 @@ CASES = [
     ("states approx", "TP 2 x FSDP 2", 4, [*micro(4), *TP2]),
     ("kd", "FSDP 2", 2, micro(4)),
     ("kd", "TP 2", 2, TP2),
+    ("chunks", "accumulate 2", 1, micro(4)),
+    ("chunks", "TP 2 x FSDP 2", 4, [*micro(4), *TP2]),
     ("mined", "TP 2 x FSDP 2", 4, [*micro(4), *TP2]),
     ("mixture", "accumulate 2", 1, micro(4)),
     ("mixture", "TP 2 x FSDP 2, accumulate 2", 4, [*micro(2), *TP2]),
@@ -117,6 +123,17 @@ def base_losses(base_arguments, tiny_llama, tmp_path_factory):
     return losses
 
 
+def write_pair_bias(folder: Path) -> Path:
+    """Random biases on half of all pairs."""
+    folder.mkdir(exist_ok=True)
+    generator = np.random.default_rng(0)
+    shape = [len(load_tokenizer(spec)) for spec in (SPEC_A, SPEC_B)]
+    for name in FILES:
+        bias = generator.random(shape) * (generator.random(shape) < 0.5)
+        sparse.save_npz(folder / name, sparse.csr_matrix(bias))
+    return folder
+
+
 def write_mapping(path: Path) -> Path:
     toks = load_tokenizer(SPEC_A), load_tokenizer(SPEC_B)
     save_mined_mapping(path, compute_mined_mapping(*toks), *toks)
@@ -125,6 +142,8 @@ def write_mapping(path: Path) -> Path:
 
 def arguments(base_arguments, tiny_llama, base, folder) -> list[str]:
     extra = ["--teacher.model", str(tiny_llama)] if base == "teacher" else []
+    if base == "chunks":
+        extra = ["--alm.pair_bias", str(write_pair_bias(folder.parent / "pair_bias"))]
     if base == "mined":
         extra = ["--mined.mapping", str(write_mapping(folder.parent / "mapping.npz"))]
     steps = ["--training.steps", str(STEPS)]

@@ -28,6 +28,24 @@ def gradients_from(layer: torch.nn.Module) -> Iterator[None]:
         hook.remove()
 
 
+@contextmanager
+def kept_gathered(student: CausalLM) -> Iterator[None]:
+    """Within, FSDP neither lets go of parameters after a gradient nor reduces gradients.
+
+    For gradients that only measure: what is gathered serves the backward pass that follows.
+    """
+    if not isinstance(student, FSDPModule):
+        yield
+        return
+    student.set_reshard_after_backward(False)
+    student.set_requires_gradient_sync(False)
+    try:
+        yield
+    finally:
+        student.set_reshard_after_backward(True)
+        student.set_requires_gradient_sync(True)
+
+
 def gather_for_losses(student: CausalLM) -> None:
     """Gather what losses use directly: the vocabulary, and parameters of their own.
 

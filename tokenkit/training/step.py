@@ -21,7 +21,7 @@ from tokenkit.losses.schedule import loss_weight
 from tokenkit.models.causal_lm import CausalLM
 from tokenkit.parallelisms import Parallel
 from tokenkit.training.gradients import clip_gradients, global_norm, gram_matrices
-from tokenkit.training.loss_graph import LossGraph, gradients_from
+from tokenkit.training.loss_graph import LossGraph, gradients_from, kept_gathered
 from tokenkit.training.teacher import TeacherSource, select_signals
 
 
@@ -219,11 +219,9 @@ class TrainStep:
             return scale * self.gradnorm.weights.detach() / len(scale)
         return combine_weights(self.aggregation, scale, norms)
 
-    @staticmethod
-    def _last_layer(graph: LossGraph, values: list[Tensor]) -> list[list[Tensor]]:
-        # All of the first before any of the second, which makes FSDP let go of the vocabulary.
-        gradients = [graph.gradients(value) for value in values]
-        return [graph.last_layer_gradients(gradient) for gradient in gradients]
+    def _last_layer(self, graph: LossGraph, values: list[Tensor]) -> list[list[Tensor]]:
+        with kept_gathered(self.student):
+            return [graph.last_layer_gradients(graph.gradients(value)) for value in values]
 
     def _norms(self, micro_batches: list[list[list[Tensor]]]) -> Tensor:
         """Global norm ``[L]`` of each loss's last-layer gradient, summed over rows of all ranks."""
