@@ -14,7 +14,7 @@ from tokenkit.config import config_from_dict
 from tokenkit.data import Batch
 from tokenkit.losses.base import Signals
 from tokenkit.losses.divergences import DIVERGENCES, Divergence
-from tokenkit.losses.dskd import DSKD
+from tokenkit.losses.dskd import DSKD, Projected
 from tokenkit.losses.kd import KD
 from tokenkit.losses.latents import Latents
 from tokenkit.losses.lexical import Lexical
@@ -199,6 +199,19 @@ def test_a_student_equal_to_its_teacher_has_nothing_to_learn(name):
     assert value.abs() < 1e-6
     # Without the mass outside the pairs, a subset's sum is no divergence: its slope is not zero.
     assert "subset" in name or all(grad.abs().max() < 1e-6 for grad in grads)
+
+
+def test_dskd_with_perfect_projections_has_only_projections_to_learn():
+    batch, student, teacher = part = twins()
+    loss = make("dskd")
+    states = student.hidden.detach()[:, :-1]
+    loss._project = lambda *_: Projected(teacher=states, student=states)
+    counts = loss.count(batch, teacher)
+    counts = counts + loss.student_count(*part, counts)
+    assert counts[-1] > 0 or counts[0] > 0
+    value, metrics = loss(*part, counts)
+    assert metrics["dskd/student_space"].abs() < 1e-6 and metrics["dskd/teacher_space"].abs() < 1e-6
+    assert torch.autograd.grad(value, student.hidden)[0].abs().max() < 1e-6
 
 
 def test_mined_with_one_vocabulary_is_kd_on_single_tokens():
