@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any, get_type_hints
 
 from tokenkit.config.key import key
+from tokenkit.config.schema_hypernet import HypernetConfig, TokenizerSamplerConfig
 from tokenkit.config.schema_losses import (
     AlmConfig,
     KdConfig,
@@ -217,6 +218,9 @@ class EvalConfig:
     """Validation in bits per byte."""
 
     interval: int = key(0, "steps between validations (0: off)", minimum=0)
+    tokenizers: list[str] = key(
+        [], "specs of unseen tokenizers to validate on (with tokenizer_sampler)"
+    )
     max_documents: int = key(64, "validation texts", minimum=1)
     batch_size: int = key(8, "texts per forward pass", minimum=1)
     max_length: int = key(512, "tokens per forward pass", minimum=2)
@@ -245,6 +249,8 @@ class Config:
     kd: KdConfig = field(default_factory=KdConfig)
     uld: UldConfig = field(default_factory=UldConfig)
     mined: MinedConfig = field(default_factory=MinedConfig)
+    hypernet: HypernetConfig = field(default_factory=HypernetConfig)
+    tokenizer_sampler: TokenizerSamplerConfig = field(default_factory=TokenizerSamplerConfig)
     data: DataConfig = field(default_factory=DataConfig)
     chat: ChatConfig = field(default_factory=ChatConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)

@@ -1,0 +1,192 @@
+"""A vocabulary whose matrices are predicted by a hypernetwork.
+
+The matrices are predicted once an optimizer step and then are leaves, so that all its
+micro-batches share them and their gradients add up there; one backward pass through the
+hypernetwork follows. Tokens go through the network in chunks, which backward recomputes, and
+data-parallel ranks share the tokens among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from tokenkit.config.schema_hypernet import HypernetConfig
+from tokenkit.models.hypernet import Hypernet
+from tokenkit.models.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from tokenkit.data.token_forms import TokenForms
+
+CHUNK_BYTES = {"cpu": 2**26, "cuda": 2**29}  # of one fp32 activation of a chunk
+BYTES = 256
+
+
+class HypernetVocabulary(Vocabulary):
+    """Source matrices (``input``, ``output``), a hypernetwork, and what it predicts from them.
+
+    Args:
+        rows: of the source matrices.
+        byte_embeddings: have embeddings of bytes of its own, known as ids ``rows + byte``.
+        compute_dtype: of the hypernetwork's matmuls and of the matrices that are used.
+        tied, valid_vocab, and the rest: see :class:`Vocabulary`; ``valid_vocab`` is that of the
+            source, and of what is predicted from :meth:`TokenForms.valid`.
+    """
+
+    stays_gathered = False
+    forward_methods = ("predict",)
+
+    def __init__(
+        self,
+        rows: int,
+        hidden_size: int,
+        config: HypernetConfig,
+        *,
+        tied: bool,
+        compute_dtype: torch.dtype = torch.float32,
+        byte_embeddings: bool = False,
+        **options,
+    ) -> None:
+        super().__init__(rows, hidden_size, tied=tied, **options)
+        with torch.device(options.get("device") or "cpu"):
+            self.hypernet = Hypernet(config, 1 if tied else 2, hidden_size, compute_dtype)
+        self.extra: nn.Parameter | None = None
+        if byte_embeddings:
+            shape = (BYTES, self.hypernet.num_embeddings, hidden_size)
+            made = torch.empty(shape, device=self.input.device, dtype=self.input.dtype)
+            self.extra = nn.Parameter(made)
+        self.compute_dtype = compute_dtype
+        self.source_rows = rows
+        self.group: dist.ProcessGroup | None = None  # ranks that share the work
+        self._mine: Tensor | None = None  # this rank's rows of the prediction, in its graph
+        self._leaf: Tensor | None = None  # [n, V, D] fp32
+        self._used: tuple[Tensor, ...] = ()
+
+    # What the model uses ------------------------------------------------------------------------
+
+    @property
+    def input_matrix(self) -> Tensor:
+        return self._opened()[0]
+
+    @property
+    def output_matrix(self) -> Tensor:
+        return self._opened()[-1]
+
+    @property
+    def rows(self) -> int:
+        return self._opened()[0].shape[0]
+
+    def _opened(self) -> tuple[Tensor, ...]:
+        if not self._used:
+            raise RuntimeError("the vocabulary's embeddings are not predicted yet: open it first")
+        return self._used
+
+    @property
+    def predicted(self) -> Tensor:
+        """The prediction ``[n, V, D]``, fp32, a leaf."""
+        self._opened()
+        return self._leaf
+
+    # Prediction ---------------------------------------------------------------------------------
+
+    def open(self, forms: TokenForms, predict: Callable[..., Tensor]) -> None:
+        """Predict the matrices for ``forms`` and use them until the next call.
+
+        Args:
+            predict: :meth:`predict`, called in the way that parallelism wants.
+        """
+        ranks = 1 if self.group is None else dist.get_world_size(self.group)
+        share = -(-len(forms) // ranks)
+        first = 0 if self.group is None else dist.get_rank(self.group) * share
+        ids, mask = forms.ids[first : first + share], forms.mask[first : first + share]
+        mine = predict(ids, mask)
+        if len(mine) < share:
+            mine = torch.cat([mine, mine.new_zeros(share - len(mine), *mine.shape[1:])])
+        whole = mine.detach()
+        if ranks > 1:
+            whole = mine.new_empty(ranks * share, *mine.shape[1:])
+            dist.all_gather_into_tensor(whole, mine.detach(), group=self.group)
+        self._mine = mine if mine.requires_grad else None
+        self._leaf = whole[: len(forms)].transpose(0, 1).contiguous()
+        self._copy_special(forms)
+        self._leaf.requires_grad_(self._mine is not None)
+        self._special = forms.special[0]
+        self._used = self._leaf.to(self.compute_dtype).unbind(0)
+        self.valid_vocab = forms.valid
+
+    def _copy_special(self, forms: TokenForms) -> None:
+        if forms.special.shape[1]:
+            self._leaf[:, forms.special[0]] = self._special_rows(forms.special[1])
+
+    def close(self) -> None:
+        """Send the gradient that the matrices have gathered back through the hypernetwork.
+
+        Gradients of losses that each rank multiplied by the number of ranks are summed here and
+        averaged, with the parameters' gradients, by FSDP.
+        """
+        mine, leaf = self._mine, self._leaf
+        self._mine, self._leaf, self._used = None, None, ()
+        if mine is None or leaf.grad is None:
+            return
+        grad = leaf.grad
+        grad[:, self._special] = 0.0  # copies
+        grad = grad.transpose(0, 1)
+        share = len(mine)
+        ranks = 1 if self.group is None else dist.get_world_size(self.group)
+        padded = grad.new_zeros(ranks * share, *grad.shape[1:])
+        padded[: len(grad)] = grad
+        if ranks > 1:
+            part = torch.empty_like(mine)
+            dist.reduce_scatter_tensor(part, padded, group=self.group)
+            padded = part
+        mine.backward(padded)
+
+    def predict(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Embeddings ``[V, n, D]`` (fp32) of surface forms ``[V, L]``; differentiable."""
+        if self.hypernet.sees_padding:
+            return self._predict_rows(ids, mask)
+        lengths = mask.sum(1)
+        order = lengths.argsort(stable=True)
+        predicted = self._predict_rows(ids[order], mask[order], trim=True)
+        return torch.empty_like(predicted).index_copy(0, order, predicted)
+
+    def _predict_rows(self, ids: Tensor, mask: Tensor, trim: bool = False) -> Tensor:
+        recompute = torch.is_grad_enabled()
+        found = []
+        for chunk, on in zip(*(t.split(self._chunk_rows(ids)) for t in (ids, mask)), strict=True):
+            if trim:
+                length = int(on.sum(1).max())
+                chunk, on = chunk[:, :length], on[:, :length]
+            if recompute:
+                found.append(checkpoint(self._predict_chunk, chunk, on, use_reentrant=False,
+                                        preserve_rng_state=False))  # fmt: skip
+            else:
+                found.append(self._predict_chunk(chunk, on))
+        if not found:
+            return self._predict_chunk(ids, mask)
+        return torch.cat(found)
+
+    def _chunk_rows(self, ids: Tensor) -> int:
+        budget = CHUNK_BYTES.get(ids.device.type, CHUNK_BYTES["cpu"])
+        width = self.input.shape[1] * self.hypernet.num_embeddings
+        inner = width * self.hypernet.config.hidden_expansion_factor
+        return max(1, budget // (4 * inner * ids.shape[1]))
+
+    def _predict_chunk(self, ids: Tensor, mask: Tensor) -> Tensor:
+        # The matrices are looked up here, so that backward finds them gathered again.
+        return self.hypernet(self.embeddings_of(ids), mask)
+
+    def embeddings_of(self, ids: Tensor) -> Tensor:
+        """Source embeddings ``[..., n, D]`` of ids, those of bytes included."""
+        matrices = [self.input] if self.output is None else [self.input, self.output]
+        known = ids.clamp(max=self.source_rows - 1)
+        found = torch.stack([matrix[known] for matrix in matrices], -2)
+        if self.extra is None:
+            return found
+        byte = ids - self.source_rows
+        return torch.where((byte >= 0)[..., None, None], self.extra[byte.clamp(min=0)], found)
