@@ -1,0 +1,88 @@
+"""FOCUS: a new token is a mixture of the shared tokens that an auxiliary space puts near it.
+
+After Dobler & de Melo, "FOCUS: Effective Embedding Initialization for Monolingual Specialization
+of Multilingual Models" (EMNLP 2023, arXiv 2305.14481): shared tokens are copied; the weights of
+all others' mixtures are the sparsemax (Martins & Astudillo, 2016) of their cosine similarities to
+the shared tokens.
+
+The paper's auxiliary space is fastText trained on text of the target language. Here it is one
+that needs neither text nor training and knows all tokens by their surface form: a shared token
+lies at its row of the source's input matrix, a new one at the mean of the rows of the pieces the
+source tokenizer cuts it into (FVT's composition). Special tokens, whose rows say nothing of
+their spelling, are not mixed in. What cannot be cut has no place in that space and is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from tokenkit.tokenizers import ByteifiedTokenizer
+from tokenkit.transfer.plan import make_plan
+from tokenkit.transfer.registry import INITIALIZERS
+from tokenkit.transfer.rows import CHUNK_ROWS, Combination, unit_rows
+
+SIMILARITIES = 1 << 26  # held at a time, fp32
+
+
+@INITIALIZERS.register("focus")
+def focus(
+    source_tok: ByteifiedTokenizer,
+    target_tok: ByteifiedTokenizer,
+    matrices: Sequence[Tensor],
+    seed: int = 0,
+) -> tuple[list[Tensor], dict[str, int]]:
+    """Make the matrices of a new vocabulary.
+
+    The weights come from the first matrix (the input embeddings) and are used for all. Arguments,
+    returns and errors are those of :func:`tokenkit.transfer.fvt.fvt`. Without any shared token,
+    rows are those of FVT.
+    """
+    plan = make_plan(source_tok, target_tok, matrices)
+    basis = plan.shared[1].unique()
+    if len(basis):
+        rows = max(1, SIMILARITIES // len(basis))
+        mixed = [
+            _mix(part, part.of(matrices[0]), matrices[0], basis)
+            for part in plan.composed.chunks(rows)
+        ]
+        plan = plan.composing(Combination.join(mixed))
+    return plan.carry_out(matrices, seed), plan.report
+
+
+def _mix(part: Combination, places: Tensor, matrix: Tensor, basis: Tensor) -> Combination:
+    """New tokens at ``places`` ``[A, D]`` as mixtures of the rows ``basis`` ``[S]``."""
+    places = torch.nn.functional.normalize(places, dim=1)
+    similarities = places.new_empty(len(places), len(basis))
+    begin = 0
+    for ids in basis.split(CHUNK_ROWS):
+        torch.matmul(
+            places, unit_rows(matrix, ids).T, out=similarities[:, begin : begin + len(ids)]
+        )
+        begin += len(ids)
+    weights = similarities.sub_(sparsemax_threshold(similarities).unsqueeze(1)).clamp_(min=0)
+    row, column = (ids.cpu() for ids in weights.nonzero(as_tuple=True))
+    values = weights[weights > 0].cpu()
+    counts = torch.bincount(row, minlength=len(places))
+    return Combination(part.targets, counts, basis[column], values)
+
+
+def sparsemax_threshold(scores: Tensor) -> Tensor:
+    """The ``t`` ``[B]`` for which ``relu(scores - t)`` sums to 1 in every row of ``[B, N]``.
+
+    Found by dropping, again and again, what is not above the threshold that the rest implies
+    (Michelot, 1986). That ends, with the exact support; no row needs sorting.
+    """
+    threshold = scores.max(1).values - 1  # the support lies above it
+    count = scores.new_full((len(scores),), torch.inf)
+    while True:
+        kept = scores > threshold.unsqueeze(1)
+        remaining = kept.sum(1).to(scores.dtype)
+        if torch.equal(remaining, count):
+            return threshold
+        count = remaining
+        excess = torch.where(kept, scores, 0).sum(1) - 1
+        # Rounding must not empty a row.
+        threshold = torch.minimum(excess / count, scores.max(1).values - 1 / scores.shape[1])
