@@ -12,7 +12,7 @@ import torch.distributed as dist
 from tokenkit.config import Config, load_config, validate
 from tokenkit.data import build_train_loader, load_validation_texts
 from tokenkit.errors import ConfigError, run_main
-from tokenkit.evaluation.bits_per_byte import evaluate_bits_per_byte
+from tokenkit.evaluation.unseen import Validation
 from tokenkit.log import init_logger, logger
 from tokenkit.losses import LOSSES
 from tokenkit.parallelisms import init_parallel, world_size
@@ -28,6 +28,7 @@ from tokenkit.training.build import (
 )
 from tokenkit.training.checkpoint import Checkpointer
 from tokenkit.training.environment import StopSignal, build_profiler, rank, set_up_process
+from tokenkit.training.identity import IdentityStep
 from tokenkit.training.metrics import MetricsLogger, flops_per_token
 from tokenkit.training.optimizer import (
     build_optimizer,
@@ -81,6 +82,7 @@ def main() -> None:
     masks = boundary_masks(config, student, teacher, tokenizers, losses, parallel.device)
     kinds = tuple(sorted({loss.chunk_kind for loss in losses if loss.chunk_kind}))
     pair_bias = load_pair_bias(config.alm.pair_bias) if "unbiased" in kinds else None
+    identity_steps = config.hypernet.identity_steps  # they come first and read no texts
     accumulation = config.training.batch_size // (
         config.training.micro_batch_size * parallel.dp_size
     )
@@ -88,15 +90,18 @@ def main() -> None:
     def loader_from(start_step: int):
         return build_train_loader(
             config, tokenizers.student, tokenizers.teacher, kinds, parallel.dp_rank,
-            parallel.dp_size, pair_bias=pair_bias, start_step=start_step,
+            parallel.dp_size, pair_bias=pair_bias, source_rows=student.vocabulary.input.shape[0],
+            start_step=max(0, start_step - identity_steps),
         )  # fmt: skip
 
     loader = loader_from(0)
-    validation = load_validation_texts(config) if config.eval.interval else []
+    validate_texts = load_validation_texts(config) if config.eval.interval else []
+    validation = Validation(config, tokenizers.student, validate_texts, student, parallel)
 
     # optimizer, checkpoint, metrics
     optimizer = build_optimizer(student, config.optimizer)
     step_fn = TrainStep(config, student, teacher, losses, masks, optimizer, parallel)
+    identity_step = IdentityStep(config, student, optimizer, parallel)
     layout = {"dp_size": parallel.dp_size, "accumulation": accumulation,
               "workers": config.data.num_workers}  # fmt: skip
     checkpointer = Checkpointer(
@@ -115,18 +120,19 @@ def main() -> None:
         for step in range(start_step, config.training.steps):
             lr = scheduled_learning_rate(config, step)
             set_learning_rate(optimizer, lr)
-            micro_batches = [b.to(parallel.device) for b in islice(batches, accumulation)]
-            metrics, stopping = step_fn(micro_batches, step, stop=bool(stop))
+            if step < identity_steps:
+                micro_batches = []
+                metrics, stopping = identity_step(step, stop=bool(stop))
+            else:
+                micro_batches = [b.to(parallel.device) for b in islice(batches, accumulation)]
+                metrics, stopping = step_fn(micro_batches, step, stop=bool(stop))
             metrics_logger.record(step + 1, metrics, micro_batches, lr, parallel.dp_group)
             if profiler is not None:
                 profiler.step()
 
             last = stopping or step + 1 == config.training.steps
-            if validation and ((step + 1) % config.eval.interval == 0 or last):
-                bpb = evaluate_bits_per_byte(
-                    student, tokenizers.student, validation, config, parallel
-                )
-                metrics_logger.log_evaluation(step + 1, {"validation/bits_per_byte": bpb})
+            if validation.due(step + 1, last):
+                metrics_logger.log_evaluation(step + 1, validation(student))
             if (step + 1) % config.checkpoint.interval == 0 or last:
                 checkpointer.save(step + 1, layout)
             if stopping:

@@ -13,8 +13,9 @@ from tokenkit.models.hypernet import Hypernet, moments, scale_to
 
 # Where the reference keeps what we keep elsewhere; Dense kernels are [in, out].
 NAMES = {
-    "layers_": "layers.", "self_attention": "attention", "post_attention_layernorm": "attention_norm",
-    "post_mlp_layernorm": "norm", "mlp.": "", "kernel": "weight", "scale": "weight",
+    "layers_": "layers.", "self_attention": "attention",
+    "post_attention_layernorm": "attention_norm", "post_mlp_layernorm": "norm",
+    "mlp.": "", "kernel": "weight", "scale": "weight",
     "position_embeddings.embedding": "positions.weight", "output_linear": "output",
     "input_linear": "input", "transformer.": "",
 }  # fmt: skip

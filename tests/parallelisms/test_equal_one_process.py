@@ -25,6 +25,19 @@ def micro(size: int) -> list[str]:
     return ["--training.micro_batch_size", str(size)]
 
 
+HYPERNET = [
+    "--hypernet.architecture", "transformer", "--hypernet.num_heads", "4",
+    "--hypernet.max_surface_length", "4", "--hypernet.num_layers", "1",
+]  # fmt: skip
+SAMPLED = [
+    *HYPERNET, "--student.target_tokenizer", "", "--student.train_embeddings", "false",
+    "--tokenizer_sampler.enable", "true", "--tokenizer_sampler.size_min", "1100",
+    "--tokenizer_sampler.size_max", "1303", "--tokenizer_sampler.size_mean", "1200",
+    "--tokenizer_sampler.size_std", "50", "--tokenizer_sampler.texts", "16",
+    "--hypernet.identity_steps", "3", "--hypernet.identity_tokens", "101",
+]  # fmt: skip
+
+
 # One-process runs the others are held against.
 BASES = {
     "full": [],
@@ -57,6 +70,19 @@ BASES = {
     "mined": ["--loss.names", "sft,mined"],
     "mixture": ["--loss.aggregation", "gradclip:0.5+pcgrad"],
     "gradnorm": ["--loss.aggregation", "gradnorm"],
+    "zett": [
+        *SAMPLED, "--student.train", "none", "--hypernet.byte_embeddings", "true",
+        "--loss.names", "sft,alm_unconstrained,alm_space,alm_latents,lexical,uld",
+    ],
+    "zett approx": [
+        *SAMPLED, *LORA, *APPROX, "--student.output_embeddings", "untie",
+        "--hypernet.residual", "false", "--hypernet.pooling", "mean",
+    ],
+    "projector": [*HYPERNET, "--loss.names", "sft,alm_unconstrained,uld"],
+    "projector untied": [
+        *HYPERNET, *LORA, *APPROX, "--student.output_embeddings", "untie",
+        "--hypernet.shared", "false", "--student.pad_vocab_multiple", "64",
+    ],
     "teacher": ["--teacher.tokenizer", SPEC_A, "--alm.mode", "append_space"],
 }
 
@@ -101,6 +127,15 @@ CASES = [
     ("lora", "FSDP 2", 2, micro(4)),
     ("lora", "TP 2", 2, TP2),
     ("lora", "TP 2 x FSDP 2, accumulate 2", 4, [*micro(2), *TP2]),
+    ("zett", "accumulate 4", 1, micro(2)),
+    ("zett", "FSDP 2, accumulate 2", 2, micro(2)),
+    ("zett", "FSDP 4", 4, micro(2)),
+    ("zett", "TP 2", 2, TP2),
+    ("zett approx", "FSDP 2, accumulate 2", 2, micro(2)),
+    ("zett approx", "TP 2 x FSDP 2", 4, [*micro(4), *TP2]),
+    ("projector", "FSDP 2, accumulate 2", 2, micro(2)),
+    ("projector", "HSDP 2x2", 4, [*micro(2), "--parallelism.data_parallel_replicate_degree", "2"]),
+    ("projector untied", "FSDP 4", 4, micro(2)),
     ("none", "FSDP 2", 2, micro(4)),
     ("space", "FSDP 2", 2, micro(4)),
     ("teacher", "FSDP 2", 2, micro(4)),

@@ -138,12 +138,12 @@ def test_too_small_a_vocabulary_is_refused():
 def test_surface_forms_spell_the_token_and_cut_long_ones():
     tok = tokenizer("bpe_a:source=Llama3")
     tokens = ["Ġreturn", "<|eot_id|>", "", "é"[:1], to_alphabet("é日".encode()[1:4])]
-    forms, truncated = surface_forms(tokens, tok, 3)
-    assert forms.shape == (5, 3) and forms.dtype == np.int32 and truncated == 0
+    forms, lengths = surface_forms(tokens, tok, 3)
+    assert forms.shape == (5, 3) and forms.dtype == np.int32 and lengths.max() <= 3
     for form, token in zip(forms, tokens, strict=True):
         assert "".join(tok.tokens[i] for i in form if i != tok.pad_id) == token
     assert forms[1].tolist() == [tok.ids["<|eot_id|>"], tok.pad_id, tok.pad_id]
-    assert surface_forms([to_alphabet(b"zzzzqqqqzzzz")], tok, 2)[1] == 1
+    assert surface_forms([to_alphabet(b"zzzzqqqqzzzz")], tok, 2)[1] > 2
 
 
 def test_surface_forms_with_byte_embeddings():

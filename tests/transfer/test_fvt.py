@@ -11,8 +11,8 @@ from tests.tokenizers.samples import read_json, tokenizer, write_folder
 from tokenkit.errors import ConfigError, ModelError
 from tokenkit.tokenizers import load_tokenizer
 from tokenkit.tokenizers.alphabet import to_alphabet
+from tokenkit.tokenizers.roles import COPIED_MARKERS
 from tokenkit.transfer import INITIALIZERS, fvt
-from tokenkit.transfer.plan import COPIED_MARKERS
 from tokenkit.transfer.rows import CHUNK_ROWS, moments
 
 PAIRS = [("llama3", "qwen2"), ("gemma2", "llama3"), ("qwen2", "gemma2"), ("bytes", "gpt2"),

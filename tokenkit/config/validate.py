@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator
 from tokenkit.config.aggregation import MIXTURES, WEIGHINGS, aggregation_problems
 from tokenkit.config.load import to_toml
 from tokenkit.config.schema import Config, KeyInfo, all_keys
+from tokenkit.config.validate_hypernet import check_hypernet, check_sampler, trains_vocabulary
 from tokenkit.config.validate_paths import check_paths, tokenizer_path
 from tokenkit.errors import ConfigError
 from tokenkit.registry import did_you_mean
@@ -49,6 +50,8 @@ def _problems(
     yield from _check_teacher(config)
     yield from _check_loss(config, known_losses)
     yield from _check_aggregation(config)
+    yield from check_hypernet(config)
+    yield from check_sampler(config)
     yield from _check_alm(config)
     yield from _check_baselines(config)
     yield from _check_data(config)
@@ -104,7 +107,7 @@ def _check_student(config: Config) -> Iterator[str]:
         yield f'student.tokenizer is empty: give a spec such as "{example}:source=Llama3"'
     if student.expand_input_ids:
         yield "student.expand_input_ids = true is not supported yet: set it to false"
-    if training.steps and student.train == "none" and not student.train_embeddings:
+    if training.steps and student.train == "none" and not trains_vocabulary(config):
         yield (
             'student.train = "none" with student.train_embeddings = false leaves nothing to '
             'train: set one of them to "full", "lora" or true'
@@ -180,7 +183,7 @@ def _check_baselines(config: Config) -> Iterator[str]:
             f"teacher.cache holds log-probs only, but loss {to_toml(other[0])} needs the teacher's "
             "hidden states: name teacher.model instead, or use alm losses"
         )
-    if "lexical" in names and not config.student.train_embeddings:
+    if "lexical" in names and not trains_vocabulary(config):
         yield (
             'student.train_embeddings = false leaves loss "lexical" nothing to train: set it to '
             "true, or leave the loss out"

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from tokenkit.data.token_forms import TokenForms
+
 
 @dataclass
 class Batch:
@@ -21,6 +23,7 @@ class Batch:
         teacher_ids, teacher_mask, teacher_loss_mask: ``[B, T_t]``; None without a teacher.
         student_chunks: kind of alignment → ``[B, T_s]`` int32 chunk ids, −1 for none.
         teacher_chunks: the same for ``[B, T_t]``.
+        tokens: the student's vocabulary, where it changes from step to step.
         stats: counts that may be added up over batches (tokens, aligned tokens, …).
     """
 
@@ -32,6 +35,7 @@ class Batch:
     teacher_loss_mask: Tensor | None = None
     student_chunks: dict[str, Tensor] = field(default_factory=dict)
     teacher_chunks: dict[str, Tensor] = field(default_factory=dict)
+    tokens: TokenForms | None = None
     stats: dict[str, int] = field(default_factory=dict)
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
@@ -40,6 +44,8 @@ class Batch:
                 return function(value)
             if isinstance(value, dict):
                 return {key: apply(item) for key, item in value.items()}
+            if isinstance(value, TokenForms):
+                return value.map(function)
             return value
 
         values = {f.name: apply(getattr(self, f.name)) for f in dataclasses.fields(self)}

@@ -95,3 +95,13 @@ class Collator:
         batch.student_chunks = {k: torch.from_numpy(v) for k, v in found.student_chunks.items()}
         batch.teacher_chunks = {k: torch.from_numpy(v) for k, v in found.teacher_chunks.items()}
         return found.stats
+
+
+@dataclass
+class PlainCollator:
+    """A collator that treats all optimizer steps alike."""
+
+    collator: Collator
+
+    def __call__(self, texts: list[str], step: int) -> Batch:
+        return self.collator(texts)

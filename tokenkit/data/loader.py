@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,9 @@ from torch.utils.data import IterableDataset, get_worker_info
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from tokenkit.data.batch import Batch
-from tokenkit.data.collate import Collator
+from tokenkit.data.collate import Collator, PlainCollator
 from tokenkit.data.mixing import Order, StreamedOrder, build_order
+from tokenkit.data.sampled import SampledCollator, TokenizerStream
 from tokenkit.errors import DataError, TokenkitError
 from tokenkit.log import logger
 from tokenkit.tokenizers import ByteifiedTokenizer
@@ -62,7 +63,10 @@ class _Failure:
 class MicroBatches(IterableDataset):
     """A rank's micro-batches; of n workers, each makes every n-th."""
 
-    def __init__(self, order: Order, where: Slice, collate: Collator, first: int) -> None:
+    def __init__(
+        self, order: Order, where: Slice, collate: Callable[[list[str], int], Batch], first: int
+    ) -> None:
+        """``collate`` is given texts and the number of their optimizer step."""
         self.order, self.where, self.collate = order, where, collate
         self.first = first  # micro-batch to begin with
         self.done = 0  # micro-batches this worker has made since
@@ -75,7 +79,7 @@ class MicroBatches(IterableDataset):
 
     def make(self, number: int) -> Batch:
         texts, empty = self.order.texts(self.where.positions(number))
-        batch = self.collate(texts)
+        batch = self.collate(texts, number // self.where.accumulation)
         batch.stats["empty_rows"] = empty
         return batch
 
@@ -175,10 +179,15 @@ def build_train_loader(
     dp_size: int,
     pair_bias: Any = None,
     start_step: int = 0,
+    source_rows: int = 0,
 ) -> TrainLoader:
     """Micro-batches of data-parallel rank ``dp_rank``, from optimizer step ``start_step`` on.
 
     The rows of a step do not depend on ``dp_size``, ``micro_batch_size`` or ``num_workers``.
+
+    Args:
+        student_tok: with ``tokenizer_sampler.enable``, what sampled tokens are spelt with.
+        source_rows: rows of the matrices that belong to it.
 
     Raises:
         DataError: if a source is missing or unreadable (bad rows are refused when reached).
@@ -198,5 +207,11 @@ def build_train_loader(
     order = build_order(config)
     if isinstance(order, StreamedOrder):
         order.announces = dp_rank == 0
-    dataset = MicroBatches(order, where, collate, start_step * where.accumulation)
+    if config.tokenizer_sampler.enable:
+        # An order of its own: a stream would be read back and forth.
+        tokenizers = TokenizerStream(config, student_tok, source_rows, build_order(config))
+        collate_step = SampledCollator(collate, tokenizers)
+    else:
+        collate_step = PlainCollator(collate)
+    dataset = MicroBatches(order, where, collate_step, start_step * where.accumulation)
     return TrainLoader(dataset, config.data.num_workers)

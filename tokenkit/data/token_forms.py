@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,16 +19,18 @@ class TokenForms:
     Attributes:
         ids: ``[V, L]`` int64 source ids; from the source's number of rows on, bytes.
         lengths: ``[V]`` int64, tokens in each form; 1 for padding.
-        special: ``[2, S]`` int64, tokens and the source tokens they are copied from.
+        copied: ``[V]`` bool, special tokens; they keep the embeddings of their form's only token.
         boundary: ``[V]`` bool, tokens that begin a new word.
         valid: number of real tokens.
+        source_rows: rows of the source's matrices.
     """
 
     ids: Tensor
     lengths: Tensor
-    special: Tensor
+    copied: Tensor
     boundary: Tensor
     valid: int
+    source_rows: int
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -37,16 +40,15 @@ class TokenForms:
         """``[V, L]`` bool, True where a form has a token."""
         return torch.arange(self.ids.shape[1], device=self.ids.device) < self.lengths[:, None]
 
-    def to(self, device: torch.device) -> TokenForms:
-        """A copy on ``device``."""
-        parts = (self.ids, self.lengths, self.special, self.boundary)
-        return TokenForms(*(part.to(device, non_blocking=True) for part in parts), self.valid)
+    def map(self, function: Callable[[Tensor], Tensor]) -> TokenForms:
+        """A copy with the function applied to all tensors."""
+        parts = (self.ids, self.lengths, self.copied, self.boundary)
+        return TokenForms(*map(function, parts), self.valid, self.source_rows)
 
     def shared(self) -> tuple[Tensor, Tensor]:
         """Tokens that are tokens of the source too, and the latter's ids, ``[P]`` each."""
-        single = self.lengths[: self.valid] == 1
-        single[self.special[0]] = False
-        tokens = single.nonzero().squeeze(1)
+        single = (self.lengths == 1) & ~self.copied & (self.ids[:, 0] < self.source_rows)
+        tokens = single[: self.valid].nonzero().squeeze(1)
         return tokens, self.ids[tokens, 0]
 
 
@@ -81,13 +83,21 @@ def make_token_forms(
     padded[:count] = lengths.clip(1, max_length)  # an id without a token is spelt as padding
     boundary = np.zeros(rows, bool)
     boundary[:count] = tok.space_mask(space_mask_mode)
-    pairs = special_pairs(source_tok, tok, source_rows)
-    special = np.array([[*pairs], [*pairs.values()]], np.int64).reshape(2, -1)
-    return TokenForms(*map(torch.from_numpy, (ids, padded, special, boundary)), count)
+    same_role = special_pairs(source_tok, tok, source_rows)
+    for i in tok.special_ids - set(same_role):
+        source = source_tok.ids.get(tok.tokens[i], source_rows)
+        if source in source_tok.special_ids and source < source_rows:
+            same_role[i] = source
+    copied = np.zeros(rows, bool)
+    if same_role:
+        special = list(same_role)
+        copied[special], padded[special] = True, 1
+        ids[special, 0] = list(same_role.values())
+    parts = map(torch.from_numpy, (ids, padded, copied, boundary))
+    return TokenForms(*parts, count, source_rows)
 
 
-def own_forms(ids: Tensor, source_rows: int) -> TokenForms:
-    """Source tokens ``[V]`` that are spelt by themselves."""
-    none = torch.zeros(2, 0, dtype=torch.int64, device=ids.device)
-    boundary = torch.zeros_like(ids, dtype=torch.bool)
-    return TokenForms(ids[:, None], torch.ones_like(ids), none, boundary, len(ids))
+def own_forms(ids: Tensor, valid: int, source_rows: int) -> TokenForms:
+    """Source tokens ``[V]`` that are spelt by themselves; the first ``valid`` are real."""
+    none = torch.zeros_like(ids, dtype=torch.bool)
+    return TokenForms(ids[:, None], torch.ones_like(ids), none, none, valid, source_rows)

@@ -54,16 +54,20 @@ class Lexical:
         self, batch: Batch, student: Signals, teacher: Signals, count: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         ours, theirs = student.vocabulary, teacher.vocabulary
-        matrices = [(ours.input, theirs.input)]
+        matrices = [(ours.input_matrix, theirs.input_matrix)]
         if ours.output is not None:
-            matrices.append((ours.output, theirs.output_matrix))
-        if ours.input.shape[1] != theirs.input.shape[1]:
+            matrices.append((ours.output_matrix, theirs.output_matrix))
+        widths = [matrix.shape[1] for matrix in matrices[0]]
+        if widths[0] != widths[1]:
             raise ModelError(
-                f"loss lexical: embeddings of width {ours.input.shape[1]} (student) and "
-                f"{theirs.input.shape[1]} (teacher) cannot be compared"
+                f"loss lexical: embeddings of width {widths[0]} (student) and {widths[1]} "
+                "(teacher) cannot be compared"
             )
-        device = batch.student_ids.device
-        mine, given = self.student_ids.to(device), self.teacher_ids.to(device)
+        if batch.tokens is not None:
+            mine, given = batch.tokens.shared()
+        else:
+            device = batch.student_ids.device
+            mine, given = self.student_ids.to(device), self.teacher_ids.to(device)
         distances = [
             lexical_distance(whole_matrix(a)[mine], whole_matrix(b)[given]) for a, b in matrices
         ]

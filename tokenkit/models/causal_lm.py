@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
+from tokenkit.data.token_forms import TokenForms
 from tokenkit.errors import ModelError
 from tokenkit.log import logger
 from tokenkit.models.capture import capture
 from tokenkit.models.families import ModelFamily, embedding_scale, model_family
+from tokenkit.models.hypernet_vocabulary import HypernetVocabulary
 from tokenkit.models.vocabulary import PositionScores, Vocabulary
 from tokenkit.models.weights import (
     SafetensorsSource,
@@ -150,6 +152,27 @@ class CausalLM(nn.Module):
     @property
     def layers(self) -> nn.ModuleList:
         return getattr(self.backbone, self.family.layers)
+
+    def open_vocabulary(self, forms: TokenForms | None = None) -> None:
+        """Predict the embeddings of ``forms`` (default: of the vocabulary's own tokens).
+
+        What is not predicted is always open.
+        """
+        if isinstance(self.vocabulary, HypernetVocabulary):
+            self.vocabulary.open(forms or self.vocabulary.own_forms(), self.predict_embeddings)
+
+    def close_vocabulary(self) -> None:
+        """Train the network that predicted the embeddings on the gradient they gathered."""
+        if isinstance(self.vocabulary, HypernetVocabulary):
+            self.vocabulary.close()
+
+    def predict_embeddings(self, ids: Tensor, mask: Tensor, copied: Tensor) -> Tensor:
+        """See :meth:`HypernetVocabulary.predict`; through the root, as FSDP wants."""
+        return self.vocabulary.predict(ids, mask, copied)
+
+    def source_embeddings(self, ids: Tensor) -> Tensor:
+        """See :meth:`HypernetVocabulary.embeddings_of`."""
+        return self.vocabulary.embeddings_of(ids)
 
     def hidden_states(self, ids: Tensor, vocabulary: Vocabulary | None = None) -> Tensor:
         """Last hidden states ``[B, T, D]`` of ids ``[B, T]``; see :meth:`run_backbone`."""

@@ -40,9 +40,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return flat.mean(0), flat.std(0, correction=0)
 
 
-def scale_to(
-    found: tuple[Tensor, Tensor], wanted: tuple[Tensor, Tensor]
-) -> tuple[Tensor, Tensor]:
+def scale_to(found: tuple[Tensor, Tensor], wanted: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Weight and bias that turn one mean and standard deviation into another."""
     weight = wanted[1] / (found[1] + EPSILON)
     return weight, wanted[0] - found[0] * weight

@@ -9,7 +9,6 @@ data-parallel ranks share the tokens among them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -17,11 +16,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tokenkit.config.schema_hypernet import HypernetConfig
+from tokenkit.data.token_forms import TokenForms, own_forms
 from tokenkit.models.hypernet import Hypernet
 from tokenkit.models.vocabulary import Vocabulary
-
-if TYPE_CHECKING:
-    from tokenkit.data.token_forms import TokenForms
 
 CHUNK_BYTES = {"cpu": 2**26, "cuda": 2**29}  # of one fp32 activation of a chunk
 BYTES = 256
@@ -39,7 +36,7 @@ class HypernetVocabulary(Vocabulary):
     """
 
     stays_gathered = False
-    forward_methods = ("predict",)
+    forward_methods = ("predict", "embeddings_of")
 
     def __init__(
         self,
@@ -61,11 +58,11 @@ class HypernetVocabulary(Vocabulary):
             made = torch.empty(shape, device=self.input.device, dtype=self.input.dtype)
             self.extra = nn.Parameter(made)
         self.compute_dtype = compute_dtype
-        self.source_rows = rows
+        self.source_rows, self.source_valid = rows, self.valid_vocab
         self.group: dist.ProcessGroup | None = None  # ranks that share the work
         self._mine: Tensor | None = None  # this rank's rows of the prediction, in its graph
-        self._leaf: Tensor | None = None  # [n, V, D] fp32
-        self._used: tuple[Tensor, ...] = ()
+        self._leaves: tuple[Tensor, ...] = ()  # [V, D] each, fp32
+        self._used: tuple[Tensor, ...] = ()  # the same in the compute dtype
 
     # What the model uses ------------------------------------------------------------------------
 
@@ -87,10 +84,15 @@ class HypernetVocabulary(Vocabulary):
         return self._used
 
     @property
-    def predicted(self) -> Tensor:
-        """The prediction ``[n, V, D]``, fp32, a leaf."""
+    def predicted(self) -> tuple[Tensor, ...]:
+        """The prediction: n matrices ``[V, D]``, fp32 leaves."""
         self._opened()
-        return self._leaf
+        return self._leaves
+
+    def own_forms(self) -> TokenForms:
+        """Every source token, spelt by itself."""
+        ids = torch.arange(self.source_rows, device=self.input.device)
+        return own_forms(ids, self.source_valid, self.source_rows)
 
     # Prediction ---------------------------------------------------------------------------------
 
@@ -103,8 +105,8 @@ class HypernetVocabulary(Vocabulary):
         ranks = 1 if self.group is None else dist.get_world_size(self.group)
         share = -(-len(forms) // ranks)
         first = 0 if self.group is None else dist.get_rank(self.group) * share
-        ids, mask = forms.ids[first : first + share], forms.mask[first : first + share]
-        mine = predict(ids, mask)
+        parts = (forms.ids, forms.mask, forms.copied)
+        mine = predict(*(part[first : first + share] for part in parts))
         if len(mine) < share:
             mine = torch.cat([mine, mine.new_zeros(share - len(mine), *mine.shape[1:])])
         whole = mine.detach()
@@ -112,16 +114,10 @@ class HypernetVocabulary(Vocabulary):
             whole = mine.new_empty(ranks * share, *mine.shape[1:])
             dist.all_gather_into_tensor(whole, mine.detach(), group=self.group)
         self._mine = mine if mine.requires_grad else None
-        self._leaf = whole[: len(forms)].transpose(0, 1).contiguous()
-        self._copy_special(forms)
-        self._leaf.requires_grad_(self._mine is not None)
-        self._special = forms.special[0]
-        self._used = self._leaf.to(self.compute_dtype).unbind(0)
+        leaves = [part.contiguous() for part in whole[: len(forms)].unbind(1)]
+        self._leaves = tuple(leaf.requires_grad_(self._mine is not None) for leaf in leaves)
+        self._used = tuple(leaf.to(self.compute_dtype) for leaf in self._leaves)
         self.valid_vocab = forms.valid
-
-    def _copy_special(self, forms: TokenForms) -> None:
-        if forms.special.shape[1]:
-            self._leaf[:, forms.special[0]] = self._special_rows(forms.special[1])
 
     def close(self) -> None:
         """Send the gradient that the matrices have gathered back through the hypernetwork.
@@ -129,47 +125,43 @@ class HypernetVocabulary(Vocabulary):
         Gradients of losses that each rank multiplied by the number of ranks are summed here and
         averaged, with the parameters' gradients, by FSDP.
         """
-        mine, leaf = self._mine, self._leaf
-        self._mine, self._leaf, self._used = None, None, ()
-        if mine is None or leaf.grad is None:
+        mine, leaves = self._mine, self._leaves
+        self._mine, self._leaves, self._used = None, (), ()
+        if mine is None:
             return
-        grad = leaf.grad
-        grad[:, self._special] = 0.0  # copies
-        grad = grad.transpose(0, 1)
-        share = len(mine)
         ranks = 1 if self.group is None else dist.get_world_size(self.group)
-        padded = grad.new_zeros(ranks * share, *grad.shape[1:])
-        padded[: len(grad)] = grad
+        padded = mine.new_zeros(ranks * len(mine), *mine.shape[1:])
+        for k, leaf in enumerate(leaves):
+            if leaf.grad is not None:
+                padded[: len(leaf), k] = leaf.grad
         if ranks > 1:
-            part = torch.empty_like(mine)
-            dist.reduce_scatter_tensor(part, padded, group=self.group)
-            padded = part
+            summed = torch.empty_like(mine)
+            dist.reduce_scatter_tensor(summed, padded, group=self.group)
+            padded = summed
         mine.backward(padded)
 
-    def predict(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Embeddings ``[V, n, D]`` (fp32) of surface forms ``[V, L]``; differentiable."""
-        if self.hypernet.sees_padding:
-            return self._predict_rows(ids, mask)
-        lengths = mask.sum(1)
-        order = lengths.argsort(stable=True)
-        predicted = self._predict_rows(ids[order], mask[order], trim=True)
+    def predict(self, ids: Tensor, mask: Tensor, copied: Tensor) -> Tensor:
+        """Embeddings ``[V, n, D]`` (fp32) of surface forms ``[V, L]``; differentiable.
+
+        Args:
+            copied: ``[V]`` bool, tokens that keep the embeddings of their form's first token.
+        """
+        order = mask.sum(1).argsort(stable=True)
+        trim = not self.hypernet.sees_padding
+        sizes = self._chunk_rows(ids)
+        chunks = zip(*(t[order].split(sizes) for t in (ids, mask, copied)), strict=True)
+        predicted = torch.cat([self._recomputed(*chunk, trim) for chunk in chunks])
         return torch.empty_like(predicted).index_copy(0, order, predicted)
 
-    def _predict_rows(self, ids: Tensor, mask: Tensor, trim: bool = False) -> Tensor:
-        recompute = torch.is_grad_enabled()
-        found = []
-        for chunk, on in zip(*(t.split(self._chunk_rows(ids)) for t in (ids, mask)), strict=True):
-            if trim:
-                length = int(on.sum(1).max())
-                chunk, on = chunk[:, :length], on[:, :length]
-            if recompute:
-                found.append(checkpoint(self._predict_chunk, chunk, on, use_reentrant=False,
-                                        preserve_rng_state=False))  # fmt: skip
-            else:
-                found.append(self._predict_chunk(chunk, on))
-        if not found:
-            return self._predict_chunk(ids, mask)
-        return torch.cat(found)
+    def _recomputed(self, ids: Tensor, mask: Tensor, copied: Tensor, trim: bool) -> Tensor:
+        if trim:  # the longest form is in the last row
+            length = max(1, int(mask[-1:].sum()))
+            ids, mask = ids[:, :length], mask[:, :length]
+        if not torch.is_grad_enabled():
+            return self._predict_chunk(ids, mask, copied)
+        return checkpoint(
+            self._predict_chunk, ids, mask, copied, use_reentrant=False, preserve_rng_state=False
+        )
 
     def _chunk_rows(self, ids: Tensor) -> int:
         budget = CHUNK_BYTES.get(ids.device.type, CHUNK_BYTES["cpu"])
@@ -177,12 +169,18 @@ class HypernetVocabulary(Vocabulary):
         inner = width * self.hypernet.config.hidden_expansion_factor
         return max(1, budget // (4 * inner * ids.shape[1]))
 
-    def _predict_chunk(self, ids: Tensor, mask: Tensor) -> Tensor:
+    def _predict_chunk(self, ids: Tensor, mask: Tensor, copied: Tensor) -> Tensor:
         # The matrices are looked up here, so that backward finds them gathered again.
-        return self.hypernet(self.embeddings_of(ids), mask)
+        embeddings = self._embeddings_of(ids)
+        return torch.where(
+            copied[:, None, None], embeddings[:, 0].float(), self.hypernet(embeddings, mask)
+        )
 
     def embeddings_of(self, ids: Tensor) -> Tensor:
         """Source embeddings ``[..., n, D]`` of ids, those of bytes included."""
+        return self._embeddings_of(ids)
+
+    def _embeddings_of(self, ids: Tensor) -> Tensor:
         matrices = [self.input] if self.output is None else [self.input, self.output]
         known = ids.clamp(max=self.source_rows - 1)
         found = torch.stack([matrix[known] for matrix in matrices], -2)

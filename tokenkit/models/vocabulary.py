@@ -47,6 +47,9 @@ class Vocabulary(nn.Module):
         softcap: ``softcap * tanh(logits / softcap)`` (Gemma 2).
     """
 
+    stays_gathered = True  # under FSDP, between its uses at both ends of a forward pass
+    forward_methods = ("embed", "scores")  # for which FSDP must have gathered the parameters
+
     def __init__(
         self,
         rows: int,
@@ -75,13 +78,18 @@ class Vocabulary(nn.Module):
         return self.input.shape[0]
 
     @property
+    def input_matrix(self) -> Tensor:
+        """``[V, D]``, what ids are looked up in."""
+        return self.input
+
+    @property
     def output_matrix(self) -> Tensor:
         """``[V, D]``; the input matrix itself if tied."""
         return self.input if self.output is None else self.output
 
     def embed(self, ids: Tensor) -> Tensor:
         """Input embeddings ``[B, T, D]`` of ids ``[B, T]``."""
-        own = local_rows(self.input)
+        own = local_rows(self.input_matrix)
         if own.group is None:
             embeddings = F.embedding(ids, own.matrix)
         else:

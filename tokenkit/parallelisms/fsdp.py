@@ -8,6 +8,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from tokenkit.models.causal_lm import CausalLM
+from tokenkit.models.hypernet_vocabulary import HypernetVocabulary
 from tokenkit.models.vocabulary import Vocabulary
 
 
@@ -17,9 +18,15 @@ def _options(dp_mesh: DeviceMesh, dtype: torch.dtype) -> dict:
 
 
 def shard_vocabulary(vocabulary: Vocabulary, dp_mesh: DeviceMesh, dtype: torch.dtype) -> None:
-    """Shard a vocabulary. It is used at both ends of a forward pass, so it stays gathered."""
-    fully_shard(vocabulary, reshard_after_forward=False, **_options(dp_mesh, dtype))
-    for method in ("embed", "scores"):
+    """Shard a vocabulary. One that is used at both ends of a forward pass stays gathered.
+
+    A hypernetwork casts for itself what may be cast.
+    """
+    if isinstance(vocabulary, HypernetVocabulary):
+        dtype = torch.float32
+    reshard = not vocabulary.stays_gathered
+    fully_shard(vocabulary, reshard_after_forward=reshard, **_options(dp_mesh, dtype))
+    for method in vocabulary.forward_methods:
         register_fsdp_forward_method(vocabulary, method)
 
 
@@ -35,3 +42,5 @@ def apply_fsdp(model: CausalLM, dp_mesh: DeviceMesh, dtype: torch.dtype) -> None
         fully_shard(layer, reshard_after_forward=layer is not last, **options)
     shard_vocabulary(model.vocabulary, dp_mesh, dtype)
     fully_shard(model, reshard_after_forward=False, **options)
+    for method in ("predict_embeddings", "source_embeddings"):
+        register_fsdp_forward_method(model, method)

@@ -58,6 +58,11 @@ class Parallel:
     dp_group: dist.ProcessGroup  # ranks that see different rows
 
     @property
+    def shared_group(self) -> dist.ProcessGroup | None:
+        """The data-parallel ranks, if there are others to share work with."""
+        return self.dp_group if self.dp_size > 1 else None
+
+    @property
     def is_main(self) -> bool:
         return dist.get_rank() == 0
 

@@ -15,6 +15,7 @@ from torch.distributed.tensor.parallel import (
 
 from tokenkit.errors import ConfigError
 from tokenkit.models.causal_lm import CausalLM
+from tokenkit.models.hypernet_vocabulary import HypernetVocabulary
 from tokenkit.models.lora import LoRALinear
 from tokenkit.models.vocabulary_rows import shard_rows
 
@@ -36,6 +37,8 @@ def _layer_plan(layer: nn.Module, plan: dict[str, str]) -> dict[str, object]:
 def apply_tensor_parallel(model: CausalLM, tp_mesh: DeviceMesh) -> None:
     """Split every layer's projections by the family's plan, and the vocabulary by rows.
 
+    Predicted vocabularies are whole on every rank.
+
     Raises:
         ConfigError: if the family has no plan or its heads do not divide by the degree.
     """
@@ -53,6 +56,7 @@ def apply_tensor_parallel(model: CausalLM, tp_mesh: DeviceMesh) -> None:
                 f"{key} = {getattr(config, key)}"
             )
     model.tp_mesh = tp_mesh
-    shard_rows(model.vocabulary, tp_mesh)
+    if not isinstance(model.vocabulary, HypernetVocabulary):
+        shard_rows(model.vocabulary, tp_mesh)
     for layer in model.layers:
         parallelize_module(layer, tp_mesh, _layer_plan(layer, plan))

@@ -13,6 +13,7 @@ from tokenkit.tokenizers.expansion import InputExpander
 from tokenkit.tokenizers.families import FAMILIES, MARKERS, Family
 from tokenkit.tokenizers.load import load_tokenizer, warn_of_missing_bos
 from tokenkit.tokenizers.pair_bias import PairBias, load_pair_bias
+from tokenkit.tokenizers.roles import special_pairs
 from tokenkit.tokenizers.sampling import SampledTokenizer, SamplerSettings, sample_tokenizer
 from tokenkit.tokenizers.spec import TokenizerSpec, parse_spec
 from tokenkit.tokenizers.substrings import count_pretokens
@@ -42,6 +43,7 @@ __all__ = [
     "messages_to_markers",
     "parse_spec",
     "sample_tokenizer",
+    "special_pairs",
     "surface_forms",
     "warn_of_missing_bos",
 ]

@@ -19,7 +19,7 @@ def surface_forms(
     tok: ByteifiedTokenizer,
     max_length: int,
     byte_offset: int | None = None,
-) -> tuple[np.ndarray, int]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Spell tokens with ``tok``, the hypernetwork's tokenizer.
 
     A special token of ``tok`` is itself. Bytes at a token's ends that are only part of a
@@ -32,7 +32,8 @@ def surface_forms(
             a vocabulary); None = the ids of ``tok``'s single-byte tokens.
 
     Returns:
-        int32 ids ``[V, max_length]``, padded with ``tok.pad_id``, and the number of tokens cut.
+        int32 ids ``[V, max_length]``, padded with ``tok.pad_id``, and int64 lengths ``[V]`` before
+        cutting.
 
     Raises:
         TokenizerError: if a byte must be spelt alone and ``tok`` has no token for it.
@@ -54,7 +55,7 @@ def surface_forms(
     matrix = np.full((len(forms), max_length), tok.pad_id, np.int32)
     filled = np.arange(max_length) < lengths[:, None]
     matrix[filled] = np.array([i for form in forms for i in form[:max_length]], np.int32)
-    return matrix, int((lengths > max_length).sum())
+    return matrix, lengths
 
 
 def whole_characters(raw: bytes) -> tuple[int, int]:

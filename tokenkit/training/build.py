@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -27,6 +27,7 @@ from tokenkit.models.causal_lm import (
     open_source_model,
     reconcile_rows,
 )
+from tokenkit.models.hypernet_build import build_hypernet_vocabulary, fill_hypernet
 from tokenkit.models.lora import add_lora, init_lora
 from tokenkit.models.weights import copy_full
 from tokenkit.parallelisms import DTYPES, Parallel, parallelize, parallelize_vocabulary
@@ -168,7 +169,17 @@ def build_student(
         )
     elif student.train == "none":
         model.backbone.requires_grad_(False)
-    model.vocabulary.requires_grad_(student.train_embeddings)
+    if config.hypernet.architecture:
+        length = config.hypernet.max_surface_length if config.tokenizer_sampler.enable else 1
+        model.vocabulary = build_hypernet_vocabulary(
+            replace(config.hypernet, max_surface_length=length),
+            model.vocabulary,
+            DTYPES[config.training.dtype],
+        )
+        model.vocabulary.group = None if parallel is None else parallel.shared_group
+    for matrix in (model.vocabulary.input, model.vocabulary.output):
+        if matrix is not None:
+            matrix.requires_grad_(student.train_embeddings)
     drawn = model.adopt({loss.name: loss for loss in losses if isinstance(loss, nn.Module)})
     if parallel is not None:
         parallelize(model, config, parallel.mesh, train=True)
@@ -178,6 +189,8 @@ def build_student(
         copy_full(model.losses.get_parameter(name), values)
     if student.train == "lora":
         init_lora(model.backbone, config.job.seed)
+    if config.hypernet.architecture:
+        fill_hypernet(model.vocabulary, (inputs, outputs), config.job.seed)
     return model
 
 

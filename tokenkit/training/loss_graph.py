@@ -52,7 +52,7 @@ def gather_for_losses(student: CausalLM) -> None:
     FSDP lets go of them whenever a gradient has passed through the model.
     """
     for module in (student, student.vocabulary):
-        if isinstance(module, FSDPModule):
+        if isinstance(module, FSDPModule) and getattr(module, "stays_gathered", True):
             module.unshard()
 
 

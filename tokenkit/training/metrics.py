@@ -57,7 +57,7 @@ def memory_gib(device: torch.device) -> float:
 def flops_per_token(student: CausalLM) -> float:
     """Forward and backward of the student: 6 per weight used in a matmul (attention left out)."""
     weights = sum(p.numel() for p in student.backbone.parameters() if p.ndim >= 2)
-    return 6.0 * (weights + student.vocabulary.output_matrix.numel())
+    return 6.0 * (weights + student.vocabulary.input.numel())
 
 
 class MetricsLogger:

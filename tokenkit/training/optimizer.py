@@ -54,15 +54,15 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
 
 def scheduled_learning_rate(config: Config, step: int) -> float:
     """Learning rate of optimizer step number ``step`` (from 0), before per-group scales."""
-    schedule = config.lr_scheduler
+    schedule, hypernet = config.lr_scheduler, config.hypernet
     return learning_rate(
         step,
         lr=config.optimizer.lr,
         steps=config.training.steps,
         warmup_steps=schedule.warmup_steps,
         decay=schedule.decay,
-        prefix_steps=schedule.prefix_steps,
-        prefix_lr=schedule.prefix_lr,
+        prefix_steps=hypernet.identity_steps or schedule.prefix_steps,
+        prefix_lr=hypernet.identity_lr if hypernet.identity_steps else schedule.prefix_lr,
     )
 
 

@@ -48,7 +48,8 @@ def merged_tensors(
     """Backbone tensors with adapters merged, input matrix and output matrix, padding rows cut."""
     state = {name: p.detach() for name, p in student.backbone.named_parameters()}
     backbone = merge_state_dict(state, config.lora.alpha, config.lora.rank)
+    student.open_vocabulary()
     vocabulary = student.vocabulary
     rows = vocabulary.valid_vocab
-    outputs = None if vocabulary.output is None else vocabulary.output.detach()[:rows]
-    return backbone, vocabulary.input.detach()[:rows], outputs
+    outputs = None if vocabulary.output is None else vocabulary.output_matrix.detach()[:rows]
+    return backbone, vocabulary.input_matrix.detach()[:rows], outputs

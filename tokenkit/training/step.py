@@ -34,6 +34,13 @@ class Work:
     scale: Tensor  # [L] scheduled weights
 
 
+def any_rank(stop: bool) -> bool:
+    """Whether any rank was told to stop. On the CPU, so that no GPU is waited for."""
+    flag = torch.tensor([int(stop)])
+    dist.all_reduce(flag)
+    return bool(flag.item())
+
+
 class TrainStep:
     """The step as a callable; holds what does not change between steps.
 
@@ -78,11 +85,13 @@ class TrainStep:
             whose name begins with ``same/``, equal on all ranks), and whether any rank wants
             to stop.
         """
-        stop = self._any_rank(stop)
+        stop = any_rank(stop)
+        self.student.open_vocabulary(batches[0].tokens)
         micro_batches = [(batch, self._teacher_signals(batch)) for batch in batches]
         counts = self._global_counts(micro_batches)
         work = Work(micro_batches, counts, self._scheduled_weights(step))
         metrics = self._mixed(work) if self.stages else self._weighted(work)
+        self.student.close_vocabulary()
         norm = clip_gradients(
             (p for p in self.student.parameters() if p.requires_grad),
             self.config.training.max_grad_norm,
@@ -104,13 +113,6 @@ class TrainStep:
         if self.teacher is None:
             return None
         return self.teacher.signals(batch, self.teacher_boundary, self.teacher_needs)
-
-    @staticmethod
-    def _any_rank(stop: bool) -> bool:
-        """Whether any rank was told to stop. On the CPU, so that no GPU is waited for."""
-        flag = torch.tensor([int(stop)])
-        dist.all_reduce(flag)
-        return bool(flag.item())
 
     def _global_counts(self, micro_batches: list[tuple[Batch, Signals | None]]) -> list[Tensor]:
         """What each loss counts, over all ranks and micro-batches."""
@@ -168,7 +170,7 @@ class TrainStep:
         output = self.student(
             batch.student_ids,
             batch.student_mask,
-            self.student_boundary,
+            self._student_boundary(batch),
             keep_directions=keep,
             needs=self.needs,
         )
@@ -180,6 +182,11 @@ class TrainStep:
             for name, metric in {f"loss/{loss.name}": value.detach(), **extra}.items():
                 metrics[name] = metrics[name] + metric if name in metrics else metric
         return graph, values
+
+    def _student_boundary(self, batch: Batch) -> Tensor | None:
+        if self.student_boundary is None or batch.tokens is None:
+            return self.student_boundary
+        return batch.tokens.boundary
 
     @property
     def _ranks(self) -> int:

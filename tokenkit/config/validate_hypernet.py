@@ -1,0 +1,86 @@
+"""Impossible settings of ``[hypernet]``, ``[tokenizer_sampler]`` and ``eval.tokenizers``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tokenkit.config.aggregation import WEIGHINGS
+from tokenkit.config.load import to_toml
+from tokenkit.config.schema import Config
+
+# Losses that read tables made for one tokenizer
+FIXED_LOSSES = ("alm_unbiased", "alm_side_path", "mined", "kd")
+
+
+def trains_vocabulary(config: Config) -> bool:
+    """Whether anything behind the embeddings is trained."""
+    hypernet = config.hypernet
+    network = hypernet.architecture not in ("", "identity") or (
+        hypernet.architecture and hypernet.byte_embeddings
+    )
+    return bool(config.student.train_embeddings or network)
+
+
+def check_hypernet(config: Config) -> Iterator[str]:
+    hypernet = config.hypernet
+    if not hypernet.architecture:
+        if hypernet.identity_steps:
+            yield (
+                f"hypernet.identity_steps = {hypernet.identity_steps} without a network: set "
+                "hypernet.architecture"
+            )
+        if config.tokenizer_sampler.enable:
+            yield (
+                "tokenizer_sampler.enable = true needs a network that makes the embeddings: set "
+                'hypernet.architecture, to "transformer" for one'
+            )
+    elif config.loss.aggregation not in WEIGHINGS:
+        yield (
+            f"loss.aggregation = {to_toml(config.loss.aggregation)} mixes gradients of all "
+            "parameters, but a hypernetwork gets its gradient once, for all losses: leave it "
+            'empty or use one of the approx_gradmag kinds or "gradnorm"'
+        )
+    if hypernet.identity_steps and config.lr_scheduler.prefix_steps:
+        yield (
+            f"lr_scheduler.prefix_steps = {config.lr_scheduler.prefix_steps} with "
+            f"hypernet.identity_steps = {hypernet.identity_steps}: the identity phase is the "
+            "prefix; set hypernet.identity_lr and leave the other at 0"
+        )
+    if 0 < config.training.steps <= hypernet.identity_steps:
+        yield (
+            f"hypernet.identity_steps = {hypernet.identity_steps} leaves none of "
+            f"training.steps = {config.training.steps} for anything else"
+        )
+    if hypernet.byte_embeddings and not config.tokenizer_sampler.enable:
+        yield (
+            "hypernet.byte_embeddings = true without tokenizer_sampler.enable: only surface forms "
+            "of sampled tokens contain bytes"
+        )
+
+
+def check_sampler(config: Config) -> Iterator[str]:
+    sampler, student = config.tokenizer_sampler, config.student
+    if config.eval.tokenizers and not sampler.enable:
+        yield (
+            f"eval.tokenizers = {to_toml(config.eval.tokenizers)} needs a hypernetwork that can "
+            "read any tokenizer: set tokenizer_sampler.enable"
+        )
+    if not sampler.enable:
+        return
+    if sampler.size_min > sampler.size_max:
+        yield (
+            f"tokenizer_sampler.size_min = {sampler.size_min} is more than size_max = "
+            f"{sampler.size_max}"
+        )
+    for name in ("target_tokenizer", "tokens_to_add"):
+        if value := getattr(student, name):
+            yield (
+                f"student.{name} = {to_toml(value)} with tokenizer_sampler.enable: the student "
+                "gets sampled tokenizers; leave it empty"
+            )
+    for name in config.loss.names:
+        if name in FIXED_LOSSES:
+            yield (
+                f"loss.names: {to_toml(name)} needs one fixed tokenizer, but "
+                "tokenizer_sampler.enable is set: use alm_unconstrained, for example"
+            )

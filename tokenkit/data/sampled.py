@@ -1,0 +1,110 @@
+"""A new tokenizer for every optimizer step: what ZeTT trains its hypernetwork on.
+
+The tokenizer of step s follows from the seed, s, and the training texts from the step's first on,
+so all ranks, workers and micro-batches of the step have the same, and a resumed run too.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tokenkit.data.batch import Batch
+from tokenkit.data.collate import Collator
+from tokenkit.data.mixing import Order
+from tokenkit.data.token_forms import TokenForms, make_token_forms
+from tokenkit.tokenizers import (
+    ByteifiedTokenizer,
+    SamplerSettings,
+    count_pretokens,
+    sample_tokenizer,
+)
+from tokenkit.tokenizers.families import MARKERS
+from tokenkit.tokenizers.markers import literal_pattern
+
+if TYPE_CHECKING:
+    from tokenkit.config import Config
+
+_MARKERS = re.compile(literal_pattern(MARKERS))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A step's tokenizer."""
+
+    tok: ByteifiedTokenizer
+    forms: TokenForms
+
+
+class TokenizerStream:
+    """The tokenizers of all steps; remembers the last one made."""
+
+    def __init__(
+        self, config: Config, source_tok: ByteifiedTokenizer, source_rows: int, order: Order
+    ) -> None:
+        sampler = config.tokenizer_sampler
+        self.settings = SamplerSettings(
+            sampler.size_mean, sampler.size_std, sampler.size_min, sampler.size_max,
+            sampler.max_bytes, sampler.noise_mean, sampler.noise_sigma,
+        )  # fmt: skip
+        self.source_tok, self.source_rows, self.order = source_tok, source_rows, order
+        self.texts, self.characters = sampler.texts, sampler.text_characters
+        self.batch_size, self.seed = config.training.batch_size, config.job.seed
+        self.hypernet = config.hypernet
+        self.space_mask_mode = config.alm.space_mask_mode
+        self._step, self._drawn = -1, None
+        self._first, self._held = 0, []  # texts read, and the position of the first
+
+    def at(self, step: int) -> Drawn:
+        """The tokenizer of optimizer step number ``step``."""
+        if step != self._step:
+            self._step, self._drawn = step, self._draw(step)
+        return self._drawn
+
+    def _draw(self, step: int) -> Drawn:
+        generator = np.random.default_rng((self.seed, step))
+        marked = self._texts_from(step * self.batch_size)
+        counts = count_pretokens(self._span(text, generator) for text in marked)
+        family = self.source_tok.family
+        tok = sample_tokenizer(counts, self.settings, family, generator).tok
+        forms = make_token_forms(
+            tok,
+            self.source_tok,
+            self.hypernet.max_surface_length,
+            source_rows=self.source_rows,
+            bytes_behind=self.hypernet.byte_embeddings,
+            rows=self.settings.size_max,
+            space_mask_mode=self.space_mask_mode,
+        )
+        return Drawn(tok, forms)
+
+    def _texts_from(self, begin: int) -> list[str]:
+        """The texts from a position on. Steps overlap, so what was read is kept."""
+        held = self._held[begin - self._first :] if begin >= self._first else []
+        read, _ = self.order.texts(range(begin + len(held), begin + self.texts))
+        self._first, self._held = begin, held + read
+        return self._held
+
+    def _span(self, marked_text: str, generator: np.random.Generator) -> str:
+        """A piece of a text, from a random place on, without markers."""
+        text = _MARKERS.sub(" ", marked_text)
+        room = max(0, len(text) - self.characters)
+        start = int(generator.integers(room + 1))
+        return text[start : start + self.characters]
+
+
+@dataclass
+class SampledCollator:
+    """Like :class:`Collator`, with each step's own tokenizer on the student's side."""
+
+    collator: Collator
+    tokenizers: TokenizerStream
+
+    def __call__(self, texts: list[str], step: int) -> Batch:
+        drawn = self.tokenizers.at(step)
+        batch = replace(self.collator, student_tok=drawn.tok)(texts)
+        batch.tokens = drawn.forms
+        return batch

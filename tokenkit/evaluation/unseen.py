@@ -1,0 +1,82 @@
+"""Validation on tokenizers that training has never seen."""
+
+from __future__ import annotations
+
+import torch
+
+from tokenkit.config import Config
+from tokenkit.data.token_forms import TokenForms, make_token_forms
+from tokenkit.evaluation.bits_per_byte import evaluate_bits_per_byte
+from tokenkit.models.causal_lm import CausalLM
+from tokenkit.parallelisms import Parallel
+from tokenkit.tokenizers import ByteifiedTokenizer, load_tokenizer
+
+
+class Validation:
+    """Bits per byte of a model in training, with its own tokenizer or with unseen ones.
+
+    Args:
+        texts: validation texts; without any, nothing is evaluated.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        student_tok: ByteifiedTokenizer,
+        texts: list[str],
+        student: CausalLM,
+        parallel: Parallel,
+    ) -> None:
+        self.config, self.texts, self.parallel = config, texts, parallel
+        self.student_tok = student_tok
+        specs = config.eval.tokenizers if texts else []
+        self.unseen: dict[str, tuple[ByteifiedTokenizer, TokenForms]] = {}
+        for spec in specs:
+            tok = load_tokenizer(spec)
+            forms = spelt_for(config, tok, student_tok, student.vocabulary.input.shape[0])
+            name = _short_name(spec, self.unseen)
+            self.unseen[name] = tok, forms.map(lambda t: t.to(parallel.device))
+
+    def due(self, step: int, last: bool) -> bool:
+        """Whether to evaluate after ``step`` steps."""
+        return bool(self.texts) and (step % self.config.eval.interval == 0 or last)
+
+    @torch.no_grad()
+    def __call__(self, student: CausalLM) -> dict[str, float]:
+        """Metrics by name: of the own tokenizer, or of each unseen one and their mean."""
+        name = "validation/bits_per_byte"
+        if not self.unseen:
+            return {name: self._evaluate(student, self.student_tok, None)}
+        found = {
+            f"{name}/{key}": self._evaluate(student, tok, forms)
+            for key, (tok, forms) in self.unseen.items()
+        }
+        return {name: sum(found.values()) / len(found), **found}
+
+    def _evaluate(
+        self, student: CausalLM, tok: ByteifiedTokenizer, forms: TokenForms | None
+    ) -> float:
+        student.open_vocabulary(forms)
+        value = evaluate_bits_per_byte(student, tok, self.texts, self.config, self.parallel)
+        student.close_vocabulary()
+        return value
+
+
+def spelt_for(
+    config: Config, tok: ByteifiedTokenizer, source_tok: ByteifiedTokenizer, source_rows: int
+) -> TokenForms:
+    """A tokenizer's tokens as the run's hypernetwork is given them."""
+    return make_token_forms(
+        tok,
+        source_tok,
+        config.hypernet.max_surface_length,
+        source_rows=source_rows,
+        bytes_behind=config.hypernet.byte_embeddings,
+        space_mask_mode=config.alm.space_mask_mode,
+    )
+
+
+def _short_name(spec: str, taken: dict) -> str:
+    """The last part of a spec's path, made different from those taken."""
+    name = spec.split(":source=")[0].rstrip("/").rsplit("/", 1)[-1]
+    return name if name not in taken else f"{name}_{len(taken)}"
