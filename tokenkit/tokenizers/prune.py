@@ -20,6 +20,7 @@ from tokenkit.tokenizers.byteify import BYTE_PIECES
 from tokenkit.tokenizers.rebuild import NAMED_TOKENS, rebuild, state_of
 from tokenkit.tokenizers.tokenizer import ByteifiedTokenizer
 
+TEXTS = 256  # encoded at a time
 # Settings of BPE under which tokens of the vocabulary are not what merges build.
 FOREIGN = ("continuing_subword_prefix", "end_of_word_suffix", "dropout")
 
@@ -157,9 +158,11 @@ def most_frequent(tok: ByteifiedTokenizer, texts: Sequence[str], n: int) -> list
 
     Markers in the texts are text.
     """
-    encodings = tok.hf.backend_tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+    backend = tok.hf.backend_tokenizer
     counts = np.zeros(len(tok), np.int64)
-    for encoding in encodings:
-        counts += np.bincount(encoding.ids, minlength=len(tok))
+    for begin in range(0, len(texts), TEXTS):
+        batch = list(texts[begin : begin + TEXTS])
+        for encoding in backend.encode_batch_fast(batch, add_special_tokens=False):
+            np.add.at(counts, encoding.ids, 1)
     order = np.argsort(-counts, kind="stable")[:n]
     return order[counts[order] > 0].tolist()
