@@ -4,7 +4,7 @@
 
 Without specs, Llama 3's and Qwen 2.5's tokenizers are used if ``TOKENKIT_TOKENIZERS`` names a
 folder that has them (``llama3``, ``qwen2_5``); otherwise two of 131,072 and 151,552 tokens are
-trained. With ``--quick``, two of 32,768 are, and the matrices are 1,024 wide.
+trained. With ``--quick``, two of 32,768 are.
 
 Time is that of planning and of making one matrix, tokenizers and the old matrix given. Memory is
 the most that a process of its own takes for it beyond what it held with the tokenizers loaded and
@@ -43,7 +43,7 @@ def measure(source: str, target: str, width: int) -> dict[str, object]:
     before = resident_bytes()
     matrix = torch.empty(len(source_tok), width, dtype=torch.bfloat16)
     generator = torch.Generator().manual_seed(0)
-    for rows in matrix.split(CHUNK_ROWS // 8):
+    for rows in matrix.split(CHUNK_ROWS // 2):
         rows.copy_(torch.randn(rows.shape, generator=generator))
     begin = time.perf_counter()
     made, report = fvt(source_tok, target_tok, [matrix])
@@ -79,27 +79,26 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small vocabularies")
     parser.add_argument("--source", help="tokenizer spec")
     parser.add_argument("--target", help="tokenizer spec")
-    parser.add_argument("--width", type=int, help="hidden size")
+    parser.add_argument("--width", type=int, default=4096, help="hidden size")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    width = args.width or (1024 if args.quick else 4096)
     if args.child:
-        print(json.dumps(measure(args.source, args.target, width)))
+        print(json.dumps(measure(args.source, args.target, args.width)))
         return
     with tempfile.TemporaryDirectory() as folder:
         given = args.source and args.target
         pair = (args.source, args.target) if given else specs(Path(folder), args.quick)
-        result = measure_in_child(*pair, width)
+        result = measure_in_child(*pair, args.width)
     where = hardware(torch.get_num_threads())
     old, new = result["sizes"]
     print(
-        f"{where}: {old:,} to {new:,} rows of {width:,} in {result['seconds']} s; "
+        f"{where}: {old:,} to {new:,} rows of {args.width:,} in {result['seconds']} s; "
         f"{result['memory_ratio']} times the memory of the two matrices"
     )
     print(", ".join(f"{count:,} {origin}" for origin, count in result["report"].items()))
     keys = ("seconds", "memory_ratio")
-    print(json.dumps({key: result[key] for key in keys} | {"width": width, "hardware": where}))
+    print(json.dumps({key: result[key] for key in keys} | {"width": args.width, "hardware": where}))
 
 
 if __name__ == "__main__":
