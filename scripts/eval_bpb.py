@@ -15,14 +15,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch
-
-from tokenkit.config import config_from_dict
-from tokenkit.data import load_validation_texts
-from tokenkit.errors import DataError, run_main
-from tokenkit.evaluation.bits_per_byte import bits_per_byte
+from tokenkit.errors import run_main
 from tokenkit.evaluation.device import default_device, usable_device
-from tokenkit.models.causal_lm import load_causal_lm
+from tokenkit.evaluation.folder import folder_bits_per_byte, read_texts
 from tokenkit.tokenizers import load_tokenizer
 
 
@@ -51,22 +46,11 @@ def main() -> None:
     parser.add_argument("--device", default=default_device())
     parser.add_argument("--json", type=Path, help="write the result to this file too")
     args = parser.parse_args()
-    config = config_from_dict(
-        {
-            "data": {"validation": args.data, "text_field": args.text_field},
-            "eval": {"max_documents": args.max_documents},
-        }
-    )
     tok = load_tokenizer(args.tokenizer)
-    texts = load_validation_texts(config)
-    if not texts:
-        raise DataError(f"--data {' '.join(args.data)}: no text in it")
-    device = usable_device(args.device)
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    model = load_causal_lm(args.model, device, dtype)
-    result = bits_per_byte(
-        model, tok, texts,
-        max_length=args.max_length, batch_size=args.batch_size, device=device,
+    texts = read_texts(args.data, args.max_documents, args.text_field)
+    result = folder_bits_per_byte(
+        args.model, tok, texts, max_length=args.max_length, batch_size=args.batch_size,
+        device=usable_device(args.device),
     )  # fmt: skip
     size = sum(len(text.encode("utf-8")) for text in texts)
     print(f"{result:.4f} bits per byte ({len(texts)} documents, {size:,} bytes)")

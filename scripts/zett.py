@@ -4,6 +4,8 @@
         --target T:source=Qwen2:target=Llama3 --output folder
 
 Only the vocabulary changes: each new token's rows are made from the old ones by ``--method``.
+Without ``--target``, the model's own tokenizer is pruned (``--keep_tokens`` or ``--keep_top``)
+and extended (``--add_tokens``); with it, the target is.
 """
 
 from __future__ import annotations
@@ -11,46 +13,122 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tokenkit.errors import run_main
+from tokenkit.errors import ConfigError, run_main
+from tokenkit.evaluation.device import default_device, usable_device
+from tokenkit.evaluation.folder import folder_bits_per_byte, read_texts
 from tokenkit.log import init_logger
-from tokenkit.models.causal_lm import open_source_model
-from tokenkit.models.hf_export import check_output_folder, save_hf_folder
-from tokenkit.models.weights import backbone_tensors
-from tokenkit.tokenizers import load_tokenizer, warn_of_missing_bos
+from tokenkit.models.hf_export import check_output_folder
+from tokenkit.tokenizers import (
+    ByteifiedTokenizer,
+    extend,
+    load_tokenizer,
+    prune,
+    warn_of_missing_bos,
+)
+from tokenkit.tokenizers.prune import ids_of_entries, most_frequent
+from tokenkit.tokenizers.token_list import read_token_list
 from tokenkit.transfer import INITIALIZERS
+from tokenkit.transfer.zero_shot import open_donor, transfer_model
 
 
-def main() -> None:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", required=True, help="hub id or local folder")
     parser.add_argument("--tokenizer", required=True, help="spec of the model's own tokenizer")
-    parser.add_argument("--target", required=True, help="spec of the tokenizer to move to")
+    parser.add_argument("--target", help="spec of the tokenizer to move to (default: its own)")
     parser.add_argument("--output", type=Path, required=True, help="folder to write (new)")
     parser.add_argument(
         "--method", default="fvt", help=f"initialiser: {', '.join(INITIALIZERS.names())}"
     )
     parser.add_argument("--seed", type=int, default=1234, help="for rows that must be drawn")
-    args = parser.parse_args()
-    init_logger()
+    parser.add_argument("--device", default=default_device())
+    parser.add_argument(
+        "--text", nargs="+", help="files: bits per byte before and after, and for --keep_top"
+    )
+    parser.add_argument("--max_documents", type=int, default=256, help="for bits per byte")
+    tokens = parser.add_argument_group("vocabulary")
+    tokens.add_argument(
+        "--keep_tokens", type=Path, help="list of vocabulary entries to keep (.json, or lines)"
+    )
+    tokens.add_argument("--keep_top", type=int, help="keep this many most frequent in --text")
+    tokens.add_argument(
+        "--add_tokens", type=Path, help="list of tokens to add, as they stand in text"
+    )
+    omp = parser.add_argument_group("method omp")
+    omp.add_argument("--donor", help="tokenizer spec of a model folder with the target's tokenizer")
+    omp.add_argument("--omp_k", type=int, default=64, help="shared tokens per new one")
+    omp.add_argument(
+        "--omp_candidates", type=int, default=512, help="nearest to choose them from; 0: all"
+    )
+    return parser.parse_args()
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse combinations that cannot work."""
+    edits = args.keep_tokens or args.keep_top is not None or args.add_tokens
+    if not (args.target or edits):
+        raise ConfigError("nothing to do: give --target, --keep_tokens, --keep_top or --add_tokens")
+    if args.keep_top is not None and not args.text:
+        raise ConfigError("--keep_top counts tokens, so it needs --text")
+    for name in ("keep_top", "max_documents"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name} {value} must be at least 1")
+    if args.donor and args.method != "omp":
+        raise ConfigError(f"--donor is of --method omp, not {args.method}")
+    INITIALIZERS.get(args.method)
     check_output_folder(args.output)
-    initialize = INITIALIZERS.get(args.method)
-    source_tok, target_tok = load_tokenizer(args.tokenizer), load_tokenizer(args.target)
+
+
+def target_of(args: argparse.Namespace, source: ByteifiedTokenizer) -> ByteifiedTokenizer:
+    """The tokenizer to move to, pruned, then extended."""
+    tok = load_tokenizer(args.target) if args.target else source
+    keep = []
+    if args.keep_tokens:
+        keep += ids_of_entries(tok, read_token_list(args.keep_tokens))
+    if args.keep_top is not None:
+        keep += most_frequent(tok, read_texts(args.text, option="--text"), args.keep_top)
+    if keep:
+        tok = prune(tok, keep)
+    return extend(tok, read_token_list(args.add_tokens)) if args.add_tokens else tok
+
+
+def options_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Options of the method."""
+    if args.method != "omp":
+        return {}
+    donor = open_donor(args.donor, args.device) if args.donor else None
+    return {"k": args.omp_k, "candidates": args.omp_candidates, "donor": donor}
+
+
+def main() -> None:
+    args = parse_arguments()
+    init_logger()
+    check(args)
+    device = usable_device(args.device)
+    source_tok = load_tokenizer(args.tokenizer)
+    target_tok = target_of(args, source_tok)
     warn_of_missing_bos(source_tok, target_tok)
-    source = open_source_model(args.model)
-    inputs, outputs = source.matrices()
-    known = [matrix for matrix in (inputs, outputs) if matrix is not None]
-    made, report = initialize(source_tok, target_tok, known, seed=args.seed)
-    backbone = backbone_tensors(source.weights, source.family.prefix, source.family.embedding)
-    new_outputs = None if outputs is None else made[1]
-    save_hf_folder(source, backbone, made[0], new_outputs, target_tok, args.output)
+    texts = read_texts(args.text, args.max_documents, option="--text") if args.text else []
+    report = transfer_model(
+        args.model, source_tok, target_tok, args.output,
+        method=args.method, seed=args.seed, device=device, **options_of(args),
+    )  # fmt: skip
     print(f"{args.output}: {len(target_tok):,} tokens by {args.method}")
     for kind, count in report.items():
         print(f"  {kind:<10} {count:>9,}")
+    if texts:
+        before, after = (
+            folder_bits_per_byte(str(folder), tok, texts, device=device)
+            for folder, tok in ((args.model, source_tok), (args.output, target_tok))
+        )
+        print(f"bits per byte: {before:.6f} before, {after:.6f} after ({len(texts)} documents)")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -18,18 +17,6 @@ from tests.models.tiny import FAMILIES, save_tiny
 from tokenkit.tokenizers import load_tokenizer
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """Run ``scripts/<name>.py`` with arguments; TokenkitErrors are raised."""
-    monkeypatch.setenv("TOKENKIT_TRACEBACK", "1")
-
-    def run(name, *arguments):
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
-        runpy.run_path(str(ROOT / "scripts" / f"{name}.py"), run_name="__main__")
-
-    return run
 
 
 def plain_logits(folder, ids):

@@ -10,9 +10,11 @@ from tokenkit.tokenizers.chat import (
     messages_to_markers,
 )
 from tokenkit.tokenizers.expansion import InputExpander
+from tokenkit.tokenizers.extend import extend
 from tokenkit.tokenizers.families import FAMILIES, MARKERS, Family
 from tokenkit.tokenizers.load import load_tokenizer, warn_of_missing_bos
 from tokenkit.tokenizers.pair_bias import PairBias, load_pair_bias
+from tokenkit.tokenizers.prune import prune
 from tokenkit.tokenizers.roles import special_pairs
 from tokenkit.tokenizers.sampling import SampledTokenizer, SamplerSettings, sample_tokenizer
 from tokenkit.tokenizers.spec import TokenizerSpec, parse_spec
@@ -38,10 +40,12 @@ __all__ = [
     "count_pretokens",
     "encode_batch_with_loss_mask",
     "encode_with_loss_mask",
+    "extend",
     "load_pair_bias",
     "load_tokenizer",
     "messages_to_markers",
     "parse_spec",
+    "prune",
     "sample_tokenizer",
     "special_pairs",
     "surface_forms",

@@ -8,21 +8,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
 from tokenkit.errors import TokenizerError
 from tokenkit.log import logger
-from tokenkit.tokenizers.alphabet import BYTE_CHARACTERS, to_alphabet
+from tokenkit.tokenizers.alphabet import BYTE_CHARACTERS
 from tokenkit.tokenizers.byteify import (
-    ByteKind,
     adds_prefix_space,
     detect_byte_kind,
     lone_unicode_form,
     missing_bytes,
 )
 from tokenkit.tokenizers.derive import derive_family
+from tokenkit.tokenizers.extend import add_tokens, check_additions
 from tokenkit.tokenizers.families import BOS, EOS, FAMILIES, PAD, Family, get_family
 from tokenkit.tokenizers.spec import TokenizerSpec, parse_spec
 from tokenkit.tokenizers.tokenizer import ByteifiedTokenizer
@@ -56,9 +56,9 @@ def load_tokenizer(spec: str, tokens_to_add: Sequence[str] = ()) -> ByteifiedTok
     else:
         kind = detect_byte_kind(data, spec)
     _remove_unicode_form(hf, data, spec)
-    _add_tokens(hf, family.special_tokens if parsed.conversion != "byte" else (), special=True)
-    _check_additions(hf, tokens_to_add, kind, spec)
-    _add_tokens(hf, tokens_to_add, special=False)
+    add_tokens(hf, family.special_tokens if parsed.conversion != "byte" else (), special=True)
+    check_additions(hf, tokens_to_add, kind, spec)
+    add_tokens(hf, tokens_to_add, special=False)
     tok = ByteifiedTokenizer(
         hf,
         parsed,
@@ -132,25 +132,6 @@ def _remove_unicode_form(hf: PreTrainedTokenizerFast, data: dict[str, Any], spec
         hf.backend_tokenizer.normalizer = None
 
 
-def _add_tokens(hf: PreTrainedTokenizerFast, tokens: Sequence[str], *, special: bool) -> None:
-    added = [AddedToken(token, special=special, normalized=False) for token in tokens]
-    if added:
-        hf.add_tokens(added, special_tokens=special)
-
-
-def _check_additions(
-    hf: PreTrainedTokenizerFast, tokens: Sequence[str], kind: ByteKind, spec: str
-) -> None:
-    """Refuse a token whose text is, as a vocabulary entry, another one's bytes ("é", "Ġ")."""
-    vocabulary = hf.get_vocab()
-    for token in tokens:
-        if kind == "byte_level" and token in vocabulary and to_alphabet(token.encode()) != token:
-            raise TokenizerError(
-                f"token '{token}' cannot be added to tokenizer '{spec}', whose vocabulary has an "
-                "entry of that name for other bytes"
-            )
-
-
 def _byte_level_tokenizer(hf: PreTrainedTokenizerFast, family: Family) -> PreTrainedTokenizerFast:
     """A tokenizer of 256 bytes and the tokens the family's template uses.
 
@@ -170,7 +151,7 @@ def _byte_level_tokenizer(hf: PreTrainedTokenizerFast, family: Family) -> PreTra
         if token in vocabulary:
             tokens[name] = token
     byte_level = PreTrainedTokenizerFast(tokenizer_object=backend, **tokens)
-    _add_tokens(byte_level, [t for t in family.special_tokens if t in template], special=True)
+    add_tokens(byte_level, [t for t in family.special_tokens if t in template], special=True)
     return byte_level
 
 

@@ -68,29 +68,30 @@ def omp(
         raise ConfigError(f"omp: candidates = {candidates} must be 0 (all) or at least k = {k}")
     plan = make_plan(source_tok, target_tok, matrices)
     if donor is None:
-        space, parts = matrices[0], plan.composed.chunks
         basis = plan.shared[1].unique()
-        sources = basis
+        space, new, sources = matrices[0], plan.composed, basis
     else:
         space, (new, basis, sources) = donor.matrix, _donated(plan, target_tok, donor)
-        parts = new.chunks
     if len(basis):
-        found = []
-        for part in parts(TARGETS):
-            chosen, weights = approximate(part.of(space), space, basis, k, candidates)
-            used = weights != 0
-            counts = used.sum(1)
-            # A row of zeros is approximated by nothing; it stays the mean of its pieces.
-            found.append(
-                Combination(
-                    part.targets[counts > 0],
-                    counts[counts > 0],
-                    sources[chosen][used],
-                    weights[used],
-                )
-            )
-        plan = plan.composing(Combination.join(found))
+        plan = plan.composing(_approximated(new, space, basis, sources, k, candidates))
     return plan.carry_out(matrices, seed), plan.report
+
+
+def _approximated(
+    new: Combination, space: Tensor, basis: Tensor, sources: Tensor, k: int, candidates: int
+) -> Combination:
+    """New tokens as sums of the source's rows ``sources``, which ``space`` has at ``basis``."""
+    parts = []
+    for part in new.chunks(TARGETS):
+        chosen, weights = approximate(part.of(space), space, basis, k, candidates)
+        used = weights != 0
+        counts = used.sum(1)
+        # A row of zeros is approximated by nothing; it stays what it was in the plan.
+        some = counts > 0
+        parts.append(
+            Combination(part.targets[some], counts[some], sources[chosen][used], weights[used])
+        )
+    return Combination.join(parts)
 
 
 def _donated(

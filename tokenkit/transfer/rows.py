@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-CHUNK_ROWS = 8192  # rows in fp32 at a time
+CHUNK_ROWS = 2048  # rows in fp32 at a time
 
 
 @dataclass

@@ -1,0 +1,54 @@
+"""Bits per byte of a model folder on text of files: what scripts measure."""
+
+from __future__ import annotations
+
+import torch
+
+from tokenkit.config import config_from_dict
+from tokenkit.data import load_validation_texts
+from tokenkit.errors import DataError
+from tokenkit.evaluation.bits_per_byte import bits_per_byte
+from tokenkit.models.causal_lm import load_causal_lm
+from tokenkit.tokenizers import ByteifiedTokenizer
+
+ALL = 2**31 - 1
+
+
+def read_texts(
+    names: list[str], max_documents: int = ALL, text_field: str = "text", option: str = "--data"
+) -> list[str]:
+    """The first texts of files, folders or ``hf:name``.
+
+    Raises:
+        DataError: if a source cannot be read or none has text; the message names ``option``.
+    """
+    config = config_from_dict(
+        {
+            "data": {"validation": names, "text_field": text_field},
+            "eval": {"max_documents": max_documents},
+        }
+    )
+    texts = load_validation_texts(config)
+    if not texts:
+        raise DataError(f"{option} {' '.join(names)}: no text in it")
+    return texts
+
+
+def folder_bits_per_byte(
+    model: str,
+    tok: ByteifiedTokenizer,
+    texts: list[str],
+    *,
+    max_length: int = 512,
+    batch_size: int = 8,
+    device: torch.device,
+) -> float:
+    """Bits per byte of a model folder or hub id, in bf16 on accelerators, else in fp32.
+
+    Arguments are those of :func:`tokenkit.evaluation.bits_per_byte.bits_per_byte`.
+    """
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    return bits_per_byte(
+        load_causal_lm(model, device, dtype), tok, texts,
+        max_length=max_length, batch_size=batch_size, device=device,
+    )  # fmt: skip
