@@ -4,6 +4,8 @@
         --target T:source=Qwen2:target=Llama3 --output folder
 
 Only the vocabulary changes: each new token's rows are made from the old ones by ``--method``.
+``--method hypernet --checkpoint run`` lets a trained hypernetwork predict them, and takes the
+model from the run.
 Without ``--target``, the model's own tokenizer is pruned (``--keep_tokens`` or ``--keep_top``)
 and extended (``--add_tokens``); with it, the target is.
 """
@@ -31,20 +33,24 @@ from tokenkit.tokenizers import (
 )
 from tokenkit.tokenizers.prune import ids_of_entries, most_frequent
 from tokenkit.tokenizers.token_list import read_token_list
+from tokenkit.training.apply_hypernet import apply_hypernet
+from tokenkit.training.restore import load_run_config
 from tokenkit.transfer import INITIALIZERS
 from tokenkit.transfer.zero_shot import open_donor, transfer_model
+
+HYPERNET = "hypernet"
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", required=True, help="hub id or local folder")
-    parser.add_argument("--tokenizer", required=True, help="spec of the model's own tokenizer")
+    parser.add_argument("--model", help="hub id or local folder")
+    parser.add_argument("--tokenizer", help="spec of the model's own tokenizer")
     parser.add_argument("--target", help="spec of the tokenizer to move to (default: its own)")
     parser.add_argument("--output", type=Path, required=True, help="folder to write (new)")
     parser.add_argument(
-        "--method", default="fvt", help=f"initialiser: {', '.join(INITIALIZERS.names())}"
+        "--method", default="fvt", help=f"{', '.join(INITIALIZERS.names())} or {HYPERNET}"
     )
     parser.add_argument("--seed", type=int, default=1234, help="for rows that must be drawn")
     parser.add_argument("--device", default=default_device())
@@ -60,6 +66,11 @@ def parse_arguments() -> argparse.Namespace:
     tokens.add_argument(
         "--add_tokens", type=Path, help="list of tokens to add, as they stand in text"
     )
+    trained = parser.add_argument_group("method hypernet")
+    trained.add_argument(
+        "--checkpoint", type=Path, help="output directory of the run that trained the hypernetwork"
+    )
+    trained.add_argument("--step", type=int, default=-1, help="its checkpoint (-1: the latest)")
     omp = parser.add_argument_group("method omp")
     omp.add_argument("--donor", help="tokenizer spec of a model folder with the target's tokenizer")
     omp.add_argument("--omp_k", type=int, default=64, help="shared tokens per new one")
@@ -82,6 +93,18 @@ def check(args: argparse.Namespace) -> None:
             raise ConfigError(f"--{name} {value} must be at least 1")
     if args.donor and args.method != "omp":
         raise ConfigError(f"--donor is of --method omp, not {args.method}")
+    if (args.method == HYPERNET) != (args.checkpoint is not None):
+        raise ConfigError(f"--checkpoint goes with --method {HYPERNET}, not {args.method}")
+    if args.method == HYPERNET:
+        for name in ("model", "tokenizer"):
+            if getattr(args, name):
+                raise ConfigError(f"--{name} is that of --checkpoint: leave it out")
+        settings = load_run_config(args.checkpoint).student
+        args.model, args.tokenizer = settings.model, settings.tokenizer
+        return
+    for name in ("model", "tokenizer"):
+        if not getattr(args, name):
+            raise ConfigError(f"--{name} is missing")
     INITIALIZERS.get(args.method)
     check_output_folder(args.output)
 
@@ -116,10 +139,13 @@ def main() -> None:
     target_tok = target_of(args, source_tok)
     warn_of_missing_bos(source_tok, target_tok)
     texts = read_texts(args.text, args.max_documents, option="--text") if args.text else []
-    report = transfer_model(
-        args.model, source_tok, target_tok, args.output,
-        method=args.method, seed=args.seed, device=device, **options_of(args),
-    )  # fmt: skip
+    if args.method == HYPERNET:
+        report = apply_hypernet(args.checkpoint, target_tok, args.output, args.step)
+    else:
+        report = transfer_model(
+            args.model, source_tok, target_tok, args.output,
+            method=args.method, seed=args.seed, device=device, **options_of(args),
+        )  # fmt: skip
     print(f"{args.output}: {len(target_tok):,} tokens by {args.method}")
     for kind, count in report.items():
         print(f"  {kind:<10} {count:>9,}")

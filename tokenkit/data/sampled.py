@@ -15,7 +15,7 @@ import numpy as np
 from tokenkit.data.batch import Batch
 from tokenkit.data.collate import Collator
 from tokenkit.data.mixing import Order
-from tokenkit.data.token_forms import TokenForms, make_token_forms
+from tokenkit.data.token_forms import TokenForms, forms_for
 from tokenkit.tokenizers import (
     ByteifiedTokenizer,
     SamplerSettings,
@@ -53,8 +53,7 @@ class TokenizerStream:
         self.source_tok, self.source_rows, self.order = source_tok, source_rows, order
         self.texts, self.characters = sampler.texts, sampler.text_characters
         self.batch_size, self.seed = config.training.batch_size, config.job.seed
-        self.hypernet = config.hypernet
-        self.space_mask_mode = config.alm.space_mask_mode
+        self.config = config
         self._step, self._drawn = -1, None
         self._first, self._held = 0, []  # texts read, and the position of the first
 
@@ -70,16 +69,8 @@ class TokenizerStream:
         counts = count_pretokens(self._span(text, generator) for text in marked)
         family = self.source_tok.family
         tok = sample_tokenizer(counts, self.settings, family, generator).tok
-        forms = make_token_forms(
-            tok,
-            self.source_tok,
-            self.hypernet.max_surface_length,
-            source_rows=self.source_rows,
-            bytes_behind=self.hypernet.byte_embeddings,
-            rows=self.settings.size_max,
-            space_mask_mode=self.space_mask_mode,
-        )
-        return Drawn(tok, forms)
+        rows = (self.source_rows, self.settings.size_max)
+        return Drawn(tok, forms_for(self.config, tok, self.source_tok, *rows))
 
     def _texts_from(self, begin: int) -> list[str]:
         """The texts from a position on. Steps overlap, so what was read is kept."""

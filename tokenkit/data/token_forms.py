@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tokenkit.tokenizers import ByteifiedTokenizer, special_pairs, surface_forms
+
+if TYPE_CHECKING:
+    from tokenkit.config import Config
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class TokenForms:
         boundary: ``[V]`` bool, tokens that begin a new word.
         valid: number of real tokens.
         source_rows: rows of the source's matrices.
+        cut: tokens whose form was too long.
     """
 
     ids: Tensor
@@ -31,6 +36,7 @@ class TokenForms:
     boundary: Tensor
     valid: int
     source_rows: int
+    cut: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -43,7 +49,7 @@ class TokenForms:
     def map(self, function: Callable[[Tensor], Tensor]) -> TokenForms:
         """A copy with the function applied to all tensors."""
         parts = (self.ids, self.lengths, self.copied, self.boundary)
-        return TokenForms(*map(function, parts), self.valid, self.source_rows)
+        return TokenForms(*map(function, parts), self.valid, self.source_rows, self.cut)
 
     def shared(self) -> tuple[Tensor, Tensor]:
         """Tokens that are tokens of the source too, and the latter's ids, ``[P]`` each."""
@@ -94,7 +100,26 @@ def make_token_forms(
         copied[special], padded[special] = True, 1
         ids[special, 0] = list(same_role.values())
     parts = map(torch.from_numpy, (ids, padded, copied, boundary))
-    return TokenForms(*parts, count, source_rows)
+    return TokenForms(*parts, count, source_rows, int((lengths > max_length).sum()))
+
+
+def forms_for(
+    config: Config,
+    tok: ByteifiedTokenizer,
+    source_tok: ByteifiedTokenizer,
+    source_rows: int,
+    rows: int = 0,
+) -> TokenForms:
+    """A tokenizer's tokens as a run's hypernetwork is given them; see :func:`make_token_forms`."""
+    return make_token_forms(
+        tok,
+        source_tok,
+        config.hypernet.max_surface_length,
+        source_rows=source_rows,
+        bytes_behind=config.hypernet.byte_embeddings,
+        rows=rows,
+        space_mask_mode=config.alm.space_mask_mode,
+    )
 
 
 def own_forms(ids: Tensor, valid: int, source_rows: int) -> TokenForms:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from tokenkit.config import Config
-from tokenkit.data.token_forms import TokenForms, make_token_forms
+from tokenkit.data.token_forms import TokenForms, forms_for
 from tokenkit.evaluation.bits_per_byte import evaluate_bits_per_byte
 from tokenkit.models.causal_lm import CausalLM
 from tokenkit.parallelisms import Parallel
@@ -33,7 +33,7 @@ class Validation:
         self.unseen: dict[str, tuple[ByteifiedTokenizer, TokenForms]] = {}
         for spec in specs:
             tok = load_tokenizer(spec)
-            forms = spelt_for(config, tok, student_tok, student.vocabulary.input.shape[0])
+            forms = forms_for(config, tok, student_tok, student.vocabulary.input.shape[0])
             name = _short_name(spec, self.unseen)
             self.unseen[name] = tok, forms.map(lambda t: t.to(parallel.device))
 
@@ -60,20 +60,6 @@ class Validation:
         value = evaluate_bits_per_byte(student, tok, self.texts, self.config, self.parallel)
         student.close_vocabulary()
         return value
-
-
-def spelt_for(
-    config: Config, tok: ByteifiedTokenizer, source_tok: ByteifiedTokenizer, source_rows: int
-) -> TokenForms:
-    """A tokenizer's tokens as the run's hypernetwork is given them."""
-    return make_token_forms(
-        tok,
-        source_tok,
-        config.hypernet.max_surface_length,
-        source_rows=source_rows,
-        bytes_behind=config.hypernet.byte_embeddings,
-        space_mask_mode=config.alm.space_mask_mode,
-    )
 
 
 def _short_name(spec: str, taken: dict) -> str:

@@ -8,11 +8,23 @@ import torch
 from torch import Tensor
 
 from tokenkit.config import Config, load_config
+from tokenkit.data.token_forms import TokenForms
 from tokenkit.errors import CheckpointError
 from tokenkit.models.causal_lm import CausalLM, SourceModel
 from tokenkit.models.lora import merge_state_dict
 from tokenkit.training.build import Tokenizers, build_student, load_tokenizers, open_student_source
 from tokenkit.training.checkpoint import list_steps, load_tensors, step_folder, tensors_to_save
+
+
+def load_run_config(run: Path) -> Config:
+    """The settings of a run.
+
+    Raises:
+        CheckpointError: if the folder is no run.
+    """
+    if not (run / "config.toml").is_file():
+        raise CheckpointError(f"'{run}' is not a run's output directory: it has no config.toml")
+    return load_config(["--job.config_file", str(run / "config.toml")])
 
 
 def load_run(run: Path, step: int = -1) -> tuple[Config, SourceModel, CausalLM, Tokenizers]:
@@ -21,9 +33,7 @@ def load_run(run: Path, step: int = -1) -> tuple[Config, SourceModel, CausalLM, 
     Raises:
         CheckpointError: if the folder is no run or has no such checkpoint.
     """
-    if not (run / "config.toml").is_file():
-        raise CheckpointError(f"'{run}' is not a run's output directory: it has no config.toml")
-    config = load_config(["--job.config_file", str(run / "config.toml")])
+    config = load_run_config(run)
     root = run / "checkpoints"
     steps = list_steps(root)
     if step == -1 and not steps:
@@ -43,12 +53,16 @@ def load_run(run: Path, step: int = -1) -> tuple[Config, SourceModel, CausalLM, 
 
 @torch.no_grad()
 def merged_tensors(
-    config: Config, student: CausalLM
+    config: Config, student: CausalLM, forms: TokenForms | None = None
 ) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
-    """Backbone tensors with adapters merged, input matrix and output matrix, padding rows cut."""
+    """Backbone tensors with adapters merged, input matrix and output matrix, padding rows cut.
+
+    Args:
+        forms: the vocabulary that a hypernetwork is to predict; default its own.
+    """
     state = {name: p.detach() for name, p in student.backbone.named_parameters()}
     backbone = merge_state_dict(state, config.lora.alpha, config.lora.rank)
-    student.open_vocabulary()
+    student.open_vocabulary(forms)
     vocabulary = student.vocabulary
     rows = vocabulary.valid_vocab
     outputs = None if vocabulary.output is None else vocabulary.output_matrix.detach()[:rows]
