@@ -11,10 +11,10 @@ import torch
 from tests.tokenizers.samples import tokenizer
 from tests.transfer.test_fvt import origins_of, slow
 from tokenkit.transfer import focus
-from tokenkit.transfer.focus import sparsemax_threshold
+from tokenkit.transfer.focus import sparsemax
 
 
-def sparsemax(z: np.ndarray) -> np.ndarray:
+def closed_form(z: np.ndarray) -> np.ndarray:
     """Martins & Astudillo (2016), algorithm 1."""
     ordered = np.sort(z)[::-1]
     sums = np.cumsum(ordered)
@@ -25,19 +25,22 @@ def sparsemax(z: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("scale", [0.01, 0.3, 1.0, 50.0])
 @pytest.mark.parametrize("n", [1, 2, 7, 1000])
-def test_sparsemax(scale: float, n: int) -> None:
+@pytest.mark.parametrize("support", [2, 512])
+def test_sparsemax(scale: float, n: int, support: int) -> None:
     z = torch.randn(20, n, generator=torch.Generator().manual_seed(n), dtype=torch.float64) * scale
-    expected = np.stack([sparsemax(row) for row in z.numpy()])
+    expected = np.stack([closed_form(row) for row in z.numpy()])
     for dtype, atol in ((torch.float64, 1e-12), (torch.float32, 1e-4)):
         x = z.to(dtype)
-        got = (x - sparsemax_threshold(x).unsqueeze(1)).relu()
+        weights, columns = sparsemax(x, support)
+        got = torch.zeros_like(x).scatter(1, columns, weights)
         np.testing.assert_allclose(got.double().numpy(), expected, atol=atol)
 
 
 def test_sparsemax_of_equal_scores() -> None:
     x = torch.full((3, 1000), 0.7)
-    got = (x - sparsemax_threshold(x).unsqueeze(1)).relu()
-    torch.testing.assert_close(got, torch.full_like(x, 1e-3), rtol=1e-3, atol=0)
+    weights, columns = sparsemax(x)
+    assert (columns.sort().values == torch.arange(1000)).all()
+    torch.testing.assert_close(weights, torch.full_like(x, 1e-3), rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +65,7 @@ def test_equals_plain_loop(tmp_path, monkeypatch, source: str, target: str, chun
             assert torch.equal(made[0][i].double(), place)
             continue
         place = place.numpy()
-        weights = sparsemax(aux @ (place / np.linalg.norm(place)))
+        weights = closed_form(aux @ (place / np.linalg.norm(place)))
         for matrix, new in zip(matrices, made, strict=True):
             expected = weights @ matrix.double().numpy()[basis]
             np.testing.assert_allclose(new[i].numpy(), expected, atol=2e-5)

@@ -62,27 +62,31 @@ def _mix(part: Combination, places: Tensor, matrix: Tensor, basis: Tensor) -> Co
             places, unit_rows(matrix, ids).T, out=similarities[:, begin : begin + len(ids)]
         )
         begin += len(ids)
-    weights = similarities.sub_(sparsemax_threshold(similarities).unsqueeze(1)).clamp_(min=0)
-    row, column = (ids.cpu() for ids in weights.nonzero(as_tuple=True))
-    values = weights[weights > 0].cpu()
-    counts = torch.bincount(row, minlength=len(places))
-    return Combination(part.targets, counts, basis[column], values)
+    weights, columns = sparsemax(similarities)
+    used = weights > 0
+    return Combination(
+        part.targets, used.sum(1).cpu(), basis[columns[used].cpu()], weights[used].cpu()
+    )
 
 
-def sparsemax_threshold(scores: Tensor) -> Tensor:
-    """The ``t`` ``[B]`` for which ``relu(scores - t)`` sums to 1 in every row of ``[B, N]``.
+def sparsemax(scores: Tensor, support: int = 512) -> tuple[Tensor, Tensor]:
+    """The projection of every row of ``[B, N]`` onto the simplex (Martins & Astudillo, 2016).
 
-    Found by dropping, again and again, what is not above the threshold that the rest implies
-    (Michelot, 1986). That ends, with the exact support; no row needs sorting.
+    Args:
+        support: how many of a row's highest scores are looked at first; more are where those do
+            not settle it. The result does not depend on it.
+
+    Returns:
+        Weights ``[B, K]``, falling, and their columns ``[B, K]``; all other weights are 0.
     """
-    threshold = scores.max(1).values - 1  # the support lies above it
-    count = scores.new_full((len(scores),), torch.inf)
+    k = min(support, scores.shape[1])
     while True:
-        kept = scores > threshold.unsqueeze(1)
-        remaining = kept.sum(1).to(scores.dtype)
-        if torch.equal(remaining, count):
-            return threshold
-        count = remaining
-        excess = torch.where(kept, scores, 0).sum(1) - 1
-        # Rounding must not empty a row.
-        threshold = torch.minimum(excess / count, scores.max(1).values - 1 / scores.shape[1])
+        highest, columns = scores.topk(k, dim=1)
+        sums = highest.double().cumsum(1)
+        rank = torch.arange(1, k + 1, device=scores.device)
+        count = (1 + rank * highest.double() > sums).sum(1, keepdim=True)
+        if k == scores.shape[1] or bool((count < k).all()):
+            break
+        k = min(8 * k, scores.shape[1])
+    threshold = (sums.gather(1, count - 1) - 1) / count
+    return (highest - threshold).clamp(min=0).to(scores.dtype), columns
