@@ -93,6 +93,7 @@ def check(args: argparse.Namespace) -> None:
             raise ConfigError(f"--{name} {value} must be at least 1")
     if args.donor and args.method != "omp":
         raise ConfigError(f"--donor is of --method omp, not {args.method}")
+    check_output_folder(args.output)
     if (args.method == HYPERNET) != (args.checkpoint is not None):
         raise ConfigError(f"--checkpoint goes with --method {HYPERNET}, not {args.method}")
     if args.method == HYPERNET:
@@ -100,13 +101,14 @@ def check(args: argparse.Namespace) -> None:
             if getattr(args, name):
                 raise ConfigError(f"--{name} is that of --checkpoint: leave it out")
         settings = load_run_config(args.checkpoint).student
-        args.model, args.tokenizer = settings.model, settings.tokenizer
+        args.tokenizer = settings.tokenizer
+        if settings.init == "pretrained":
+            args.model = settings.model
         return
     for name in ("model", "tokenizer"):
         if not getattr(args, name):
             raise ConfigError(f"--{name} is missing")
     INITIALIZERS.get(args.method)
-    check_output_folder(args.output)
 
 
 def target_of(args: argparse.Namespace, source: ByteifiedTokenizer) -> ByteifiedTokenizer:
@@ -150,11 +152,13 @@ def main() -> None:
     for kind, count in report.items():
         print(f"  {kind:<10} {count:>9,}")
     if texts:
-        before, after = (
-            folder_bits_per_byte(str(folder), tok, texts, device=device)
-            for folder, tok in ((args.model, source_tok), (args.output, target_tok))
-        )
-        print(f"bits per byte: {before:.6f} before, {after:.6f} after ({len(texts)} documents)")
+        known = {"before": (args.model, source_tok), "after": (args.output, target_tok)}
+        values = [
+            f"{folder_bits_per_byte(str(folder), tok, texts, device=device):.6f} {name}"
+            for name, (folder, tok) in known.items()
+            if folder
+        ]
+        print(f"bits per byte: {', '.join(values)} ({len(texts)} documents)")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 from tests.launch import SPEC_A, SPEC_B
 from tokenkit.config import Config, config_from_dict
 from tokenkit.data import Batch
+from tokenkit.data.token_forms import TokenForms
 
 __all__ = ["SPEC_A", "SPEC_B", "equal", "make_config", "write_rows"]
 
@@ -43,6 +44,8 @@ def _flat(batch: Batch) -> dict[str, Any]:
     for name, value in vars(batch).items():
         if isinstance(value, dict):
             flat |= {f"{name}.{key}": item for key, item in value.items()}
+        elif isinstance(value, TokenForms):
+            flat |= {f"{name}.{key}": item for key, item in vars(value).items()}
         else:
             flat[name] = value
     return flat

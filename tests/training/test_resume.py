@@ -15,6 +15,14 @@ from tokenkit.training.checkpoint import list_steps
 RUN = ["--training.steps", "8", "--checkpoint.enable", "true", "--checkpoint.interval", "2"]
 LORA = ["--student.train", "lora", "--lora.rank", "4", "--data.num_workers", "1"]
 
+SAMPLED = [
+    "--student.target_tokenizer", "", "--student.train", "none", "--student.train_embeddings",
+    "false", "--hypernet.architecture", "transformer", "--hypernet.num_heads", "4",
+    "--hypernet.num_layers", "1", "--hypernet.identity_steps", "3", "--tokenizer_sampler.enable",
+    "true", "--tokenizer_sampler.size_min", "1100", "--tokenizer_sampler.size_max", "1300",
+    "--tokenizer_sampler.size_mean", "1200", "--tokenizer_sampler.texts", "16",
+]  # fmt: skip
+
 
 def wait_for_step(output_dir, step, timeout=120):
     """Return once a step was logged."""
@@ -35,8 +43,17 @@ def wait_for_step(output_dir, step, timeout=120):
         (1, [*LORA, "--checkpoint.async_mode", "async"]),
         (2, ["--training.micro_batch_size", "4"]),
         (1, ["--loss.names", "sft,dskd", "--loss.aggregation", "gradnorm"]),
+        (1, [*SAMPLED, "--data.num_workers", "1"]),
+        (2, [*SAMPLED, "--training.micro_batch_size", "4"]),
     ],
-    ids=["full", "lora, worker, async", "FSDP 2", "parameters of a loss, gradnorm"],
+    ids=[
+        "full",
+        "lora, worker, async",
+        "FSDP 2",
+        "parameters of a loss, gradnorm",
+        "hypernet",
+        "hypernet, FSDP 2",
+    ],
 )
 def test_killed_run_resumes_bit_for_bit(base_arguments, tmp_path, world, extra):
     argv = [*base_arguments, *RUN, *extra]

@@ -24,6 +24,8 @@ def check_paths(config: Config) -> Iterator[str]:
     yield from _check_tokenizer("student.tokenizer", config.student.tokenizer)
     yield from _check_tokenizer("student.target_tokenizer", config.student.target_tokenizer)
     yield from _check_tokenizer("teacher.tokenizer", config.teacher.tokenizer)
+    for spec in config.eval.tokenizers:
+        yield from _check_tokenizer("eval.tokenizers", spec)
     yield from _check_cache(config.teacher.cache)
     yield from _check_pair_bias(config)
     mapping = config.mined.mapping

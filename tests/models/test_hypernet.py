@@ -1,0 +1,145 @@
+"""The hypernetwork and the vocabulary it predicts."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from tokenkit.config.schema_hypernet import HypernetConfig
+from tokenkit.data.token_forms import TokenForms
+from tokenkit.models import hypernet_vocabulary
+from tokenkit.models.hypernet import Hypernet, moments
+from tokenkit.models.hypernet_build import build_hypernet_vocabulary, fill_hypernet
+from tokenkit.models.vocabulary import Vocabulary
+
+SOURCE, WIDTH = 40, 16
+VARIANTS = [
+    {},
+    {"use_attention": False},
+    {"pooling": "mean", "residual_pooling": "mean"},
+    {"shared": False},
+    {"multiply_hidden_dim_by_num_embeddings": False},
+    {"architecture": "linear"},
+    {"architecture": "identity"},
+]
+
+
+def settings(**changes) -> HypernetConfig:
+    known = {"architecture": "transformer", "num_layers": 2, "num_heads": 4}
+    return HypernetConfig(**{**known, "max_surface_length": 4, **changes})
+
+
+def vocabulary(config: HypernetConfig, tied: bool = False, disturb: bool = True):
+    """A filled vocabulary; ``disturb`` moves the network away from its first values."""
+    table = Vocabulary(SOURCE, WIDTH, tied=tied, valid_vocab=SOURCE)
+    made = build_hypernet_vocabulary(config, table, torch.float32).to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    matrices = [torch.randn(SOURCE, WIDTH, generator=generator) * 0.3 + 0.1 for _ in range(2)]
+    made.input.data.copy_(matrices[0])
+    if not tied:
+        made.output.data.copy_(matrices[1])
+    fill_hypernet(made, (matrices[0], None if tied else matrices[1]), 0)
+    if disturb:
+        for parameter in made.hypernet.networks.parameters():
+            parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return made
+
+
+def forms(rows: int = 25, valid: int = 23, source_rows: int = SOURCE) -> TokenForms:
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(source_rows, (rows, 4), generator=generator)
+    lengths = torch.randint(1, 5, (rows,), generator=generator)
+    copied = torch.zeros(rows, dtype=torch.bool)
+    copied[[2, 7]] = True
+    lengths[copied] = 1
+    return TokenForms(ids, lengths, copied, copied, valid, SOURCE)
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=str)
+def test_tokens_that_spell_themselves_start_as_they_are(changes):
+    made = vocabulary(settings(**changes), disturb=False)
+    made.open(made.own_forms(), made.predict)
+    torch.testing.assert_close(made.input_matrix, made.input, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(made.output_matrix, made.output, rtol=1e-5, atol=1e-6)
+
+
+def test_without_residual_the_first_prediction_has_the_statistics_of_the_source():
+    made = vocabulary(settings(residual=False), disturb=False)
+    made.open(made.own_forms(), made.predict)
+    found = moments(torch.stack([made.input_matrix, made.output_matrix], 1))
+    wanted = moments(torch.stack([made.input, made.output], 1))
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=str)
+@pytest.mark.parametrize("mask", [True, False])
+def test_chunks_and_order_do_not_matter(changes, mask, monkeypatch):
+    """Against the network called once on everything, token by token; gradients too."""
+    made = vocabulary(settings(**changes, use_attention_mask=mask))
+    table = forms()
+    given = torch.stack([made.input, made.output], -2)[table.ids]
+    whole = made.hypernet(given, table.mask)
+    whole = torch.where(table.copied[:, None, None], given[:, 0], whole)
+    weight = torch.randn(whole.shape, generator=torch.Generator().manual_seed(2))
+    parameters = [made.input, made.output, *made.hypernet.parameters()]
+    wanted = torch.autograd.grad((whole * weight).sum(), parameters, allow_unused=True)
+
+    monkeypatch.setitem(hypernet_vocabulary.CHUNK_BYTES, "cpu", 5000)
+    made.open(table, made.predict)
+    torch.testing.assert_close(made.input_matrix, whole[:, 0].detach(), rtol=1e-5, atol=1e-6)
+    for k, matrix in enumerate((made.input_matrix, made.output_matrix)):
+        (0.5 * matrix * weight[:, k]).sum().backward()
+        (0.5 * matrix * weight[:, k]).sum().backward()  # another micro-batch
+    made.close()
+    for parameter, expected in zip(parameters, wanted, strict=True):
+        if expected is None or not expected.abs().sum():
+            assert parameter.grad is None or not parameter.grad.abs().sum()
+        else:
+            torch.testing.assert_close(parameter.grad, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_embeddings_and_scores_use_the_prediction():
+    made = vocabulary(settings(), tied=True)
+    table = forms()
+    made.open(table, made.predict)
+    ids = torch.tensor([[0, 2, 22, 7]])
+    matrix = made.input_matrix.detach()
+    assert made.rows == 25 and made.valid_vocab == 23
+    assert torch.equal(made.embed(ids), matrix[ids])
+    assert torch.equal(matrix[7], made.input[table.ids[7, 0]])
+    hidden = torch.randn(1, 4, WIDTH)
+    scores = made.scores(hidden, ids, torch.ones_like(ids, dtype=torch.bool))
+    wanted = (hidden @ matrix[:23].T).log_softmax(-1)[0, :3].gather(1, ids[0, 1:, None])
+    torch.testing.assert_close(scores.label_logprob[0, :3], wanted[:, 0], rtol=1e-5, atol=1e-5)
+
+
+def test_bytes_have_embeddings_of_their_own():
+    made = vocabulary(settings(byte_embeddings=True))
+    table = forms(source_rows=SOURCE + 256)
+    embeddings = made.embeddings_of(table.ids)
+    byte = table.ids >= SOURCE
+    assert torch.equal(embeddings[byte], made.extra[table.ids[byte] - SOURCE])
+    assert torch.equal(embeddings[~byte][:, 0], made.input[table.ids[~byte]])
+    std, mean = torch.std_mean(made.input, 0)
+    assert (made.extra[:, 0].mean(0) - mean).abs().max() < 4 * std.max() / math.sqrt(256)
+    made.open(table, made.predict)
+    made.input_matrix.sum().backward()
+    made.close()
+    assert made.extra.grad.abs().sum() > 0
+
+
+def test_what_is_not_predicted_yet_cannot_be_used():
+    made = vocabulary(settings())
+    with pytest.raises(RuntimeError, match="open it first"):
+        made.embed(torch.tensor([[0]]))
+
+
+def test_drawing_is_the_same_for_the_same_seed():
+    config, embeddings = settings(), torch.randn(30, 2, WIDTH)
+    first, second = Hypernet(config, 2, WIDTH), Hypernet(config, 2, WIDTH)
+    for net in (first, second):
+        net.initialize(embeddings, torch.Generator().manual_seed(4))
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)

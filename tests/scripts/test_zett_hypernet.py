@@ -1,0 +1,86 @@
+"""Training a hypernetwork and applying it: the same model, the same bits per byte."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tests.launch import SPEC_A, SPEC_B, read_metrics, train
+from tokenkit.errors import TokenkitError
+from tokenkit.tokenizers import load_tokenizer
+from tokenkit.training.restore import load_run
+
+HYPERNET = [
+    "--student.target_tokenizer", "", "--student.train_embeddings", "false",
+    "--hypernet.architecture", "transformer", "--hypernet.num_heads", "4",
+    "--hypernet.num_layers", "1", "--hypernet.max_surface_length", "4",
+    "--hypernet.byte_embeddings", "true", "--hypernet.identity_steps", "1",
+    "--tokenizer_sampler.enable", "true", "--tokenizer_sampler.size_min", "1100",
+    "--tokenizer_sampler.size_max", "1300", "--tokenizer_sampler.size_mean", "1200",
+    "--tokenizer_sampler.texts", "16", "--checkpoint.enable", "true", "--training.steps", "3",
+    "--eval.interval", "3", "--eval.tokenizers", f"{SPEC_A},{SPEC_B}",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["none", "lora"])
+def run(request, base_arguments, texts_file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    argv = [*base_arguments, *HYPERNET, "--student.train", request.param, "--lora.rank", "4",
+            "--data.validation", str(texts_file), "--job.output_dir", str(folder)]  # fmt: skip
+    train(argv, 1, folder / "log")
+    return folder
+
+
+def test_a_trained_hypernet_becomes_a_model_folder(run, script, texts_file, tmp_path, capsys):
+    output = tmp_path / "out"
+    script("zett", "--method", "hypernet", "--checkpoint", run, "--target", SPEC_B,
+           "--output", output, "--text", texts_file)  # fmt: skip
+    printed = capsys.readouterr().out
+    after = float(re.search(r"([\d.]+) after", printed)[1])
+    entries = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    logged = next(e for e in entries if "validation/bits_per_byte" in e)
+    assert after == pytest.approx(logged["validation/bits_per_byte/bpe_b"], abs=2e-5)
+    assert read_metrics(run)[1]["loss/identity"] < 1e-6
+
+    model = AutoModelForCausalLM.from_pretrained(output)
+    tok = load_tokenizer(SPEC_B)
+    assert model.get_input_embeddings().weight.shape[0] == len(tok)
+    _, source, _, tokenizers = load_run(run)
+    begin = "<|begin_of_text|>"
+    row = source.matrices()[0][tokenizers.source.ids[begin]]
+    assert torch.equal(model.get_input_embeddings().weight[tok.ids[begin]], row)
+
+
+def test_bad_calls(run, script, tmp_path):
+    zett = ["zett", "--target", SPEC_B, "--output", tmp_path / "out"]
+    with pytest.raises(TokenkitError, match="--checkpoint goes with --method hypernet"):
+        script(*zett, "--method", "hypernet")
+    with pytest.raises(TokenkitError, match="--model is that of --checkpoint"):
+        script(*zett, "--method", "hypernet", "--checkpoint", run, "--model", "m")
+    with pytest.raises(TokenkitError, match="is not a run's output directory"):
+        script(*zett, "--method", "hypernet", "--checkpoint", tmp_path)
+    with pytest.raises(TokenkitError, match="--model is missing"):
+        script(*zett)
+
+
+@pytest.mark.parametrize("embeddings", ["preserve", "untie"])
+def test_a_projected_vocabulary_is_exported(base_arguments, script, tmp_path, embeddings):
+    """Distillation with ``[hypernet]`` and without sampling ends in a plain model folder."""
+    folder, output = tmp_path / "run", tmp_path / "out"
+    folder.mkdir()
+    argv = [*base_arguments, "--job.output_dir", str(folder), "--checkpoint.enable", "true",
+            "--hypernet.architecture", "transformer", "--hypernet.num_heads", "4",
+            "--student.output_embeddings", embeddings, "--training.steps", "3"]  # fmt: skip
+    train(argv, 1, folder / "log")
+    script("export", "--run", folder, "--output", output)
+    _, _, student, _ = load_run(folder)
+    student.open_vocabulary()
+    ids = torch.tensor([load_tokenizer(SPEC_B).encode("<|<bos>|>def f(x): return").tolist()])
+    with torch.no_grad():
+        expected = student.vocabulary.logits(student.hidden_states(ids))
+        found = AutoModelForCausalLM.from_pretrained(output)(ids).logits
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
