@@ -1,10 +1,12 @@
 """The whole story in minutes on a laptop CPU, offline: train a small model, change its tokenizer.
 
-    make quickstart
+    make quickstart [ARGS=--zett]
 
 1. collect Python's own standard library as text; 2. train two different tokenizers; 3. pretrain a
 small Llama on the first; 4. transfer it to the second by distilling it into itself; 5. compare
-bits per byte on held-out text. Everything lies under outputs/quickstart; what is finished is
+bits per byte on held-out text. With ``--zett``, 4. is to train a hypernetwork that gives the model
+any tokenizer, on sampled ones, and 5. compares ways of moving to B without training on it. Either
+part reuses what the other has made. Everything lies under outputs/quickstart; what is finished is
 reused, and an interrupted training resumes.
 """
 
@@ -18,6 +20,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -32,6 +35,11 @@ WORDS_B = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|
 SPEC_A, SPEC_B = ":source=Llama3", ":source=Qwen2:target=Llama3"
 QUICK = ["--training.steps", "8", "--training.batch_size", "4", "--training.micro_batch_size", "4",
          "--eval.max_documents", "4"]  # fmt: skip
+QUICK_ZETT = [
+    "--hypernet.num_heads", "4", "--hypernet.identity_steps", "3",
+    "--tokenizer_sampler.size_min", "1000", "--tokenizer_sampler.size_max", "1200",
+    "--tokenizer_sampler.size_mean", "1100", "--tokenizer_sampler.texts", "64",
+]  # fmt: skip
 
 
 def documents(limit: int) -> list[str]:
@@ -162,11 +170,15 @@ def sample(model: Path, prompt: str) -> str:
     return tokenizer.decode(output[0], skip_special_tokens=True)
 
 
-def report(scores: dict[str, float], folder: Path, seconds: float) -> None:
+def print_scores(scores: dict[str, float]) -> None:
     print("\n" + "=" * 62)
     print(f"{'bits per byte on held-out text (lower is better)':<50}")
     for name, value in scores.items():
         print(f"  {name:<44} {value:>8.4f}")
+
+
+def report(scores: dict[str, float], folder: Path, seconds: float) -> None:
+    print_scores(scores)
     teacher, zero_shot, transferred = scores.values()
     if zero_shot > teacher:
         print(f"gap closed: {100 * (zero_shot - transferred) / (zero_shot - teacher):.0f}%")
@@ -180,12 +192,84 @@ def report(scores: dict[str, float], folder: Path, seconds: float) -> None:
     print(f"finished in       {seconds / 60:.1f} minutes")
 
 
+@dataclass(frozen=True)
+class Names:
+    """What the stages share."""
+
+    folder: Path
+    quick: bool
+    begin: float  # seconds since the epoch
+    spec_a: str
+    spec_b: str
+    held_out: Path
+    data: list[str]  # arguments of train.py
+
+    def score(self, model: Path, spec: str) -> float:
+        return bits_per_byte(model, spec, self.held_out, self.folder)
+
+    def move(self, method: str, output: Path, *arguments: str) -> Path:
+        """The teacher with tokenizer B, its rows made by a method of scripts/zett.py."""
+        given = arguments or ("--model", str(self.folder / "teacher"), "--tokenizer", self.spec_a)
+        export(f"give it tokenizer B by {method}", "scripts/zett.py", output, "--method", method,
+               "--target", self.spec_b, *given)  # fmt: skip
+        return output
+
+
+def pretrain(names: Names) -> None:
+    folder = names.folder
+    train("1/2 pretrain a small model with tokenizer A", "quickstart_pretrain.toml",
+          folder / "pretrain", names.quick, *names.data, "--student.model", str(folder / "config"),
+          "--student.tokenizer", names.spec_a)  # fmt: skip
+    export("export it", "scripts/export.py", folder / "teacher", "--run", str(folder / "pretrain"))
+
+
+def transfer(names: Names) -> None:
+    """Distill the model into itself with tokenizer B."""
+    folder, student = names.folder, names.folder / "student"
+    zero_shot = names.move("fvt", folder / "zero_shot")
+    train("2/2 transfer it to tokenizer B by distilling it into itself",
+          "quickstart_transfer.toml", folder / "transfer", names.quick, *names.data,
+          "--student.tokenizer", names.spec_a, "--student.target_tokenizer", names.spec_b,
+          "--student.model", str(folder / "teacher"))  # fmt: skip
+    export("export the result", "scripts/export.py", student, "--run", str(folder / "transfer"))
+    scores = {
+        "teacher (tokenizer A)": names.score(folder / "teacher", names.spec_a),
+        "zero-shot (tokenizer B, FVT)": names.score(zero_shot, names.spec_b),
+        "after transfer (tokenizer B)": names.score(student, names.spec_b),
+    }
+    report(scores, folder, time.time() - names.begin)
+
+
+def zero_shot_transfer(names: Names) -> None:
+    """Train a hypernetwork on sampled tokenizers and hold it against untrained methods."""
+    folder, quick = names.folder, names.quick
+    train("2/2 train a hypernetwork on sampled tokenizers", "quickstart_zett.toml",
+          folder / "zett", quick, *names.data, "--student.tokenizer", names.spec_a,
+          "--student.model", str(folder / "teacher"), "--eval.tokenizers", names.spec_b,
+          *(QUICK_ZETT if quick else []))  # fmt: skip
+    scores = {"the model itself (tokenizer A)": names.score(folder / "teacher", names.spec_a)}
+    for method in ("random", "mean", "focus", "omp", "fvt"):
+        moved = names.move(method, folder / f"zero_shot_{method}")
+        scores[f"tokenizer B, {method}"] = names.score(moved, names.spec_b)
+    given = ("--checkpoint", str(folder / "zett"))
+    moved = names.move("hypernet", folder / "zero_shot_hypernet", *given)
+    scores["tokenizer B, hypernetwork"] = names.score(moved, names.spec_b)
+    print_scores(scores)
+    print("=" * 62)
+    print("\nno method has seen tokenizer B before; any other can be given the same way:\n")
+    print(f"python scripts/zett.py --method hypernet --checkpoint {folder / 'zett'} --target SPEC")
+    print(f"finished in {(time.time() - names.begin) / 60:.1f} minutes")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, help="folder (outputs/quickstart)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run at all?")
+    parser.add_argument(
+        "--zett", action="store_true", help="train a hypernetwork for any tokenizer"
+    )
     args = parser.parse_args()
     begin, quick = time.time(), args.quick
     # The two sizes are different runs, so each has its own folder.
@@ -204,25 +288,9 @@ def main() -> None:
     spec_a, spec_b = f"{folder}/tokenizer_a{SPEC_A}", f"{folder}/tokenizer_b{SPEC_B}"
 
     data = ["--data.train", str(corpus / "train.jsonl"), "--data.validation", str(held_out)]
-    train("1/2 pretrain a small model with tokenizer A", "quickstart_pretrain.toml",
-          folder / "pretrain", quick, *data, "--student.model", str(folder / "config"),
-          "--student.tokenizer", spec_a)  # fmt: skip
-    teacher, zero_shot, student = folder / "teacher", folder / "zero_shot", folder / "student"
-    export("export it", "scripts/export.py", teacher, "--run", str(folder / "pretrain"))
-    export("give it tokenizer B without training", "scripts/zett.py", zero_shot, "--model",
-           str(teacher), "--tokenizer", spec_a, "--target", spec_b)  # fmt: skip
-    specs = ["--student.tokenizer", spec_a, "--student.target_tokenizer", spec_b]
-    train("2/2 transfer it to tokenizer B by distilling it into itself",
-          "quickstart_transfer.toml", folder / "transfer", quick, *data, *specs,
-          "--student.model", str(teacher))  # fmt: skip
-    export("export the result", "scripts/export.py", student, "--run", str(folder / "transfer"))
-
-    scores = {
-        "teacher (tokenizer A)": bits_per_byte(teacher, spec_a, held_out, folder),
-        "zero-shot (tokenizer B, FVT)": bits_per_byte(zero_shot, spec_b, held_out, folder),
-        "after transfer (tokenizer B)": bits_per_byte(student, spec_b, held_out, folder),
-    }
-    report(scores, folder, time.time() - begin)
+    names = Names(folder, quick, begin, spec_a, spec_b, held_out, data)
+    pretrain(names)
+    (zero_shot_transfer if args.zett else transfer)(names)
 
 
 if __name__ == "__main__":

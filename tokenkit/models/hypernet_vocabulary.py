@@ -104,15 +104,17 @@ class HypernetVocabulary(Vocabulary):
         """
         ranks = 1 if self.group is None else dist.get_world_size(self.group)
         share = -(-len(forms) // ranks)
-        first = 0 if self.group is None else dist.get_rank(self.group) * share
+        # Every so many-th token: long ones may all be at the end.
+        first = 0 if self.group is None else dist.get_rank(self.group)
         parts = (forms.ids, forms.mask, forms.copied)
-        mine = predict(*(part[first : first + share] for part in parts))
+        mine = predict(*(part[first::ranks] for part in parts))
         if len(mine) < share:
             mine = torch.cat([mine, mine.new_zeros(share - len(mine), *mine.shape[1:])])
         whole = mine.detach()
         if ranks > 1:
-            whole = mine.new_empty(ranks * share, *mine.shape[1:])
-            dist.all_gather_into_tensor(whole, mine.detach(), group=self.group)
+            gathered = mine.new_empty(ranks, *mine.shape)
+            dist.all_gather_into_tensor(gathered.flatten(0, 1), whole, group=self.group)
+            whole = gathered.transpose(0, 1).flatten(0, 1)
         self._mine = mine if mine.requires_grad else None
         leaves = [part.contiguous() for part in whole[: len(forms)].unbind(1)]
         self._leaves = tuple(leaf.requires_grad_(self._mine is not None) for leaf in leaves)
@@ -135,9 +137,9 @@ class HypernetVocabulary(Vocabulary):
             if leaf.grad is not None:
                 padded[: len(leaf), k] = leaf.grad
         if ranks > 1:
-            summed = torch.empty_like(mine)
-            dist.reduce_scatter_tensor(summed, padded, group=self.group)
-            padded = summed
+            by_rank = padded.unflatten(0, (-1, ranks)).transpose(0, 1).contiguous()
+            padded = torch.empty_like(mine)
+            dist.reduce_scatter_tensor(padded, by_rank.flatten(0, 1), group=self.group)
         mine.backward(padded)
 
     def predict(self, ids: Tensor, mask: Tensor, copied: Tensor) -> Tensor:
@@ -146,28 +148,31 @@ class HypernetVocabulary(Vocabulary):
         Args:
             copied: ``[V]`` bool, tokens that keep the embeddings of their form's first token.
         """
-        order = mask.sum(1).argsort(stable=True)
-        trim = not self.hypernet.sees_padding
-        sizes = self._chunk_rows(ids)
-        chunks = zip(*(t[order].split(sizes) for t in (ids, mask, copied)), strict=True)
-        predicted = torch.cat([self._recomputed(*chunk, trim) for chunk in chunks])
+        lengths = mask.sum(1)
+        if self.hypernet.sees_padding:
+            lengths = torch.full_like(lengths, ids.shape[1])
+        # Forms of one length together: no padding is computed.
+        order = lengths.argsort(stable=True)
+        counts = torch.bincount(lengths).tolist()
+        rows = self._rows_of_one_token(ids.device)
+        recompute = torch.is_grad_enabled() and sum(n * k for n, k in enumerate(counts)) > rows
+        found = []
+        for length, group in enumerate(order.split(counts)):
+            for part in group.split(max(1, rows // max(length, 1))) if len(group) else ():
+                given = (ids[part, :length], mask[part, :length], copied[part])
+                if recompute:
+                    found.append(checkpoint(self._predict_chunk, *given, use_reentrant=False,
+                                            preserve_rng_state=False))  # fmt: skip
+                else:
+                    found.append(self._predict_chunk(*given))
+        predicted = torch.cat(found)
         return torch.empty_like(predicted).index_copy(0, order, predicted)
 
-    def _recomputed(self, ids: Tensor, mask: Tensor, copied: Tensor, trim: bool) -> Tensor:
-        if trim:  # the longest form is in the last row
-            length = max(1, int(mask[-1:].sum()))
-            ids, mask = ids[:, :length], mask[:, :length]
-        if not torch.is_grad_enabled():
-            return self._predict_chunk(ids, mask, copied)
-        return checkpoint(
-            self._predict_chunk, ids, mask, copied, use_reentrant=False, preserve_rng_state=False
-        )
-
-    def _chunk_rows(self, ids: Tensor) -> int:
-        budget = CHUNK_BYTES.get(ids.device.type, CHUNK_BYTES["cpu"])
+    def _rows_of_one_token(self, device: torch.device) -> int:
+        """Rows of a chunk, if their forms are one token long."""
+        budget = CHUNK_BYTES.get(device.type, CHUNK_BYTES["cpu"])
         width = self.input.shape[1] * self.hypernet.num_embeddings
-        inner = width * self.hypernet.config.hidden_expansion_factor
-        return max(1, budget // (4 * inner * ids.shape[1]))
+        return max(1, budget // (4 * width * self.hypernet.config.hidden_expansion_factor))
 
     def _predict_chunk(self, ids: Tensor, mask: Tensor, copied: Tensor) -> Tensor:
         # The matrices are looked up here, so that backward finds them gathered again.
