@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tokenkit.models.gpu_compile import compiled_on_gpu
 from tokenkit.models.logit_blocks import Head, LogitBlocks, multiply
 from tokenkit.models.running_sums import Labels, RunningSums
 
@@ -185,14 +186,27 @@ def _logit_gradient(
     blocks: LogitBlocks, logits: Tensor, state: _BackwardRows, mask: Tensor | None, columns: slice
 ) -> Tensor:
     """Gradient ``[n, c]`` on a block of logits (before scale and soft-cap) but for the label's."""
-    slope = blocks.slope(logits)
-    p = logits.sub_(state.top[:, None]).exp_()
+    mask = None if state.inside is None else mask[columns]
+    return weigh(logits, blocks.slope(logits), state.top, state.outside, state.inside, mask)
+
+
+@compiled_on_gpu
+def weigh(
+    logits: Tensor,
+    slope: Tensor | None,
+    top: Tensor,
+    outside: Tensor,
+    inside: Tensor | None,
+    mask: Tensor | None,
+) -> Tensor:
+    """Overwrite a block ``[n, c]`` with e^(z − top) · slope · (outside + mask · inside)."""
+    p = logits.sub_(top[:, None]).exp_()
     if slope is not None:
         p.mul_(slope)
-    if state.inside is None:
-        return p.mul_(state.outside[:, None])
-    factor = torch.where(mask[columns] > 0, state.inside[:, None], 0.0)
-    return p.mul_(factor.add_(state.outside[:, None]))
+    if mask is None:
+        return p.mul_(outside[:, None])
+    factor = torch.where(mask > 0, inside[:, None], 0.0)
+    return p.mul_(factor.add_(outside[:, None]))
 
 
 def linear_scores(

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tokenkit.models.gpu_compile import compiled_on_gpu
 from tokenkit.models.logit_blocks import LogitBlocks, multiply
 
 
@@ -25,6 +26,24 @@ class Labels:
         width = columns.stop - columns.start
         inside = (place >= 0) & (place < width)
         return place.clamp(0, width - 1)[:, None], inside
+
+
+@compiled_on_gpu
+def exponentials(
+    logits: Tensor, top: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Overwrite a block ``[n, c]`` with e^(z − top) for the highest logit so far.
+
+    Args:
+        top: ``[n]`` highest logit of earlier blocks.
+        mask: ``[c]`` 0 or 1.
+
+    Returns:
+        The new ``top``, the block's sums, and its sums under the mask, ``[n]`` each.
+    """
+    top = torch.maximum(top, logits.amax(1))
+    p = logits.sub_(top[:, None]).exp_()
+    return top, p.sum(1), None if mask is None else torch.mv(p, mask)
 
 
 class RunningSums:
@@ -55,16 +74,15 @@ class RunningSums:
         place, inside = labels.within(rows, columns)
         here = logits.gather(1, place).squeeze(1)
         self.at_label[rows] = torch.where(inside, here, self.at_label[rows])
-        top = torch.maximum(self.top[rows], logits.amax(1))
+        mask = None if self.mask is None else self.mask[columns]
+        top, total, mass = exponentials(logits, self.top[rows], mask)
         shrink = (self.top[rows] - top).exp_()
         self.top[rows] = top
-        p = logits.sub_(top[:, None]).exp_()
-        self.total[rows] = self.total[rows] * shrink + p.sum(1)
-        mask = None if self.mask is None else self.mask[columns]
+        self.total[rows] = self.total[rows] * shrink + total
         if mask is not None:
-            self.mass[rows] = self.mass[rows] * shrink + torch.mv(p, mask)
+            self.mass[rows] = self.mass[rows] * shrink + mass
         if self.keep:
-            self._add_directions(p, slope, mask, rows, shrink, weight, place, inside)
+            self._add_directions(logits, slope, mask, rows, shrink, weight, place, inside)
 
     def _add_directions(self, p, slope, mask, rows, shrink, weight, place, inside) -> None:
         blocks = self.blocks
