@@ -90,6 +90,7 @@ BASES = {
         "--hypernet.pooling",
         "mean",
     ],
+    "zett full": [*SAMPLED, "--student.train", "full", "--loss.names", "sft,alm_latents,dskd"],
     "projector": [*HYPERNET, "--loss.names", "sft,alm_unconstrained,uld"],
     "projector untied": [
         *HYPERNET,
@@ -152,6 +153,7 @@ CASES = [
     ("zett", "TP 2", 2, TP2),
     ("zett approx", "FSDP 2, accumulate 2", 2, micro(2)),
     ("zett approx", "TP 2 x FSDP 2", 4, [*micro(4), *TP2]),
+    ("zett full", "FSDP 2", 2, micro(4)),
     ("projector", "FSDP 2, accumulate 2", 2, micro(2)),
     ("projector", "HSDP 2x2", 4, [*micro(2), "--parallelism.data_parallel_replicate_degree", "2"]),
     ("projector untied", "FSDP 4", 4, micro(2)),

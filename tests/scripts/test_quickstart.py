@@ -13,8 +13,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def quickstart(folder: Path, cwd: Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "scripts/quickstart.py"), "--quick", "--output", folder]
+def quickstart(folder: Path, cwd: Path, *more: str) -> subprocess.CompletedProcess:
+    script = str(ROOT / "scripts/quickstart.py")
+    command = [sys.executable, script, "--quick", "--output", folder, *more]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
 
@@ -37,3 +38,10 @@ def test_twice(tmp_path):
         return [line for line in text.splitlines() if "tokenizer" in line and "$" not in line][-3:]
 
     assert table(second.stdout) == table(first.stdout)
+
+    # The hypernetwork starts from the model that is there.
+    third = quickstart(Path("made"), tmp_path, "--zett")
+    assert third.returncode == 0, third.stdout[-2000:] + third.stderr[-2000:]
+    methods = ("random", "mean", "focus", "omp", "fvt", "hypernetwork")
+    assert all(f"tokenizer B, {method} " in third.stdout for method in methods)
+    assert (tmp_path / "made" / "zero_shot_hypernet" / "model.safetensors").is_file()
