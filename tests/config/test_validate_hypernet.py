@@ -71,6 +71,11 @@ def test_good(settings):
             ['student.target_tokenizer = "org/other"', "tokenizer_sampler.enable"],
         ),
         ({**SAMPLED, **student(tokens_to_add=["<a>"])}, ["student.tokens_to_add"]),
+        (
+            {**SAMPLED, "loss": {"names": ["lexical"]},
+             "teacher": {"model": "org/other", "tokenizer": "org/other"}},
+            ['"lexical"', 'teacher.model = "org/other"'],
+        ),
         ({**SAMPLED, "loss": {"names": ["kd"]}}, ['"kd"', "one fixed tokenizer"]),
         (
             {"hypernet": {"architecture": "identity"},

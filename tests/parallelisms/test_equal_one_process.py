@@ -220,8 +220,8 @@ def test_equals_one_process(
     assert losses == pytest.approx(base_losses(base), rel=1e-5)
 
 
-@pytest.mark.parametrize("base", ["approx", "states approx"])
+@pytest.mark.parametrize("base", ["approx", "states approx", "zett", "projector untied"])
 def test_bfloat16_stays_close_to_fp32(base, base_losses, base_arguments, tiny_llama, tmp_path):
     argv = [*arguments(base_arguments, tiny_llama, base, tmp_path), *micro(2)]
     train([*argv, "--training.dtype", "bfloat16"], 2, tmp_path / "log")
-    assert read_losses(tmp_path) == pytest.approx(base_losses(base), rel=0.05)
+    assert read_losses(tmp_path) == pytest.approx(base_losses(base), rel=0.05, abs=1e-3)

@@ -78,6 +78,12 @@ def check_sampler(config: Config) -> Iterator[str]:
                 f"student.{name} = {to_toml(value)} with tokenizer_sampler.enable: the student "
                 "gets sampled tokenizers; leave it empty"
             )
+    if config.teacher.model and "lexical" in config.loss.names:
+        yield (
+            'loss.names: "lexical" compares sampled tokens with the student\'s own; with '
+            f"tokenizer_sampler.enable and teacher.model = {to_toml(config.teacher.model)} leave "
+            "it out"
+        )
     for name in config.loss.names:
         if name in FIXED_LOSSES:
             yield (
