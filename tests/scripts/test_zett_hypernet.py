@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -84,3 +85,27 @@ def test_a_projected_vocabulary_is_exported(base_arguments, script, tmp_path, em
         expected = student.vocabulary.logits(student.hidden_states(ids))
         found = AutoModelForCausalLM.from_pretrained(output)(ids).logits
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_debug_recipe_beats_fvt_on_an_unseen_tokenizer(script, tmp_path, monkeypatch, capsys):
+    """Zero-shot by the trained hypernetwork against FVT of the same model, and the random floor."""
+    root = Path(__file__).parents[2]
+    monkeypatch.chdir(root)
+    run = tmp_path / "run"
+    run.mkdir()
+    train(["--job.config_file", "train_configs/zett_debug.toml", "--job.output_dir", str(run),
+           "--metrics.progress", "false"], 1, run / "log")  # fmt: skip
+    script("export", "--run", run, "--output", tmp_path / "model", "--step", "0")
+    tokenizer_a = "train_configs/debug/tokenizer_a:source=Llama3"
+    tokenizer_b = "train_configs/debug/tokenizer_b:source=Qwen2:target=Llama3"
+
+    def after(method: str, *arguments) -> float:
+        script("zett", "--method", method, "--target", tokenizer_b, "--output", tmp_path / method,
+               "--text", "train_configs/debug/text.jsonl", *arguments)  # fmt: skip
+        return float(re.search(r"([\d.]+) after", capsys.readouterr().out)[1])
+
+    given = ("--model", tmp_path / "model", "--tokenizer", tokenizer_a)
+    trained = after("hypernet", "--checkpoint", run)
+    assert trained < after("fvt", *given) - 0.2
+    assert trained < after("random", *given) - 0.2
