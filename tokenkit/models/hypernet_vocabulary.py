@@ -132,15 +132,17 @@ class HypernetVocabulary(Vocabulary):
         if mine is None:
             return
         ranks = 1 if self.group is None else dist.get_world_size(self.group)
-        padded = mine.new_zeros(ranks * len(mine), *mine.shape[1:])
+        grad = mine.new_zeros(ranks, *mine.shape)
         for k, leaf in enumerate(leaves):
-            if leaf.grad is not None:
-                padded[: len(leaf), k] = leaf.grad
+            for rank in range(ranks) if leaf.grad is not None else ():
+                rows = leaf.grad[rank::ranks]
+                grad[rank, : len(rows), k] = rows
+            leaf.grad = None
         if ranks > 1:
-            by_rank = padded.unflatten(0, (-1, ranks)).transpose(0, 1).contiguous()
-            padded = torch.empty_like(mine)
-            dist.reduce_scatter_tensor(padded, by_rank.flatten(0, 1), group=self.group)
-        mine.backward(padded)
+            summed = torch.empty_like(mine)
+            dist.reduce_scatter_tensor(summed, grad.flatten(0, 1), group=self.group)
+            grad = summed[None]
+        mine.backward(grad[0])
 
     def predict(self, ids: Tensor, mask: Tensor, copied: Tensor) -> Tensor:
         """Embeddings ``[V, n, D]`` (fp32) of surface forms ``[V, L]``; differentiable.
