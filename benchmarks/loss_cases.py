@@ -26,7 +26,7 @@ class KeptVocabulary(Vocabulary):
 
     def stream(self, function, hidden, *rows, train_matrix=True):
         matrix = self.output_matrix if train_matrix else self.output_matrix.detach()
-        return function((hidden.to(matrix.dtype) @ matrix.T).float(), *rows)
+        return function((hidden.to(matrix.dtype) @ matrix.T).float(), *rows).sum()
 
     @torch.no_grad()
     def block_logits(self, hidden: Tensor) -> Tensor:

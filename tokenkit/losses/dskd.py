@@ -72,7 +72,7 @@ class DSKD(nn.Module):
         projected = self._project(batch, student, teacher, count)
         on = batch.student_loss_mask[:, 1:]
         labels = batch.student_ids[:, 1:][on]
-        right = student.vocabulary.stream(_is_right, projected.teacher[on], labels).sum()
+        right = student.vocabulary.stream(_is_right, projected.teacher[on], labels)
         return F.pad(right.view(1), (len(count) - 1, 0))
 
     def forward(
@@ -103,9 +103,9 @@ class DSKD(nn.Module):
             train_matrix=False,
         )
         parts = {
-            "cross_entropy": cross_entropy.sum() / student_count,
-            "student_space": in_student_space.sum() / right_count,
-            "teacher_space": in_teacher_space.sum() / teacher_count,
+            "cross_entropy": cross_entropy / student_count,
+            "student_space": in_student_space / right_count,
+            "teacher_space": in_teacher_space / teacher_count,
         }
         metrics = {f"dskd/{name}": part.detach() for name, part in parts.items()}
         return sum(parts.values()), metrics

@@ -95,4 +95,4 @@ class MinED:
             "mined/one_to_one": single.sum() / count,
             "mined/one_hot": others.sum() / count,
         }
-        return (from_teacher.sum() + from_labels.sum()) / count, metrics
+        return (from_teacher + from_labels) / count, metrics

@@ -128,7 +128,7 @@ class SidePath:
             log_p = teacher.vocabulary.block_logits(hidden).log_softmax(-1)[:, teacher_ids]
             return difference(self.kind, log_q, log_p)
 
-        values = student.vocabulary.stream(
+        total = student.vocabulary.stream(
             distance, student.hidden[row, mine[on]], teacher.hidden[row, theirs[on]]
         )
-        return values.sum() / count, {}
+        return total / count, {}

@@ -63,9 +63,9 @@ class ULD:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         mine, theirs, on = self._pairs(batch)
         row = torch.arange(len(on), device=on.device)[:, None].expand_as(on)[on]
-        distances = student.vocabulary.stream(
+        total = student.vocabulary.stream(
             lambda logits, hidden: sorted_distance(logits, teacher.vocabulary.block_logits(hidden)),
             student.hidden[row, mine[on]],
             teacher.hidden[row, theirs[on]],
         )
-        return distances.sum() / count, {}
+        return total / count, {}

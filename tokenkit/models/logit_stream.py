@@ -1,4 +1,4 @@
-"""Any function of a position's logits, for all positions, a few rows of logits at a time."""
+"""The sum over positions of any function of their logits, a few rows of logits at a time."""
 
 from __future__ import annotations
 
@@ -27,49 +27,61 @@ def rows_per_block(hidden: Tensor, vocab: int) -> int:
 
 
 class _LogitStream(torch.autograd.Function):
+    """A sum's gradient is known up to a factor, so it is taken while the logits are there."""
+
     @staticmethod
-    def forward(ctx, function, hidden, weight, bias, head, rows_of_block, *extras):
+    def forward(ctx, function, hidden, weight, bias, head, rows_of_block, train, *extras):
         blocks = LogitBlocks(hidden, weight, bias, head, (rows_of_block, head.valid_vocab))
-        values = hidden.new_empty(len(hidden), dtype=blocks.dtype)
+        total = hidden.new_zeros((), dtype=blocks.dtype)
+        needed = [need and train for need in ctx.needs_input_grad[1:4]]
+        grads = [
+            torch.zeros_like(tensor, dtype=blocks.dtype) if need else None
+            for tensor, need in zip((hidden, weight, bias), needed, strict=True)
+        ]
         for columns, matrix in blocks:
             for rows in blocks.rows:
                 logits = blocks.logits(rows, columns, matrix)
-                values[rows] = function(logits, *[extra[rows] for extra in extras])
-        ctx.function, ctx.head, ctx.rows_of_block = function, head, rows_of_block
-        ctx.save_for_backward(hidden, weight, bias, *extras)
-        return values
+                given = [extra[rows] for extra in extras]
+                if not any(needed):
+                    total += function(logits, *given).sum()
+                    continue
+                with torch.enable_grad():
+                    value = function(logits.requires_grad_(), *given).sum()
+                (on_logits,) = torch.autograd.grad(value, logits)
+                total += value.detach()
+                on_logits = _before_softcap(blocks, logits.detach(), on_logits)
+                _add_gradients(grads, blocks, on_logits, rows, columns, matrix)
+        ctx.save_for_backward(*grads)
+        ctx.dtypes = [None if t is None else t.dtype for t in (hidden, weight, bias)]
+        return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        hidden, weight, bias, *extras = ctx.saved_tensors
-        head, needed = ctx.head, ctx.needs_input_grad[1:4]
-        blocks = LogitBlocks(hidden, weight, bias, head, (ctx.rows_of_block, head.valid_vocab))
-        to_hidden, to_weight, to_bias = (
-            torch.zeros_like(tensor, dtype=blocks.dtype) if need else None
-            for tensor, need in zip((hidden, weight, bias), needed, strict=True)
-        )
-        for columns, matrix in blocks:
-            for rows in blocks.rows:
-                logits = blocks.logits(rows, columns, matrix).requires_grad_()
-                with torch.enable_grad():
-                    values = ctx.function(logits, *[extra[rows] for extra in extras])
-                (on_logits,) = torch.autograd.grad(values, logits, grad[rows])
-                on_logits = _before_softcap(blocks, logits.detach(), on_logits)
-                if to_bias is not None:
-                    to_bias[columns] += on_logits.sum(0)
-                on_logits = on_logits.to(blocks.factor_dtype)
-                if to_hidden is not None:
-                    multiply(on_logits, matrix, to_hidden[rows])
-                if to_weight is not None:
-                    multiply(on_logits.T, blocks.hidden[rows], to_weight[columns], accumulate=True)
         grads = [
-            None if found is None else found.to(tensor.dtype)
-            for found, tensor in zip(
-                (to_hidden, to_weight, to_bias), (hidden, weight, bias), strict=True
-            )
+            None if found is None else (found * grad).to(dtype)
+            for found, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
-        return None, *grads, None, None, *[None] * len(extras)
+        return None, *grads, *[None] * (len(ctx.needs_input_grad) - 4)
+
+
+def _add_gradients(
+    grads: list[Tensor | None],
+    blocks: LogitBlocks,
+    on_logits: Tensor,
+    rows: slice,
+    columns: slice,
+    matrix: Tensor,
+) -> None:
+    """Add a block's part of the gradients on hidden states, matrix and bias."""
+    to_hidden, to_weight, to_bias = grads
+    if to_bias is not None:
+        to_bias[columns] += on_logits.sum(0)
+    on_logits = on_logits.to(blocks.factor_dtype)
+    if to_hidden is not None:
+        multiply(on_logits, matrix, to_hidden[rows])
+    if to_weight is not None:
+        multiply(on_logits.T, blocks.hidden[rows], to_weight[columns], accumulate=True)
 
 
 def _before_softcap(blocks: LogitBlocks, logits: Tensor, grad: Tensor) -> Tensor:
@@ -90,10 +102,10 @@ def stream_logits(
     valid_vocab: int | None = None,
     rows_of_block: int | None = None,
 ) -> Tensor:
-    """``function(logits, *rows)`` of every position, differentiable in hidden, weight and bias.
+    """Σ ``function(logits, *rows)`` over positions, differentiable in hidden, weight and bias.
 
-    No more than a block of logits (and what ``function`` makes of it) is alive at a time; they
-    are recomputed in backward.
+    No more than a block of logits (and what ``function`` makes of it) is alive at a time. Gradients
+    ``[N, D]`` and ``[V, D]`` are kept in fp32 instead, so that nothing is computed twice.
 
     Args:
         function: maps logits ``[n, V]`` of some positions (fp32; float64 for float64 inputs) and
@@ -106,9 +118,10 @@ def stream_logits(
         rows_of_block: positions at a time; default as many as fit in BLOCK_BYTES.
 
     Returns:
-        ``[N]``.
+        0-d, fp32 (float64 for float64 inputs).
     """
     valid = len(weight) if valid_vocab is None else min(valid_vocab, len(weight))
     head = Head(softcap, logit_scale, valid)
     block = rows_of_block or rows_per_block(hidden, valid)
-    return _LogitStream.apply(function, hidden, weight, bias, head, block, *rows)
+    train = torch.is_grad_enabled()
+    return _LogitStream.apply(function, hidden, weight, bias, head, block, train, *rows)

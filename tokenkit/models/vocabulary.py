@@ -163,7 +163,7 @@ class Vocabulary(nn.Module):
     def stream(
         self, function: LogitFunction, hidden: Tensor, *rows: Tensor, train_matrix: bool = True
     ) -> Tensor:
-        """``function(logits [n, valid_vocab], *rows)`` of positions ``hidden [N, D]`` → ``[N]``.
+        """Σ ``function(logits [n, valid_vocab], *rows)`` over positions ``hidden [N, D]``, 0-d.
 
         Logits are fp32 and made for some positions at a time; see :func:`stream_logits`.
         """
