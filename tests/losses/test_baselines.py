@@ -271,6 +271,19 @@ def test_divergences_are_never_negative_and_checked_by_finite_differences(name):
         assert torch.autograd.gradcheck(lambda s: divergence(s, teacher), (student,))
 
 
+def test_lexical_has_nothing_to_learn_from_equal_embeddings():
+    from tests.tokenizers.specs import tokenizer
+
+    tok = tokenizer("bpe_a:source=Llama3")
+    loss = Lexical(config_from_dict({}), tok, tok)
+    mine, theirs = vocabulary(len(tok), 0), vocabulary(len(tok), 0).requires_grad_(False)
+    batch, _, _ = case()
+    teacher = Signals(vocabulary=theirs)
+    value, _ = loss(batch, Signals(vocabulary=mine), teacher, loss.count(batch, teacher))
+    value.backward()
+    assert value == 0 and not mine.input.grad.any() and not mine.output.grad.any()
+
+
 def test_lexical_against_its_definition():
     from tests.tokenizers.specs import tokenizer
 
