@@ -103,6 +103,8 @@ class Checkpointer:
         self._pending: tuple[int, Future] | None = None
         # Its own group: an asynchronous save must not interleave with training's collectives.
         self._group = dist.new_group(backend="gloo")
+        # A rank that fails later (bad data, say) must not break the others' connecting.
+        dist.barrier(self._group)
 
     def _tensors(self) -> dict[str, Tensor]:
         extra = {f"extra.{name}": tensor for name, tensor in self.extra.items()}
