@@ -103,6 +103,13 @@ class ChatConfig:
     loss_on: str = key(
         "all", "tokens whose prediction counts", choices=("all", "assistant", "completion")
     )
+    special_tokens: str = key(
+        "text",
+        "what special tokens and neutral markers are that a row's texts spell out: ordinary text, "
+        "a reason to refuse the row, or these tokens",
+        choices=("text", "refuse", "parse"),
+    )
+    date: str = key("2024-07-26", "day that chat templates take today for (empty: really today)")
 
 
 @dataclass

@@ -32,7 +32,7 @@ class Validation:
         specs = config.eval.tokenizers if texts else []
         self.unseen: dict[str, tuple[ByteifiedTokenizer, TokenForms]] = {}
         for spec in specs:
-            tok = load_tokenizer(spec)
+            tok = load_tokenizer(spec, like=student_tok, date=config.chat.date)
             forms = forms_for(config, tok, student_tok, student.vocabulary.input.shape[0])
             name = _short_name(spec, self.unseen)
             self.unseen[name] = tok, forms.map(lambda t: t.to(parallel.device))

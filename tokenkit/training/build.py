@@ -48,19 +48,21 @@ class Tokenizers:
 
 def load_tokenizers(config: Config, needs_teacher: bool) -> Tokenizers:
     """Load the tokenizers that the config names."""
-    student = config.student
-    source = load_tokenizer(student.tokenizer)
+    student, date = config.student, config.chat.date
+    source = load_tokenizer(student.tokenizer, date=date)
     target = source
     if student.target_tokenizer or student.tokens_to_add:
         spec = student.target_tokenizer or student.tokenizer
-        target = load_tokenizer(spec, tokens_to_add=tuple(student.tokens_to_add))
+        target = load_tokenizer(spec, tuple(student.tokens_to_add), like=source, date=date)
         warn_of_missing_bos(source, target)
     if not needs_teacher:
         teacher = None
     elif config.teacher.tokenizer:
-        teacher = load_tokenizer(config.teacher.tokenizer)
+        teacher = load_tokenizer(config.teacher.tokenizer, date=date)
     else:
         teacher = source
+    if teacher is not None and teacher is not source:
+        warn_of_missing_bos(teacher, target)
     return Tokenizers(source, target, teacher)
 
 
