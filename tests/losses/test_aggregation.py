@@ -44,7 +44,8 @@ def test_a_loss_without_gradient_gets_no_weight(preserve_mag):
     ("kind", "expected"),
     [
         ("constant", [1.0, 1.0, 1.0, 1.0]),
-        ("linear", [1.0, 0.75, 0.5, 0.25]),
+        ("linear", [0.0, 0.25, 0.5, 0.75]),
+        ("reverse_linear", [1.0, 0.75, 0.5, 0.25]),
         ("cosine", [1.0, 0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5]),
         ("reverse_cosine", [0.0, 0.5 - 0.5**1.5, 0.5, 0.5 + 0.5**1.5]),
     ],

@@ -20,8 +20,9 @@ class LossConfig:
     weights: list[float] = key([], "weight of each loss (empty: all 1)", minimum=0)
     schedules: list[str] = key(
         [],
-        "course of each weight over training (empty: all constant)",
-        choices=("constant", "linear", "cosine", "reverse_cosine"),
+        "course of each weight over training (empty: all constant); linear and reverse_cosine rise "
+        "from 0 to 1, reverse_linear and cosine fall",
+        choices=("constant", "linear", "reverse_linear", "cosine", "reverse_cosine"),
     )
     aggregation: str = key(
         "",
