@@ -152,7 +152,7 @@ def run_multitask(folder: Path, case: dict) -> None:
             weights = combine_weights(key, torch.ones_like(norms), norms)
             check(case, key, weights, arrays[f"out.{key}"])
     else:
-        factors = mixture([(name, case["args"]["max_norm"])], gram)
+        factors = mixture([(name, case["args"]["max_norm"])], gram, torch.ones_like(norms))
         for place, (key, leaf) in enumerate(leaves.items()):
             mixed = (factors[place] @ leaf.flatten(1)).view_as(leaf)
             check(case, key, mixed, arrays[f"out.{key}"])

@@ -27,8 +27,8 @@ class LossConfig:
     aggregation: str = key(
         "",
         "how losses are balanced: (empty: mean of weighted losses) | approx_gradmag | "
-        "approx_gradmag_preserve_mag | gradnorm, or a mixture of their gradients: gradmag, "
-        "gradclip:LIMIT, pcgrad, joined by +",
+        "approx_gradmag_preserve_mag | gradnorm, or a sum of their weighted gradients after "
+        "gradmag, gradclip:LIMIT, pcgrad, joined by +",
     )
     gradnorm_lr: float = key(0.025, "learning rate of gradnorm's weights", above=0)
     gradnorm_alpha: float = key(0.12, "how strongly gradnorm evens out learning rates", minimum=0)
