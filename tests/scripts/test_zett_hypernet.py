@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from tests.launch import SPEC_A, SPEC_B, read_metrics, train
 from tokenkit.errors import TokenkitError
 from tokenkit.tokenizers import load_tokenizer
+from tokenkit.training.checkpoint import load_tensors, step_folder, tensors_to_save
 from tokenkit.training.restore import load_run
 
 HYPERNET = [
@@ -62,6 +63,17 @@ def test_a_trained_hypernet_becomes_a_model_folder(run, script, texts_file, tmp_
     begin = "<|begin_of_text|>"
     row = source.matrices()[0][tokenizers.source.ids[begin]]
     assert torch.equal(model.get_input_embeddings().weight[tok.ids[begin]], row)
+
+
+def test_rescalers_come_back_from_a_checkpoint(run):
+    _, _, student, _ = load_run(run)
+    rescalers = dict(student.vocabulary.hypernet.named_buffers())
+    before = {name: buffer.clone() for name, buffer in rescalers.items()}
+    for buffer in rescalers.values():
+        buffer.zero_()
+    load_tensors(step_folder(run / "checkpoints", 3), tensors_to_save(student, None))
+    assert len(rescalers) == 4
+    assert all(torch.equal(buffer, before[name]) for name, buffer in rescalers.items())
 
 
 def test_bad_calls(run, script, tmp_path):
