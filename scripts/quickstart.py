@@ -36,7 +36,7 @@ SPEC_A, SPEC_B = ":source=Llama3", ":source=Qwen2:target=Llama3"
 QUICK = ["--training.steps", "8", "--training.batch_size", "4", "--training.micro_batch_size", "4",
          "--eval.max_documents", "4"]  # fmt: skip
 QUICK_ZETT = [
-    "--hypernet.num_heads", "4", "--hypernet.identity_steps", "3",
+    "--hypernet.num_heads", "4",
     "--tokenizer_sampler.size_min", "1000", "--tokenizer_sampler.size_max", "1200",
     "--tokenizer_sampler.size_mean", "1100", "--tokenizer_sampler.texts", "64",
 ]  # fmt: skip

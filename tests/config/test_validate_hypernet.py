@@ -32,6 +32,7 @@ def student(**values) -> dict:
         {**SAMPLED, **student(train="none", train_embeddings=False)},
         {**NETWORK, **student(target_tokenizer="org/other")},
         {**SAMPLED, "loss": {"names": ["sft", "lexical"]}},
+        {"hypernet": {"architecture": "linear", "residual": False, "identity_steps": 3}},
     ],
 )
 def test_good(settings):
@@ -48,13 +49,21 @@ def test_good(settings):
             ['loss.aggregation = "gradmag"', "approx_gradmag"],
         ),
         (
-            {"hypernet": {"architecture": "linear", "identity_steps": 3},
+            {"hypernet": {"architecture": "linear", "residual": False, "identity_steps": 3},
              "lr_scheduler": {"prefix_steps": 2}},
             ["lr_scheduler.prefix_steps = 2", "hypernet.identity_lr"],
         ),
         (
-            {"hypernet": {"architecture": "linear", "identity_steps": 100}},
+            {"hypernet": {"architecture": "linear", "residual": False, "identity_steps": 100}},
             ["hypernet.identity_steps = 100", "training.steps = 100"],
+        ),
+        (
+            {"hypernet": {"architecture": "transformer", "identity_steps": 3}},
+            ["hypernet.identity_steps = 3", "hypernet.residual = true", "from the start"],
+        ),
+        (
+            {"hypernet": {"architecture": "identity", "residual": False, "identity_steps": 3}},
+            ["hypernet.identity_steps = 3", 'hypernet.architecture = "identity"'],
         ),
         (
             {"hypernet": {"architecture": "linear", "byte_embeddings": True}},

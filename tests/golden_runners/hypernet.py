@@ -45,7 +45,7 @@ def load_rescalers(net: Hypernet, arrays: dict[str, Tensor]) -> None:
         module = net.get_submodule(kind)
         for ours, theirs in (("weight", "w"), ("bias", "b")):
             value = arrays[f"param.params.{kind}.{theirs}"].reshape(-1, net.hidden_size)
-            module.get_parameter(ours).data.copy_(value.expand(shape).flatten())
+            module.get_buffer(ours).copy_(value.expand(shape))
 
 
 def check_rescalers(net: Hypernet, arrays: dict[str, Tensor], case: dict) -> None:

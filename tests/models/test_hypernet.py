@@ -100,6 +100,27 @@ def test_chunks_and_order_do_not_matter(changes, mask, monkeypatch):
             torch.testing.assert_close(parameter.grad, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("changes", [{}, {"residual": False}, {"architecture": "linear"}], ids=str)
+def test_rescalers_are_constants_made_of_the_source_vocabulary(changes):
+    """x ↦ (x − mean) · √(2 / D) / std goes in; training moves neither this nor the way back."""
+    made = vocabulary(settings(**changes), disturb=False)
+    source = torch.stack([made.input, made.output], 1).detach()
+    std, mean = torch.std_mean(source, 0, correction=0)
+    wanted = (source - mean) / std * math.sqrt(2 / WIDTH)
+    torch.testing.assert_close(made.hypernet.in_rescaler(source), wanted, rtol=1e-4, atol=1e-5)
+    names = {f"{kind}_rescaler.{part}" for kind in ("in", "out") for part in ("weight", "bias")}
+    assert not any("rescaler" in name for name, _ in made.hypernet.named_parameters())
+    assert {name for name in made.hypernet.state_dict() if "rescaler" in name} == names
+
+    before = {name: made.hypernet.state_dict()[name].clone() for name in names}
+    optimizer = torch.optim.AdamW(made.parameters(), lr=0.1)
+    made.open(forms(), made.predict)
+    (made.input_matrix.square().sum() + made.output_matrix.square().sum()).backward()
+    made.close()
+    optimizer.step()
+    assert all(torch.equal(made.hypernet.state_dict()[name], before[name]) for name in names)
+
+
 def test_embeddings_and_scores_use_the_prediction():
     made = vocabulary(settings(), tied=True)
     table = forms()

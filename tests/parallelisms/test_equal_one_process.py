@@ -34,7 +34,6 @@ SAMPLED = [
     "--tokenizer_sampler.enable", "true", "--tokenizer_sampler.size_min", "1100",
     "--tokenizer_sampler.size_max", "1303", "--tokenizer_sampler.size_mean", "1200",
     "--tokenizer_sampler.size_std", "50", "--tokenizer_sampler.texts", "16",
-    "--hypernet.identity_steps", "3", "--hypernet.identity_tokens", "101",
 ]  # fmt: skip
 
 
@@ -87,6 +86,10 @@ BASES = {
         "untie",
         "--hypernet.residual",
         "false",
+        "--hypernet.identity_steps",
+        "3",
+        "--hypernet.identity_tokens",
+        "101",
         "--hypernet.pooling",
         "mean",
     ],
@@ -152,6 +155,7 @@ CASES = [
     ("zett", "FSDP 4", 4, micro(2)),
     ("zett", "TP 2", 2, TP2),
     ("zett approx", "FSDP 2, accumulate 2", 2, micro(2)),
+    ("zett approx", "accumulate 4", 1, micro(2)),
     ("zett approx", "TP 2 x FSDP 2", 4, [*micro(4), *TP2]),
     ("zett full", "FSDP 2", 2, micro(4)),
     ("projector", "FSDP 2, accumulate 2", 2, micro(2)),

@@ -13,13 +13,14 @@ from transformers import AutoModelForCausalLM
 from tests.launch import SPEC_A, SPEC_B, read_metrics, train
 from tokenkit.errors import TokenkitError
 from tokenkit.tokenizers import load_tokenizer
+from tokenkit.training.checkpoint import load_tensors, step_folder, tensors_to_save
 from tokenkit.training.restore import load_run
 
 HYPERNET = [
     "--student.target_tokenizer", "", "--student.train_embeddings", "false",
     "--hypernet.architecture", "transformer", "--hypernet.num_heads", "4",
     "--hypernet.num_layers", "1", "--hypernet.max_surface_length", "4",
-    "--hypernet.byte_embeddings", "true", "--hypernet.identity_steps", "1",
+    "--hypernet.byte_embeddings", "true",
     "--tokenizer_sampler.enable", "true", "--tokenizer_sampler.size_min", "1100",
     "--tokenizer_sampler.size_max", "1300", "--tokenizer_sampler.size_mean", "1200",
     "--tokenizer_sampler.texts", "16", "--checkpoint.enable", "true", "--training.steps", "3",
@@ -27,10 +28,17 @@ HYPERNET = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=["none", "lora"])
+IDENTITY = ["--hypernet.residual", "false", "--hypernet.identity_steps", "1"]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[["none"], ["lora", "--lora.rank", "4"], ["none", *IDENTITY]],
+    ids=["none", "lora", "identity phase"],
+)
 def run(request, base_arguments, texts_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    argv = [*base_arguments, *HYPERNET, "--student.train", request.param, "--lora.rank", "4",
+    argv = [*base_arguments, *HYPERNET, "--student.train", *request.param,
             "--data.validation", str(texts_file), "--job.output_dir", str(folder)]  # fmt: skip
     train(argv, 1, folder / "log")
     return folder
@@ -45,15 +53,27 @@ def test_a_trained_hypernet_becomes_a_model_folder(run, script, texts_file, tmp_
     entries = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     logged = next(e for e in entries if "validation/bits_per_byte" in e)
     assert after == pytest.approx(logged["validation/bits_per_byte/bpe_b"], abs=2e-5)
-    assert read_metrics(run)[1]["loss/identity"] < 1e-6
+    config, source, _, tokenizers = load_run(run)
+    phase = ["loss/identity" in metrics for _, metrics in sorted(read_metrics(run).items())]
+    assert phase == [step < config.hypernet.identity_steps for step in range(3)]
 
     model = AutoModelForCausalLM.from_pretrained(output)
     tok = load_tokenizer(SPEC_B)
     assert model.get_input_embeddings().weight.shape[0] == len(tok)
-    _, source, _, tokenizers = load_run(run)
     begin = "<|begin_of_text|>"
     row = source.matrices()[0][tokenizers.source.ids[begin]]
     assert torch.equal(model.get_input_embeddings().weight[tok.ids[begin]], row)
+
+
+def test_rescalers_come_back_from_a_checkpoint(run):
+    _, _, student, _ = load_run(run)
+    rescalers = dict(student.vocabulary.hypernet.named_buffers())
+    before = {name: buffer.clone() for name, buffer in rescalers.items()}
+    for buffer in rescalers.values():
+        buffer.zero_()
+    load_tensors(step_folder(run / "checkpoints", 3), tensors_to_save(student, None))
+    assert len(rescalers) == 4
+    assert all(torch.equal(buffer, before[name]) for name, buffer in rescalers.items())
 
 
 def test_bad_calls(run, script, tmp_path):

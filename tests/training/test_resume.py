@@ -18,8 +18,9 @@ LORA = ["--student.train", "lora", "--lora.rank", "4", "--data.num_workers", "1"
 SAMPLED = [
     "--student.target_tokenizer", "", "--student.train", "none", "--student.train_embeddings",
     "false", "--hypernet.architecture", "transformer", "--hypernet.num_heads", "4",
-    "--hypernet.num_layers", "1", "--hypernet.identity_steps", "3", "--tokenizer_sampler.enable",
-    "true", "--tokenizer_sampler.size_min", "1100", "--tokenizer_sampler.size_max", "1300",
+    "--hypernet.num_layers", "1", "--hypernet.residual", "false",
+    "--hypernet.identity_steps", "3", "--tokenizer_sampler.enable", "true",
+    "--tokenizer_sampler.size_min", "1100", "--tokenizer_sampler.size_max", "1300",
     "--tokenizer_sampler.size_mean", "1200", "--tokenizer_sampler.texts", "16",
 ]  # fmt: skip
 

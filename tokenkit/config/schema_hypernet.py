@@ -39,7 +39,9 @@ class HypernetConfig:
         False, "learn embeddings of bytes that are no text (else the source's byte tokens)"
     )
     identity_steps: int = key(
-        0, "first steps, in which it learns to give source tokens back as they are", minimum=0
+        0,
+        "first steps, in which it learns to give source tokens back as they are (residual = false)",
+        minimum=0,
     )
     identity_lr: float = key(3e-4, "learning rate the identity phase rises to", minimum=0)
     identity_tokens: int = key(16384, "source tokens per step of the identity phase", minimum=1)

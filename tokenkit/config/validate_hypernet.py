@@ -24,11 +24,6 @@ def trains_vocabulary(config: Config) -> bool:
 def check_hypernet(config: Config) -> Iterator[str]:
     hypernet = config.hypernet
     if not hypernet.architecture:
-        if hypernet.identity_steps:
-            yield (
-                f"hypernet.identity_steps = {hypernet.identity_steps} without a network: set "
-                "hypernet.architecture"
-            )
         if config.tokenizer_sampler.enable:
             yield (
                 "tokenizer_sampler.enable = true needs a network that makes the embeddings: set "
@@ -40,22 +35,34 @@ def check_hypernet(config: Config) -> Iterator[str]:
             "parameters, but a hypernetwork gets its gradient once, for all losses: leave it "
             'empty or use one of the approx_gradmag kinds or "gradnorm"'
         )
-    if hypernet.identity_steps and config.lr_scheduler.prefix_steps:
-        yield (
-            f"lr_scheduler.prefix_steps = {config.lr_scheduler.prefix_steps} with "
-            f"hypernet.identity_steps = {hypernet.identity_steps}: the identity phase is the "
-            "prefix; set hypernet.identity_lr and leave the other at 0"
-        )
-    if 0 < config.training.steps <= hypernet.identity_steps:
-        yield (
-            f"hypernet.identity_steps = {hypernet.identity_steps} leaves none of "
-            f"training.steps = {config.training.steps} for anything else"
-        )
+    if hypernet.identity_steps:
+        yield from _check_identity_phase(config)
     if hypernet.byte_embeddings and not config.tokenizer_sampler.enable:
         yield (
             "hypernet.byte_embeddings = true without tokenizer_sampler.enable: only surface forms "
             "of sampled tokens contain bytes"
         )
+
+
+def _check_identity_phase(config: Config) -> Iterator[str]:
+    hypernet, steps = config.hypernet, config.training.steps
+    where = f"hypernet.identity_steps = {hypernet.identity_steps}"
+    if not hypernet.architecture:
+        yield f"{where} without a network: set hypernet.architecture"
+    elif hypernet.architecture == "identity":
+        yield f'{where}: hypernet.architecture = "identity" has nothing to learn; set it to 0'
+    elif hypernet.residual:
+        yield (
+            f"{where} with hypernet.residual = true: such a network gives source tokens back as "
+            "they are from the start, so there is nothing to learn; set one to 0 or false"
+        )
+    if config.lr_scheduler.prefix_steps:
+        yield (
+            f"lr_scheduler.prefix_steps = {config.lr_scheduler.prefix_steps} with {where}: the "
+            "identity phase is the prefix; set hypernet.identity_lr and leave the other at 0"
+        )
+    if 0 < steps <= hypernet.identity_steps:
+        yield f"{where} leaves none of training.steps = {steps} for anything else"
 
 
 def check_sampler(config: Config) -> Iterator[str]:

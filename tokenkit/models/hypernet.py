@@ -22,16 +22,24 @@ EPSILON = 1e-8
 
 
 class Rescaler(nn.Module):
-    """``x · weight + bias`` for x ``[..., n, D]``; flat parameters, so that they do not decay."""
+    """``x · weight + bias`` for x ``[..., n, D]``.
+
+    Both are constants, fitted once to the source vocabulary and never trained (as published).
+    """
 
     def __init__(self, num_embeddings: int, hidden_size: int) -> None:
         super().__init__()
-        self.shape = (num_embeddings, hidden_size)
-        self.weight = nn.Parameter(torch.ones(num_embeddings * hidden_size))
-        self.bias = nn.Parameter(torch.zeros(num_embeddings * hidden_size))
+        # Not on the meta device that models are built on: what buffers hold outlives materialising.
+        shape = (num_embeddings, hidden_size)
+        self.register_buffer("weight", torch.ones(shape, device="cpu"))
+        self.register_buffer("bias", torch.zeros(shape, device="cpu"))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.weight.view(self.shape) + self.bias.view(self.shape)
+        return x * self.weight + self.bias
+
+    def set(self, weight: Tensor, bias: Tensor) -> None:
+        self.weight.copy_(weight)
+        self.bias.copy_(bias)
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -229,14 +237,9 @@ class Hypernet(nn.Module):
         """Fit them to surface forms ``[V, L, n, D]`` without padding, fp32."""
         mean, std = moments(embeddings)
         in_std = torch.full_like(std, math.sqrt(2.0 / self.hidden_size))
-        _set(self.in_rescaler, *scale_to((mean, std), (torch.zeros_like(mean), in_std)))
+        self.in_rescaler.set(*scale_to((mean, std), (torch.zeros_like(mean), in_std)))
         chunks = embeddings.split(4096)
         masks = [chunk.new_ones(chunk.shape[:2], dtype=torch.bool) for chunk in chunks]
         raw = [self._unscaled(chunk, mask) for chunk, mask in zip(chunks, masks, strict=True)]
         found, wanted = moments(torch.cat(raw)), moments(embeddings[:, 0])
-        _set(self.out_rescaler, *scale_to(found, wanted))
-
-
-def _set(rescaler: Rescaler, weight: Tensor, bias: Tensor) -> None:
-    rescaler.weight.copy_(weight.flatten())
-    rescaler.bias.copy_(bias.flatten())
+        self.out_rescaler.set(*scale_to(found, wanted))

@@ -67,6 +67,8 @@ def fill_hypernet(
     drawn.initialize(embeddings, generator)
     for name, parameter in net.named_parameters():
         copy_full(parameter, drawn.get_parameter(name))
+    for name, buffer in net.named_buffers():
+        buffer.copy_(drawn.get_buffer(name))
     if vocabulary.extra is not None:
         std, mean = torch.std_mean(embeddings, 0, correction=0)
         noise = torch.randn(BYTES, *mean.shape, generator=generator)

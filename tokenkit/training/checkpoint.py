@@ -3,7 +3,8 @@
 A checkpoint is written into a folder named ``….partial`` and renamed when every rank has
 finished, so a folder called ``step-N`` is always whole. Only what training changes is saved:
 trainable parameters and optimizer state (sharded, by ``torch.distributed.checkpoint``), and per
-rank the loader's position and random state.
+rank the loader's position and random state; beside it, a model's persistent buffers: constants
+that would have to be computed again to the last bit.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ def tensors_to_save(model: nn.Module, optimizer: torch.optim.Optimizer | None) -
     """``model.<name>`` and ``optimizer.<name>.<moment>``; Adam's moments are created if missing."""
     parameters = trainable_parameters(model)
     tensors = {f"model.{name}": p.detach() for name, p in parameters.items()}
+    persistent = model.state_dict().keys()
+    tensors |= {f"model.{name}": b for name, b in model.named_buffers() if name in persistent}
     if optimizer is None:
         return tensors
     for name, parameter in parameters.items():
