@@ -40,7 +40,8 @@ def main() -> None:
     config, source, student, tokenizers = load_run(args.run, args.step)
     backbone, inputs, outputs = merged_tensors(config, student)
     dtype = DTYPES.get(args.dtype)
-    save_hf_folder(source, backbone, inputs, outputs, tokenizers.student, args.output, dtype)
+    toks = tokenizers.source, tokenizers.student
+    save_hf_folder(source, backbone, inputs, outputs, *toks, args.output, dtype)
     logger.info(f"{args.output}: model and tokenizer of {args.run}, {len(inputs):,} tokens")
 
 

@@ -231,7 +231,7 @@ class EvalConfig:
     )
     max_documents: int = key(64, "validation texts", minimum=1)
     batch_size: int = key(8, "texts per forward pass", minimum=1)
-    max_length: int = key(512, "tokens per forward pass", minimum=2)
+    max_bytes: int = key(2048, "bytes of text per window", minimum=16)
 
 
 @dataclass

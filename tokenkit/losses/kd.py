@@ -18,7 +18,7 @@ from tokenkit.errors import ConfigError
 from tokenkit.losses.base import Signals
 from tokenkit.losses.divergences import Divergence
 from tokenkit.losses.registry import LOSSES
-from tokenkit.tokenizers import apply_chat_mode, encode_batch_with_loss_mask, messages_to_markers
+from tokenkit.tokenizers import Conversation, Document, encode_rows
 
 if TYPE_CHECKING:
     from tokenkit.data.batch import Batch
@@ -39,9 +39,11 @@ def make_divergence(config: Config, name: str = "") -> Divergence:
 
 def first_tokens(tok: ByteifiedTokenizer, text_mode: str) -> list[str]:
     """The first tokens of some texts and of a conversation."""
-    texts = [apply_chat_mode(text, text_mode) for text in BEGINNINGS]
-    texts.append(messages_to_markers([{"role": "user", "content": "a"}]))
-    return [tok.tokens[ids[0]] for ids, _ in encode_batch_with_loss_mask(tok, texts)]
+    bos = "no_force_bos" not in text_mode
+    rows: list = [Document(text, bos=bos) for text in BEGINNINGS]
+    if tok.chat is not None:
+        rows.append(Conversation([{"role": "user", "content": "a"}]))
+    return [tok.tokens[row.ids[0]] for row in encode_rows(tok, rows)]
 
 
 @LOSSES.register("kd")
@@ -70,7 +72,7 @@ class KD:
             )
 
         mine, theirs = (first_tokens(t, config.chat.text_mode) for t in (student_tok, teacher_tok))
-        if all(a != b for a, b in zip(mine, theirs, strict=True)):
+        if all(a != b for a, b in zip(mine, theirs, strict=False)):
             raise ConfigError(
                 "loss.names: 'kd' compares positions where both sides have read the same tokens, "
                 f"but rows begin with {mine[0]!r} for the student ('{student_tok.spec}') and "

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -41,6 +42,7 @@ class SourceModel:
     weights: Mapping[str, Tensor]
     tied: bool
     trust_remote_code: bool = False
+    folder: Path | None = None
 
     def matrices(self) -> tuple[Tensor, Tensor | None]:
         """Input and output matrix ``[V, D]`` (output None if tied)."""
@@ -85,7 +87,7 @@ def open_source_model(
         weights: Mapping[str, Tensor] = fresh.state_dict()
     else:
         weights = SafetensorsSource(folder)
-    return SourceModel(hf_config, family, weights, tied, trust_remote_code)
+    return SourceModel(hf_config, family, weights, tied, trust_remote_code, Path(folder))
 
 
 def fit_rows(matrix: Tensor, rows: int) -> Tensor:
