@@ -50,7 +50,7 @@ def make_case(vocab: int, hidden: int, device: str) -> tuple[HypernetVocabulary,
     shares = torch.tensor(LENGTHS)
     lengths = 1 + torch.multinomial(shares, vocab, replacement=True, generator=generator)
     none = torch.zeros(vocab, dtype=torch.bool)
-    forms = TokenForms(ids, lengths, none, none, vocab, rows)
+    forms = TokenForms(ids, lengths, none, none, lengths == 1, vocab, rows)
     return made, forms.map(lambda tensor: tensor.to(device))
 
 

@@ -27,12 +27,12 @@ from tokenkit.parallelisms import init_parallel
 from tokenkit.training.build import (
     build_student,
     build_teacher,
-    cache_meta,
     fit_mask,
     load_tokenizers,
     open_student_source,
     open_teacher_source,
 )
+from tokenkit.training.cache_meta import describe_run, text_steps
 from tokenkit.training.environment import set_up_process
 from tokenkit.training.teacher_cache import CacheWriter
 
@@ -55,6 +55,8 @@ def main() -> None:
     config = load_config(argv)
     config.teacher.cache = ""
     validate(config, 1, known_losses=LOSSES.names())
+    if text_steps(config) < 1:
+        raise ConfigError(f"training.steps = {config.training.steps} reads no rows to cache")
     set_up_process(config)
     parallel = init_parallel(config)
     tokenizers = load_tokenizers(config, needs_teacher=True)
@@ -64,12 +66,15 @@ def main() -> None:
     teacher = build_teacher(config, teacher_source, student, tokenizers, parallel)
     mask = fit_mask(boundary_mask(tokenizers.teacher, config), teacher.vocabulary_rows)
     loader = build_train_loader(config, tokenizers.student, tokenizers.teacher, (), 0, 1)
-    total = config.training.steps * config.training.batch_size // config.training.micro_batch_size
+    total = text_steps(config) * config.training.batch_size // config.training.micro_batch_size
+    meta = describe_run(config, tokenizers.teacher)  # before the teacher runs for hours
     writer = CacheWriter()
     for batch in tqdm(islice(loader, total), total=total, desc="teacher", unit="batch"):
+        if writer.knows(batch):
+            continue
         batch = batch.to(parallel.device)
         writer.add(batch, teacher.signals(batch, mask.to(parallel.device), ("label", "boundary")))
-    writer.save(output, cache_meta(config, tokenizers))
+    writer.save(output, meta)
     logger.info(f"{len(writer):,} rows cached in {output}")
     dist.destroy_process_group()
 

@@ -13,6 +13,7 @@ from tokenkit.data import build_train_loader
 from tokenkit.data.mixing import build_order
 from tokenkit.data.sampled import TokenizerStream
 from tokenkit.data.token_forms import forms_for, make_token_forms
+from tokenkit.losses.lexical import Lexical
 from tokenkit.tokenizers import load_tokenizer
 from tokenkit.tokenizers.alphabet import literal_bytes
 
@@ -70,6 +71,17 @@ def test_forms_spell_every_token(source, spec):
         assert forms.ids[copied, 0].tolist() == copied
         tokens, same = forms.shared()
         assert torch.equal(tokens, same) and len(tokens) > 1000
+
+
+@pytest.mark.parametrize("cut", [1, 16])
+def test_shared_tokens_are_those_of_the_lexical_loss(source, cut):
+    """However short forms are cut, and whatever lies behind the vocabulary."""
+    tok = load_tokenizer(SPEC_B)
+    found = make_token_forms(tok, source, cut, source_rows=ROWS, rows=2000).shared()
+    loss = Lexical(make_config("x"), tok, source)
+    assert torch.equal(found[0], loss.student_ids) and torch.equal(found[1], loss.teacher_ids)
+    names = [tok.tokens[i] for i in found[0]]
+    assert names == [source.tokens[i] for i in found[1]] and len(set(names)) == len(names)
 
 
 def test_bytes_behind_the_source(source):

@@ -18,7 +18,6 @@ from tokenkit.losses.divergences import Divergence
 from tokenkit.losses.dskd import DSKD, Projected
 from tokenkit.losses.kd import KD
 from tokenkit.losses.latents import Latents
-from tokenkit.losses.lexical import Lexical
 from tokenkit.losses.mined import MinED
 from tokenkit.losses.side_path import SidePath
 from tokenkit.losses.uld import ULD
@@ -273,36 +272,3 @@ def test_divergences_are_never_negative_and_checked_by_finite_differences(name):
     assert (divergence(student, teacher) >= 0).all()
     if name != "akl":  # its share is held fixed
         assert torch.autograd.gradcheck(lambda s: divergence(s, teacher), (student,))
-
-
-def test_lexical_has_nothing_to_learn_from_equal_embeddings():
-    from tests.tokenizers.specs import tokenizer
-
-    tok = tokenizer("bpe_a:source=Llama3")
-    loss = Lexical(config_from_dict({}), tok, tok)
-    mine, theirs = vocabulary(len(tok), 0), vocabulary(len(tok), 0).requires_grad_(False)
-    batch, _, _ = case()
-    teacher = Signals(vocabulary=theirs)
-    value, _ = loss(batch, Signals(vocabulary=mine), teacher, loss.count(batch, teacher))
-    value.backward()
-    assert value == 0 and not mine.input.grad.any() and not mine.output.grad.any()
-
-
-def test_lexical_against_its_definition():
-    from tests.tokenizers.specs import tokenizer
-
-    teacher_tok, student_tok = tokenizer("bpe_a:source=Llama3"), tokenizer("bpe_b:source=Qwen2")
-    loss = Lexical(config_from_dict({}), student_tok, teacher_tok)
-    mine, theirs = vocabulary(len(student_tok), 0), vocabulary(len(teacher_tok), 1)
-    batch, _, _ = case()
-    student, teacher = Signals(vocabulary=mine), Signals(vocabulary=theirs.requires_grad_(False))
-    value, _ = loss(batch, student, teacher, loss.count(batch, teacher))
-    shared = [t for t in student_tok.ids if t in teacher_tok.ids]
-    expected = []
-    for a, b in ((mine.input, theirs.input), (mine.output, theirs.output)):
-        rows = [(a[student_tok.ids[t]], b[teacher_tok.ids[t]]) for t in shared]
-        squares = torch.stack([(x - y).square().sum() for x, y in rows]).mean()
-        expected.append(squares / torch.stack([y.norm() for _, y in rows]).mean())
-    torch.testing.assert_close(value, sum(expected) / 2)
-    value.backward()
-    assert mine.input.grad.abs().sum() > 0

@@ -54,7 +54,7 @@ def forms(rows: int = 25, valid: int = 23, source_rows: int = SOURCE) -> TokenFo
     copied = torch.zeros(rows, dtype=torch.bool)
     copied[[2, 7]] = True
     lengths[copied] = 1
-    return TokenForms(ids, lengths, copied, copied, valid, SOURCE)
+    return TokenForms(ids, lengths, copied, copied, lengths == 1, valid, SOURCE)
 
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=str)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from importlib import import_module
 
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
-from tests.tokenizers.samples import tokenizer
+from tests.models.tiny import save_tiny
+from tests.tokenizers.samples import GOLDEN, tokenizer
 from tests.transfer.test_fvt import origins_of, slow
 from tokenkit.errors import ConfigError, ModelError
 from tokenkit.transfer import fvt, omp
 from tokenkit.transfer.omp import Donor, approximate
+from tokenkit.transfer.zero_shot import open_donor
 
 
 def loop(y: np.ndarray, atoms: np.ndarray, k: int) -> np.ndarray:
@@ -76,42 +80,82 @@ def test_exact_where_the_basis_spans_the_space() -> None:
     torch.testing.assert_close(sums, targets, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("with_donor", [False, True])
+@pytest.mark.parametrize("kind", ["no donor", "tied donor", "untied donor"])
 @pytest.mark.parametrize(("source", "target"), [("qwen2", "llama3"), ("qwen2", "gemma2")])
-def test_equals_plain_loop(tmp_path, source: str, target: str, with_donor: bool) -> None:
+def test_equals_plain_loop(tmp_path, source: str, target: str, kind: str) -> None:
     s, t = tokenizer(source, tmp_path), tokenizer(target, tmp_path)
     generator = torch.Generator().manual_seed(0)
     matrices = [torch.randn(len(s), 16, generator=generator) for _ in range(2)]
-    donor = Donor(t, torch.randn(len(t), 24, generator=generator)) if with_donor else None
+    theirs = [torch.randn(len(t), 24, generator=generator) for _ in range(kind.count("tied") * 2)]
+    if kind == "tied donor":
+        theirs[1] = theirs[0]
+    donor = Donor(t, theirs[0], None if kind == "tied donor" else theirs[1]) if theirs else None
     made, report = omp(s, t, matrices, k=5, donor=donor, candidates=0)
-    composed, origins = slow(s, t, matrices[0].double())
+    known = [slow(s, t, matrix.double()) for matrix in matrices]
     by_id = origins_of(s, t)
     shared = [
         i for i, (origin, _) in enumerate(by_id) if origin == "exact" and t.ids[t.tokens[i]] == i
     ]
     rows = [by_id[i][1][0] for i in shared]
-    space = matrices[0].double().numpy()[rows]
-    if with_donor:
-        space = donor.matrix.double().numpy()[shared]
-    else:
-        assert report == origins
-    checked = 0
-    for i, (origin, _) in enumerate(by_id):
-        if origin in ("special", "exact"):
-            assert torch.equal(made[0][i].double(), composed[i])
-            continue
-        if with_donor:
-            y = donor.matrix[i].double().numpy()
-        elif i in composed:
-            y = composed[i].numpy()
-        else:
-            continue
-        weights = loop(y, space, 5)
-        for matrix, new in zip(matrices, made, strict=True):
+    for place, (matrix, new, (composed, origins)) in enumerate(
+        zip(matrices, made, known, strict=True)
+    ):
+        space = theirs[place][shared] if theirs else matrix[rows]
+        assert theirs or report == origins
+        checked = 0
+        for i, (origin, _) in enumerate(by_id):
+            if origin in ("special", "exact"):
+                assert torch.equal(new[i].double(), composed[i])
+                continue
+            if theirs:
+                y = theirs[place][i].double()
+            elif i in composed:
+                y = composed[i]
+            else:
+                continue
+            weights = loop(y.numpy(), space.double().numpy(), 5)
             expected = weights @ matrix.double().numpy()[rows]
             np.testing.assert_allclose(new[i].numpy(), expected, atol=1e-3)
-        checked += 1
-    assert checked == report["averaged"] > 50
+            checked += 1
+        assert checked == report["averaged"] > 50
+
+
+@pytest.mark.parametrize("candidates", [0, 8])
+def test_each_matrix_of_an_untied_donor_is_pursued_by_itself(tmp_path, candidates: int) -> None:
+    """A new token is 2 a + 3 b of the donor's input rows, but 2 c + 3 d of its output rows."""
+    s, t = tokenizer("qwen2", tmp_path), tokenizer("llama3", tmp_path)
+    by_id = origins_of(s, t)
+    shared = [i for i, (origin, _) in enumerate(by_id) if origin == "exact"]
+    rows = [by_id[i][1][0] for i in shared]
+    new = [i for i, (origin, _) in enumerate(by_id) if origin not in ("exact", "special")]
+    width = len(shared)
+    generator = torch.Generator().manual_seed(0)
+    sources = [torch.randn(len(s), 16, generator=generator) for _ in range(2)]
+    theirs = [torch.zeros(len(t), width) for _ in range(2)]
+    wanted = [torch.zeros(len(new), 16) for _ in range(2)]
+    for source, donated, expected in zip(sources, theirs, wanted, strict=True):
+        donated[shared] = torch.eye(width)
+        for place, i in enumerate(new):
+            a, b = torch.randperm(width, generator=generator)[:2].tolist()
+            donated[i, a], donated[i, b] = 2, 3
+            expected[place] = 2 * source[rows[a]] + 3 * source[rows[b]]
+    made, _ = omp(s, t, sources, donor=Donor(t, *theirs), k=4, candidates=candidates)
+    for matrix, expected in zip(made, wanted, strict=True):
+        torch.testing.assert_close(matrix[new], expected, atol=1e-4, rtol=1e-4)
+    # One matrix is asked for: the donor's output matrix is none of its business.
+    single, _ = omp(s, t, sources[:1], donor=Donor(t, *theirs), k=4, candidates=candidates)
+    assert len(single) == 1 and torch.equal(single[0], made[0])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_donor_is_opened_with_both_matrices(tmp_path, tied: bool) -> None:
+    source = save_tiny(tmp_path, "llama", vocab_size=1505, tie_word_embeddings=tied)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(GOLDEN / "bpe_a" / name, source / name)
+    donor = open_donor(f"{source}:source=Llama3")
+    model = AutoModelForCausalLM.from_pretrained(source)
+    assert torch.equal(donor.matrix, model.get_input_embeddings().weight)
+    assert (donor.output is None) if tied else torch.equal(donor.output, model.lm_head.weight)
 
 
 def test_tokens_that_the_donor_lacks_are_averaged(tmp_path) -> None:

@@ -62,7 +62,7 @@ class TeacherConfig:
     """The model to learn from; without model and cache, the student as it was at the start."""
 
     model: str = key("", "hub id or local folder (empty: self-distillation)")
-    tokenizer: str = key("", "the teacher's tokenizer spec")
+    tokenizer: str = key("", "the teacher's tokenizer spec (a cache knows it)")
     cache: str = key("", "folder of precomputed teacher scores, instead of a model")
     attn_implementation: str = key("", "attention of transformers (empty: the model's default)")
     trust_remote_code: bool = key(False, "run Python code that comes with the model")

@@ -121,7 +121,7 @@ def _check_student(config: Config) -> Iterator[str]:
 
 def _check_teacher(config: Config) -> Iterator[str]:
     teacher, student = config.teacher, config.student
-    if teacher.model and not teacher.tokenizer:
+    if teacher.model and not teacher.tokenizer and not teacher.cache:
         yield (
             f"teacher.tokenizer is empty, but teacher.model = {to_toml(teacher.model)}: give "
             f'the teacher\'s tokenizer spec, such as "{teacher.model}"'

@@ -1,8 +1,8 @@
 """Lexical loss (ZeTT, arXiv 2405.07883, §3.3): keep the embeddings of tokens that both have.
 
-Mean squared distance between the student's row and the teacher's row of every token that both
-vocabularies have, in units of the mean norm of the teacher's rows; mean over input and output
-matrices.
+Mean squared distance between the student's row and the teacher's row of every token that the
+teacher's tokenizer spells as this one token (:func:`tokenkit.data.token_forms.shared_tokens`), in
+units of the mean norm of the teacher's rows; mean over input and output matrices.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tokenkit.config import Config
+from tokenkit.data.token_forms import shared_tokens
 from tokenkit.errors import ConfigError, ModelError
 from tokenkit.losses.base import Signals
 from tokenkit.losses.registry import LOSSES
@@ -38,14 +39,9 @@ class Lexical:
     chunk_kind = None
 
     def __init__(self, config: Config, student_tok=None, teacher_tok=None) -> None:
-        shared = [
-            (i, teacher_tok.ids[token])
-            for token, i in student_tok.ids.items()
-            if token and token in teacher_tok.ids
-        ]
-        if not shared:
+        self.student_ids, self.teacher_ids = shared_tokens(student_tok, teacher_tok)
+        if not len(self.student_ids):
             raise ConfigError("loss.names: 'lexical' needs tokens that both vocabularies have")
-        self.student_ids, self.teacher_ids = torch.tensor(shared).T
 
     def count(self, batch: Batch, teacher: Signals) -> Tensor:
         return torch.tensor(float(len(batch.student_ids)), device=batch.student_ids.device)

@@ -53,13 +53,35 @@ def resolve_model_folder(model: str) -> Path:
     return Path(path)
 
 
+def local_model_folder(model: str) -> Path | None:
+    """The folder of a model whose weights are on this machine; None if they are not.
+
+    Unlike :func:`resolve_model_folder` it downloads nothing.
+    """
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        name, _, revision = model.partition("@")
+        try:
+            options = {"revision": revision or None, "local_files_only": True}
+            folder = Path(snapshot_download(name, allow_patterns=HUB_PATTERNS, **options))
+        except Exception:  # not there, or no name of a repository
+            return None
+    try:
+        SafetensorsSource.paths(folder)  # its tokenizer alone makes a folder, too
+    except ModelError:
+        return None
+    return folder if (folder / "config.json").is_file() else None
+
+
 class SafetensorsSource(Mapping[str, torch.Tensor]):
     """The tensors of a (possibly sharded) safetensors folder by name, memory-mapped."""
 
     def __init__(self, folder: Path) -> None:
         self._stack = ExitStack()
         self._files = {}
-        for path in self._paths(folder):
+        for path in self.paths(folder):
             try:
                 handle = self._stack.enter_context(safe_open(path, framework="pt"))
             except (SafetensorError, OSError) as error:
@@ -67,7 +89,12 @@ class SafetensorsSource(Mapping[str, torch.Tensor]):
             self._files.update({key: handle for key in handle.keys()})  # noqa: SIM118
 
     @staticmethod
-    def _paths(folder: Path) -> list[Path]:
+    def paths(folder: Path) -> list[Path]:
+        """The files of a folder's weights.
+
+        Raises:
+            ModelError: if there are none, or one of them is missing.
+        """
         index = folder / "model.safetensors.index.json"
         if index.is_file():
             names = sorted(set(json.loads(index.read_text())["weight_map"].values()))

@@ -43,8 +43,8 @@ def apply_hypernet(
     forms = forms_for(config, target_tok, tokenizers.source, rows)
     backbone, inputs, outputs = merged_tensors(config, student, forms.valid, forms)
     save_hf_folder(source, backbone, inputs, outputs, tokenizers.source, target_tok, output)
-    shared = len(forms.shared()[0])
     special = int(forms.copied.sum())
+    shared = int((forms.single & ~forms.copied).sum())
     if forms.cut:
         logger.warning(
             f"{forms.cut:,} tokens are longer than hypernet.max_surface_length = "

@@ -32,6 +32,7 @@ from tokenkit.models.lora import add_lora, init_lora
 from tokenkit.models.weights import copy_full
 from tokenkit.parallelisms import DTYPES, Parallel, parallelize, parallelize_vocabulary
 from tokenkit.tokenizers import ByteifiedTokenizer, load_tokenizer, warn_of_missing_bos
+from tokenkit.training.cache_meta import check_cache, read_meta
 from tokenkit.training.teacher import LiveTeacher, SelfTeacher, TeacherSource
 from tokenkit.training.teacher_cache import CachedTeacher
 from tokenkit.transfer import INITIALIZERS
@@ -59,11 +60,18 @@ def load_tokenizers(config: Config, needs_teacher: bool) -> Tokenizers:
         teacher = None
     elif config.teacher.tokenizer:
         teacher = load_tokenizer(config.teacher.tokenizer, date=date)
+    elif config.teacher.cache and (spec := cached_spec(config)) != str(source.spec):
+        teacher = load_tokenizer(spec, date=date)
     else:
         teacher = source
     if teacher is not None and teacher is not source:
         warn_of_missing_bos(teacher, target)
     return Tokenizers(source, target, teacher)
+
+
+def cached_spec(config: Config) -> str:
+    """The tokenizer spec of the teacher whose scores the config's cache holds."""
+    return read_meta(Path(config.teacher.cache).expanduser())["tokenizer"]["spec"]
 
 
 def fit_mask(mask: torch.Tensor, rows: int) -> torch.Tensor:
@@ -204,12 +212,6 @@ def build_student(
     return model
 
 
-def cache_meta(config: Config, tokenizers: Tokenizers) -> dict[str, str]:
-    """What makes a teacher cache usable for a run: the same tokens and the same boundaries."""
-    boundary = "eos" if "eos_as_space" in config.alm.mode else config.alm.space_mask_mode
-    return {"tokenizer": str(tokenizers.teacher.spec), "boundary": boundary}
-
-
 def open_teacher_source(config: Config, tokenizers: Tokenizers) -> SourceModel | None:
     """The source of a teacher of its own; None without one (self-distillation, cache)."""
     if tokenizers.teacher is None or not config.teacher.model or config.teacher.cache:
@@ -236,8 +238,9 @@ def build_teacher(
     if tokenizers.teacher is None:
         return None
     if config.teacher.cache:
-        folder = Path(config.teacher.cache)
-        return CachedTeacher(folder, cache_meta(config, tokenizers), len(tokenizers.teacher))
+        folder = Path(config.teacher.cache).expanduser()
+        meta = check_cache(folder, config, tokenizers.teacher)
+        return CachedTeacher(folder, meta["rows"], len(tokenizers.teacher))
     rows = reconcile_rows(source, len(tokenizers.teacher), "teacher")
     inputs, outputs = source.matrices()
     matrices = (fit_rows(inputs, rows), None if outputs is None else fit_rows(outputs, rows))

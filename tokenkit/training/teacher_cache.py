@@ -4,8 +4,8 @@ ALM needs of a teacher only the log-prob of each token and of a boundary after i
 both for every row seen, keyed by a hash of the row's token ids, so it does not matter in which
 order, by how many ranks or in which micro-batches rows come back.
 
-Files: ``meta.json``, ``keys.npy`` (uint64, sorted), ``offsets.npy`` (int64, one more),
-``label.npy`` and ``boundary.npy`` (fp32, all rows joined).
+Files: ``meta.json`` (see ``cache_meta.py``), ``keys.npy`` (uint64, sorted), ``offsets.npy`` (int64,
+one more), ``label.npy`` and ``boundary.npy`` (fp32, all rows joined).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 import shutil
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +24,6 @@ from torch import Tensor
 from tokenkit.data import Batch
 from tokenkit.errors import ConfigError, DataError
 from tokenkit.losses.base import Signals
-
-FORMAT = 2  # 1: rows of the teacher's matrix that belong to no token had probability, too
 
 
 def row_key(ids: np.ndarray) -> int:
@@ -48,6 +47,10 @@ class CacheWriter:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def knows(self, batch: Batch) -> bool:
+        """Whether it has every row of a batch, as from the second pass over the data on."""
+        return all(row_key(row) in self._rows for row in teacher_rows(batch))
+
     def add(self, batch: Batch, scores: Signals) -> None:
         label = scores.label_logprob.float().cpu().numpy()
         boundary = scores.boundary_logprob.float().cpu().numpy()
@@ -55,8 +58,12 @@ class CacheWriter:
             n = len(row)
             self._rows[row_key(row)] = (label[number, :n].copy(), boundary[number, :n].copy())
 
-    def save(self, folder: Path, meta: dict) -> None:
-        """Write into ``folder``, which must not exist; it appears complete or not at all."""
+    def save(self, folder: Path, meta: dict[str, Any]) -> None:
+        """Write into ``folder``, which must not exist; it appears complete or not at all.
+
+        Args:
+            meta: from :func:`tokenkit.training.cache_meta.describe_run`.
+        """
         partial = folder.with_name(f"{folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)  # left by a crash
         partial.mkdir(parents=True)
@@ -67,7 +74,7 @@ class CacheWriter:
         for number, name in enumerate(("label", "boundary")):
             parts = [self._rows[key][number] for key in keys]
             np.save(partial / f"{name}.npy", np.concatenate(parts).astype(np.float32))
-        (partial / "meta.json").write_text(json.dumps({"format": FORMAT, **meta}, indent=2))
+        (partial / "meta.json").write_text(json.dumps({**meta, "rows": len(keys)}, indent=2))
         partial.rename(folder)
 
 
@@ -75,17 +82,16 @@ class CachedTeacher:
     """A :class:`~tokenkit.training.teacher.TeacherSource` that reads a cache.
 
     Args:
-        meta: what the cache must have been made with (tokenizer, boundary definition).
+        rows: distinct rows that it must hold, as its meta says.
 
     Raises:
-        ConfigError: if the folder is no cache, or was made with something else.
+        ConfigError: if the folder is no cache, or its files do not belong together.
     """
 
-    def __init__(self, folder: Path, meta: dict, vocabulary_rows: int) -> None:
+    def __init__(self, folder: Path, rows: int, vocabulary_rows: int) -> None:
         self.folder = folder
         self.vocabulary_rows = vocabulary_rows
         try:
-            found = json.loads((folder / "meta.json").read_text())
             self.keys = np.load(folder / "keys.npy")
             self.offsets = np.load(folder / "offsets.npy")
             self.label = np.load(folder / "label.npy", mmap_mode="r")
@@ -95,12 +101,21 @@ class CachedTeacher:
                 f"teacher.cache = '{folder}' is not a teacher cache ({error}); "
                 "write one with scripts/cache_teacher.py"
             ) from error
-        for key, value in {"format": FORMAT, **meta}.items():
-            if found.get(key) != value:
-                raise ConfigError(
-                    f"teacher.cache = '{folder}' was made with {key} = {found.get(key)!r}, this "
-                    f"run has {value!r}; write a new cache with scripts/cache_teacher.py"
-                )
+        if not self._fits(rows):
+            raise ConfigError(
+                f"teacher.cache = '{folder}' is damaged: its arrays are not those of {rows} rows; "
+                "write a new cache with scripts/cache_teacher.py"
+            )
+
+    def _fits(self, rows: int) -> bool:
+        keys, offsets, scores = self.keys, self.offsets, (self.label, self.boundary)
+        shapes = [array.shape for array in (keys, offsets, *scores)]
+        types = [array.dtype for array in (keys, offsets, *scores)]
+        if types != [np.uint64, np.int64, np.float32, np.float32] or (rows + 1,) != shapes[1]:
+            return False
+        ends = offsets[0] == 0 and shapes[2:] == [(offsets[-1],)] * 2
+        ascending = (keys[1:] > keys[:-1]).all() and (offsets[1:] >= offsets[:-1]).all()
+        return bool(ends and ascending and shapes[0] == (rows,))
 
     def signals(
         self, batch: Batch, boundary_mask: Tensor | None, needs: Collection[str]

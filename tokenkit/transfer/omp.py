@@ -4,7 +4,8 @@ After Goddard & Fernandes Neto, "Training-Free Tokenizer Transplantation via Ort
 Pursuit" (arXiv 2506.06607), which mergekit-tokensurgeon implements. The donor is a model that has
 the target tokenizer: its row of a new token is approximated by ``k`` of its rows of shared tokens,
 and the same coefficients are applied to the source model's rows. Without a donor, the space is
-the source's own: a new token lies at the mean of its pieces' rows, as in FVT.
+the source's own: a new token lies at the mean of its pieces' rows, as in FVT. Input and output rows
+of a token may be near to different tokens, so each matrix of an untied donor has its own pursuit.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ DEPENDENT_PRODUCTS = 3e-3  # the same where lengths come from fp32 products
 
 @dataclass(frozen=True)
 class Donor:
-    """A model's input matrix ``[V_d, D_d]`` and its tokenizer."""
+    """A model's tokenizer and its input and output matrix, ``[V_d, D_d]`` (output None if tied)."""
 
     tok: ByteifiedTokenizer
     matrix: Tensor
+    output: Tensor | None = None
 
 
 @INITIALIZERS.register("omp")
@@ -69,12 +71,20 @@ def omp(
     plan = make_plan(source_tok, target_tok, matrices)
     if donor is None:
         basis = plan.shared[1].unique()
-        space, new, sources = matrices[0], plan.composed, basis
+        spaces, new, sources = list(matrices), plan.composed, basis
     else:
-        space, (new, basis, sources) = donor.matrix, _donated(plan, target_tok, donor)
+        spaces = [donor.matrix] if donor.output is None else [donor.matrix, donor.output]
+        new, basis, sources = _donated(plan, target_tok, donor)
+    plans = [plan]
     if len(basis):
-        plan = plan.composing(_approximated(new, space, basis, sources, k, candidates))
-    return plan.carry_out(matrices, seed), plan.report
+        plans = [
+            plan.composing(_approximated(new, space, basis, sources, k, candidates))
+            for space in spaces[: len(matrices)]
+        ]
+    plans += [plans[0]] * (len(matrices) - len(plans))  # a tied donor's serves both
+    generator = torch.Generator().manual_seed(seed)
+    made = [p.make(m, generator) for p, m in zip(plans, matrices, strict=True)]
+    return made, plans[0].report
 
 
 def _approximated(

@@ -80,11 +80,12 @@ class Plan:
             spread: factor on their standard deviation; 0 makes them the mean of all rows.
         """
         generator = torch.Generator().manual_seed(seed)
+        return [self.make(matrix, generator, spread) for matrix in matrices]
+
+    def make(self, matrix: Tensor, generator: torch.Generator, spread: float = 1.0) -> Tensor:
+        """One new matrix ``[V_t, D]``; see :meth:`carry_out`."""
         copied = tuple(torch.cat(pair) for pair in zip(self.special, self.shared, strict=True))
-        return [
-            make_matrix(m, self.rows, copied, self.composed, self.drawn, generator, spread)
-            for m in matrices
-        ]
+        return make_matrix(matrix, self.rows, copied, self.composed, self.drawn, generator, spread)
 
 
 def make_plan(

@@ -55,7 +55,7 @@ def transfer_model(
 
 
 def open_donor(spec: str, device: torch.device | str = "cpu") -> Donor:
-    """A donor for OMP: the input matrix and the tokenizer of a model folder or hub id.
+    """A donor for OMP: the matrices and the tokenizer of a model folder or hub id.
 
     Args:
         spec: the model's tokenizer spec; its path is the model.
@@ -66,4 +66,5 @@ def open_donor(spec: str, device: torch.device | str = "cpu") -> Donor:
     tok = load_tokenizer(spec)
     parsed = parse_spec(spec)
     name = f"{parsed.path}@{parsed.revision}" if parsed.revision else parsed.path
-    return Donor(tok, open_source_model(name).matrices()[0].to(device))
+    inputs, outputs = open_source_model(name).matrices()
+    return Donor(tok, inputs.to(device), None if outputs is None else outputs.to(device))

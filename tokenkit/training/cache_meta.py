@@ -1,0 +1,216 @@
+"""What a teacher cache was made of, and whether a run may use it.
+
+A cache serves a run that would ask the same teacher about the same rows: the same weights in the
+same dtype, tokenizer, texts in the same order, chat settings and length, and no more rows than were
+read. ``meta.json`` says all of this; it comes from outside, so its types are checked first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tokenkit.config import Config
+from tokenkit.data.sources import local_files
+from tokenkit.errors import ConfigError, ModelError
+from tokenkit.models.weights import SafetensorsSource, local_model_folder, resolve_model_folder
+from tokenkit.tokenizers import ByteifiedTokenizer
+from tokenkit.training.fingerprint import fingerprint
+
+FORMAT = 2
+NEW = "write a new cache with scripts/cache_teacher.py"
+SCHEMA: dict[str, Any] = {
+    "format": int,
+    "teacher": {
+        "model": str,
+        "self_distillation": bool,  # the teacher is the student as it was at the start
+        "revision": str,  # commit of the hub; "" for local folders
+        "weights": str,  # fingerprint
+        "dtype": str,
+    },
+    "tokenizer": {"spec": str, "fingerprint": str},
+    "data": [{"name": str, "files": int, "bytes": int, "fingerprint": str}],
+    "settings": dict,  # keys of the config by full name
+    "steps": int,
+    "batch_size": int,
+    "rows": int,  # distinct ones
+}
+# Settings that decide which rows are read, besides the whole of [chat]
+ORDER = ("data.weights", "data.split", "data.streaming", "data.shuffle", "data.text_field",
+         "data.messages_field", "job.seed", "training.max_teacher_length")  # fmt: skip
+
+
+def text_steps(config: Config) -> int:
+    """Optimizer steps of a run that read texts: all but a hypernetwork's identity phase."""
+    return config.training.steps - config.hypernet.identity_steps
+
+
+def describe_run(config: Config, teacher_tok: ByteifiedTokenizer) -> dict[str, Any]:
+    """What a cache for this run holds: its ``meta.json`` without ``rows``.
+
+    Raises:
+        TokenkitError: if the teacher's weights or the data are missing.
+    """
+    own = not config.teacher.model
+    return {
+        "format": FORMAT,
+        "teacher": {
+            "self_distillation": own,
+            **_teacher(config, resolve_model_folder(_teacher_name(config)), own),
+        },
+        "tokenizer": _tokenizer(teacher_tok),
+        "data": [_source(name) for name in config.data.train],
+        "settings": _settings(config),
+        "steps": text_steps(config),
+        "batch_size": config.training.batch_size,
+    }
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """A cache's ``meta.json``, of the types in :data:`SCHEMA`.
+
+    Raises:
+        ConfigError: if it is missing, no JSON, of another format or ill-typed.
+    """
+    where = f"teacher.cache = '{folder}'"
+    try:
+        found = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{where} is not a teacher cache ({error}); {NEW}") from error
+    version = found.get("format") if isinstance(found, dict) else None
+    if version != FORMAT:
+        raise ConfigError(f"{where} has format {version!r}, this version reads {FORMAT}; {NEW}")
+    for problem in _ill_typed(found, SCHEMA, "meta.json"):
+        raise ConfigError(f"{where} is damaged: {problem}; {NEW}")
+    return found
+
+
+def check_cache(folder: Path, config: Config, teacher_tok: ByteifiedTokenizer) -> dict[str, Any]:
+    """The cache's meta, if it serves the run.
+
+    Raises:
+        ConfigError: naming what differs, both values and what to do.
+    """
+    meta = read_meta(folder)
+    for what, found, wanted in _compare(meta, config, teacher_tok):
+        if found != wanted:
+            raise ConfigError(
+                f"teacher.cache = '{folder}' was made with {what} = {found}, this run has "
+                f"{wanted}: make them equal, or {NEW}"
+            )
+    covered = meta["steps"] * meta["batch_size"]
+    read = text_steps(config) * config.training.batch_size
+    if covered < read:
+        raise ConfigError(
+            f"teacher.cache = '{folder}' covers {covered} rows ({meta['steps']} steps of "
+            f"{meta['batch_size']}), this run reads {read} ({text_steps(config)} of "
+            f"{config.training.batch_size}): lower training.steps or batch_size, or {NEW}"
+        )
+    return meta
+
+
+def _compare(
+    meta: dict[str, Any], config: Config, teacher_tok: ByteifiedTokenizer
+) -> Iterator[tuple[str, object, object]]:
+    """What must be equal: its name, and its values in the cache and in the run."""
+    yield from _compare_teacher(meta["teacher"], config)
+    spec, mine = meta["tokenizer"], _tokenizer(teacher_tok)
+    if spec["fingerprint"] != mine["fingerprint"]:
+        yield "teacher.tokenizer", _named(spec, "spec"), _named(mine, "spec")
+    settings = _settings(config)
+    for key in {**settings, **meta["settings"]}:
+        yield key, repr(meta["settings"].get(key)), repr(settings.get(key))
+    names = [source["name"] for source in meta["data"]], config.data.train
+    yield "the number of sources in data.train", len(names[0]), len(names[1])
+    for theirs, name in zip(meta["data"], config.data.train, strict=True):
+        ours = _source(name)
+        # Files may have been moved, but a dataset of the hub is known by its name alone.
+        same = theirs["fingerprint"] == ours["fingerprint"] and theirs["bytes"] == ours["bytes"]
+        if not same or (name.startswith("hf:") and theirs["name"] != name):
+            yield "data.train", _named(theirs, "name"), _named(ours, "name")
+
+
+def _compare_teacher(meta: dict[str, Any], config: Config) -> Iterator[tuple[str, object, object]]:
+    yield "training.dtype", repr(meta["dtype"]), repr(config.training.dtype)
+    own = not config.teacher.model
+    if own and not meta["self_distillation"]:
+        return  # the cache stands for a teacher that this run does not name
+    key, name = ("student.model" if own else "teacher.model"), _teacher_name(config)
+    folder = resolve_model_folder(name) if own else local_model_folder(name)
+    if folder is None:  # a teacher that was never here: its weights cannot be compared
+        yield key, repr(meta["model"]), repr(name)
+        return
+    mine = _teacher(config, folder, own)
+    if meta["weights"] != mine["weights"]:
+        yield key, _named(meta, "model", "weights"), _named(mine, "model", "weights")
+
+
+def _named(part: dict[str, Any], name: str, mark: str = "fingerprint") -> str:
+    """A model, tokenizer or source by its name and what tells it from others of that name."""
+    size = f", {part['bytes']:,} bytes" if "bytes" in part else ""
+    return f"'{part[name]}' ({mark} {part[mark][:12] or 'unknown'}{size})"
+
+
+def _teacher_name(config: Config) -> str:
+    return config.teacher.model or config.student.model
+
+
+def _teacher(config: Config, folder: Path, own: bool) -> dict[str, Any]:
+    """A teacher's identity: its name, weights (with config.json) and dtype."""
+    paths = [folder / "config.json"]
+    drawn = own and config.student.init == "random"
+    if not drawn:
+        paths += SafetensorsSource.paths(folder)
+    try:
+        weights = fingerprint(paths)
+    except OSError as error:
+        raise ModelError(f"model folder '{folder}' cannot be read: {error}") from error
+    return {
+        "model": _teacher_name(config),
+        "revision": folder.name if folder.parent.name == "snapshots" else "",
+        "weights": f"{weights}, drawn with seed {config.job.seed}" if drawn else weights,
+        "dtype": config.training.dtype,
+    }
+
+
+def _tokenizer(tok: ByteifiedTokenizer) -> dict[str, str]:
+    spec, pipeline = tok.spec, tok.hf.backend_tokenizer.to_str()
+    options = f"{spec.source}:{spec.target}:{spec.conversion}:{tok.family.name}:{pipeline}"
+    digest = hashlib.blake2b(options.encode(), digest_size=16).hexdigest()
+    return {"spec": str(spec), "fingerprint": digest}
+
+
+def _source(name: str) -> dict[str, Any]:
+    """A data source's identity. Datasets of the hub are known by name."""
+    paths = [] if name.startswith("hf:") else local_files(name)
+    size = sum(path.stat().st_size for path in paths)
+    mark = fingerprint(paths) if paths else ""
+    return {"name": name, "files": len(paths), "bytes": size, "fingerprint": mark}
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """Values by full name, as JSON gives them back."""
+    values = asdict(config)
+    keys = [*ORDER, *(["data.shuffle_buffer"] if config.data.streaming else [])]
+    found = {key: values[section][name] for key in keys for section, name in [key.split(".")]}
+    found |= {f"chat.{name}": value for name, value in values["chat"].items()}
+    eos = "eos_as_space" in config.alm.mode
+    found["alm.space_mask_mode"] = "eos_as_space" if eos else config.alm.space_mask_mode
+    return json.loads(json.dumps(found))
+
+
+def _ill_typed(value: Any, wanted: Any, where: str) -> Iterator[str]:
+    """One line for each part of ``value`` that is missing or has not the type wanted."""
+    kind = wanted if isinstance(wanted, type) else type(wanted)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
+        yield f"{where} is {type(value).__name__}, not {kind.__name__}"
+    elif isinstance(wanted, dict):
+        for key, part in wanted.items():
+            yield from _ill_typed(value.get(key), part, f"{where}: {key}")
+    elif isinstance(wanted, list):
+        for number, part in enumerate(value):
+            yield from _ill_typed(part, wanted[0], f"{where}[{number}]")
