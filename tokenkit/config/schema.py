@@ -14,6 +14,7 @@ from tokenkit.config.key import key
 from tokenkit.config.schema_hypernet import HypernetConfig, TokenizerSamplerConfig
 from tokenkit.config.schema_losses import (
     AlmConfig,
+    DskdConfig,
     KdConfig,
     LatentsConfig,
     LossConfig,
@@ -247,6 +248,7 @@ class Config:
     latents: LatentsConfig = field(default_factory=LatentsConfig)
     side_path: SidePathConfig = field(default_factory=SidePathConfig)
     kd: KdConfig = field(default_factory=KdConfig)
+    dskd: DskdConfig = field(default_factory=DskdConfig)
     uld: UldConfig = field(default_factory=UldConfig)
     mined: MinedConfig = field(default_factory=MinedConfig)
     hypernet: HypernetConfig = field(default_factory=HypernetConfig)
