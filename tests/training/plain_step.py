@@ -158,6 +158,7 @@ def scheduled_weights(config, step: int) -> list[float]:
     course = {
         "constant": lambda t: 1.0,
         "linear": lambda t: t,
+        "reverse_linear": lambda t: 1 - t,
         "cosine": lambda t: (1 + math.cos(math.pi * t)) / 2,
         "reverse_cosine": lambda t: (1 - math.cos(math.pi * t)) / 2,
     }
@@ -179,26 +180,31 @@ def gradient_of(value: Tensor, parameters: list[Tensor]) -> list[Tensor]:
     )
 
 
-def mixed_gradient(stages: list[str], gradients: list[list[Tensor]]) -> list[list[Tensor]]:
-    """Each loss's gradients after gradmag, gradclip:LIMIT or pcgrad, in the order of ``stages``."""
-    for stage in stages:
+def without_conflicts(gradients: list[list[Tensor]]) -> list[list[Tensor]]:
+    """Each loss's gradients without what opposes another loss's, tensor by tensor (pcgrad)."""
+    kept = [[g.clone() for g in own] for own in gradients]
+    for i, own in enumerate(gradients):
+        for j, others in enumerate(gradients):
+            for place, (g, h) in enumerate(zip(own, others, strict=True)):
+                if i != j and (g * h).sum() < 0:
+                    kept[i][place] -= (g * h).sum() / h.square().sum() * h
+    return kept
+
+
+def mix(aggregation: str, weighted: list[list[Tensor]], weights: list[Tensor]):
+    """Each loss's weighted gradients after the stages of ``gradclip:1.0+pcgrad``."""
+    for stage in filter(None, aggregation.split("+")):
         name, _, limit = stage.partition(":")
         if name == "pcgrad":
-            before = gradients
-            gradients = [[g.clone() for g in own] for own in before]
-            for i, own in enumerate(before):
-                for j, others in enumerate(before):
-                    for k, (g, h) in enumerate(zip(own, others, strict=True)):
-                        if i != j and h.norm() > 0:
-                            gradients[i][k] -= min(0.0, (g * h).sum()) / h.norm() ** 2 * h
+            weighted = without_conflicts(weighted)
             continue
-        norms = [norm_of(own) for own in gradients]
-        factors = [
-            1 / norm if name == "gradmag" else float(limit) / max(norm, float(limit))
-            for norm in norms
-        ]
-        gradients = [[f * g for g in own] for f, own in zip(factors, gradients, strict=True)]
-    return gradients
+        norms = [norm_of(own) for own in weighted]
+        if name == "gradmag":
+            factors = [w / norm for w, norm in zip(weights, norms, strict=True)]
+        else:
+            factors = [min(1.0, float(limit) / norm) for norm in norms]
+        weighted = [[f * g for g in own] for f, own in zip(factors, weighted, strict=True)]
+    return weighted
 
 
 class Step(NamedTuple):
@@ -270,12 +276,10 @@ class PlainTraining:
     def _gradient(self, values: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
         """Σ weight · gradient; a mixture changes the gradients before they are summed."""
         leaves = list(self.parameters.values())
-        gradients = [gradient_of(value, leaves) for value in values]
+        weighted = [gradient_of(w * v, leaves) for w, v in zip(weights, values, strict=True)]
         if not self.config.loss.aggregation.startswith("approx_gradmag"):
-            stages = self.config.loss.aggregation.split("+")
-            gradients = mixed_gradient([s for s in stages if s], gradients)
-        columns = zip(*gradients, strict=True)
-        return [sum(w * g for w, g in zip(weights, column, strict=True)) for column in columns]
+            weighted = mix(self.config.loss.aggregation, weighted, weights)
+        return [sum(column) for column in zip(*weighted, strict=True)]
 
     def _update(self, step: int) -> None:
         """AdamW under a linear warm-up and a linear decay to 0."""
