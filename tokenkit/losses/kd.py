@@ -99,9 +99,7 @@ class KD:
         mine, theirs = (side.hidden[:, : on.shape[1]][on] for side in (student, teacher))
 
         def divergence(logits: Tensor, hidden: Tensor) -> Tensor:
-            given = teacher.vocabulary.block_logits(hidden)
-            width = min(logits.shape[1], given.shape[1])  # either matrix may have spare rows
-            return self.divergence(logits[:, :width], given[:, :width])
+            return self.divergence(logits, teacher.vocabulary.block_logits(hidden))
 
         metrics = {"kd/left_out": (predicted & ~on).sum() / count}
         return student.vocabulary.stream(divergence, mine, theirs) / count, metrics

@@ -299,11 +299,19 @@ def fill(
     fill_vocabulary(model.vocabulary, *matrices)
 
 
-def load_causal_lm(model: str, device: torch.device, dtype: torch.dtype) -> CausalLM:
-    """A whole model on one device, for evaluation."""
+def load_causal_lm(
+    model: str, device: torch.device, dtype: torch.dtype, valid_vocab: int | None = None
+) -> CausalLM:
+    """A whole model on one device, for evaluation.
+
+    Args:
+        valid_vocab: size of the model's tokenizer: rows from there on belong to no token and get
+            no probability. Default, and at most, all rows.
+    """
     source = open_source_model(model)
     inputs, outputs = source.matrices()
     rows = len(inputs)
-    made = build_causal_lm(source, rows, tied=source.tied, valid_vocab=rows, dtype=dtype)
+    valid = rows if valid_vocab is None else min(valid_vocab, rows)
+    made = build_causal_lm(source, rows, tied=source.tied, valid_vocab=valid, dtype=dtype)
     fill(made, source, (inputs, outputs), device)
     return made.requires_grad_(False)

@@ -41,7 +41,7 @@ def apply_hypernet(
         )
     rows = student.vocabulary.source_rows
     forms = forms_for(config, target_tok, tokenizers.source, rows)
-    backbone, inputs, outputs = merged_tensors(config, student, forms)
+    backbone, inputs, outputs = merged_tensors(config, student, forms.valid, forms)
     save_hf_folder(source, backbone, inputs, outputs, target_tok, output)
     shared = len(forms.shared()[0])
     special = int(forms.copied.sum())

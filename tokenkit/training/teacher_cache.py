@@ -24,7 +24,7 @@ from tokenkit.data import Batch
 from tokenkit.errors import ConfigError, DataError
 from tokenkit.losses.base import Signals
 
-FORMAT = 1
+FORMAT = 2  # 1: rows of the teacher's matrix that belong to no token had probability, too
 
 
 def row_key(ids: np.ndarray) -> int:
