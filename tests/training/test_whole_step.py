@@ -42,6 +42,8 @@ MODELS = {
     "tied_q": ("llama", {"vocab_size": ROWS_Q, "tie_word_embeddings": True}),
     "wide_q": ("llama", {"vocab_size": ROWS_Q, "hidden_size": 48, "head_dim": 12, "seed": 1}),
     "biased_b": ("qwen2", {"vocab_size": ROWS_B}),
+    "spare_rows_a": ("llama", {"vocab_size": ROWS_A + 15, "seed": 1}),
+    "spare_rows_b": ("llama", {"vocab_size": ROWS_B + 15}),
     # A cap that bends logits of this size.
     "capped_b": ("gemma2", {"vocab_size": ROWS_B, "final_logit_softcapping": 1.5}),
 }
@@ -115,6 +117,9 @@ CASES = {
     "padded rows": f"--student.pad_vocab_multiple 64 {FOUR}",
     "padded rows, tied": "--student.pad_vocab_multiple 64 --student.model tied_b",
     "padded rows, balanced": f"--student.pad_vocab_multiple 64 {BALANCED}",
+    "rows of no token": f"--student.model spare_rows_b --teacher.model spare_rows_a {FOUR}",
+    "rows of no token, balanced": f"--student.model spare_rows_b {BALANCED}",
+    "rows of no token, LoRA": f"{LORA} --student.model spare_rows_a",
     "chunks count by tokens": f"--alm.numerator token_count --alm.denominator token_count {FOUR}",
     "chunks count by log tokens": f"--alm.numerator log1p_token_count {FOUR}",
     "published temperature": "--alm.temperature 100",
