@@ -1,13 +1,15 @@
-"""A process group in the test's own process."""
+"""What tests of whole steps share: a process group in their own process, and tiny models."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 
+from tests.training.small_runs import write_folder
 from tokenkit.config import Config
 from tokenkit.parallelisms import Parallel, init_parallel
 
@@ -20,3 +22,9 @@ def parallel() -> Iterator[Parallel]:
         patch.delenv("RANK", raising=False)
         yield init_parallel(Config())
         dist.destroy_process_group()
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory) -> Path:
+    """See :func:`tests.training.small_runs.write_folder`."""
+    return write_folder(tmp_path_factory.mktemp("small_runs"))

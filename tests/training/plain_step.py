@@ -281,11 +281,13 @@ class PlainTraining:
             weighted = mix(self.config.loss.aggregation, weighted, weights)
         return [sum(column) for column in zip(*weighted, strict=True)]
 
-    def _update(self, step: int) -> None:
-        """AdamW under a linear warm-up and a linear decay to 0."""
+    def course(self, step: int) -> float:
+        """Share of the peak rate: linear warm-up, linear decay to 0."""
         warmup, steps = self.config.lr_scheduler.warmup_steps, self.config.training.steps
-        course = step / warmup if step < warmup else (steps - step) / (steps - warmup)
+        return step / warmup if step < warmup else (steps - step) / (steps - warmup)
+
+    def _update(self, step: int) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * course
+            group["lr"] = group["peak"] * self.course(step)
         self.optimizer.step()
         self.optimizer.zero_grad()

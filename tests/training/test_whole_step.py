@@ -6,77 +6,22 @@ nothing here compares tokenkit with itself.
 
 from __future__ import annotations
 
-import json
-import shlex
-
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.launch import SPEC_A, SPEC_B
-from tests.models.tiny import save_tiny
 from tests.training.in_process import Training
+from tests.training.plain_build import plain_training
 from tests.training.plain_step import (
-    PlainModel,
     PlainTraining,
     chunk_groups,
     chunk_places,
     norm_of,
     read_batch,
 )
-from tokenkit.config import Config, load_config, validate
-from tokenkit.losses import LOSSES
+from tests.training.small_runs import SPEC_Q, read_config
 
-# The tokens of ``bpe_a`` as Llama 3 and of ``bpe_b`` in a Llama 3 prompt.
-ROWS_A, ROWS_B = 1505, 705
-# The same tokenizer in a Qwen2 prompt, which has no BOS.
-SPEC_Q = SPEC_B.removesuffix(":target=Llama3")
-ROWS_Q = 703
-TOKENS = {SPEC_A: ROWS_A, SPEC_B: ROWS_B, SPEC_Q: ROWS_Q}
-MODELS = {
-    "tied_b": ("llama", {"vocab_size": ROWS_B, "tie_word_embeddings": True}),
-    "untied_b": ("llama", {"vocab_size": ROWS_B, "tie_word_embeddings": False}),
-    "tied_a": ("llama", {"vocab_size": ROWS_A, "tie_word_embeddings": True}),
-    "untied_a": ("llama", {"vocab_size": ROWS_A, "tie_word_embeddings": False}),
-    "wide_a": ("llama", {"vocab_size": ROWS_A, "hidden_size": 48, "head_dim": 12, "seed": 1}),
-    "tied_q": ("llama", {"vocab_size": ROWS_Q, "tie_word_embeddings": True}),
-    "wide_q": ("llama", {"vocab_size": ROWS_Q, "hidden_size": 48, "head_dim": 12, "seed": 1}),
-    "biased_b": ("qwen2", {"vocab_size": ROWS_B}),
-    "spare_rows_a": ("llama", {"vocab_size": ROWS_A + 15, "seed": 1}),
-    "spare_rows_b": ("llama", {"vocab_size": ROWS_B + 15}),
-    # A cap that bends logits of this size.
-    "capped_b": ("gemma2", {"vocab_size": ROWS_B, "final_logit_softcapping": 1.5}),
-}
-
-TEXTS = [
-    "A cat  sat on the mat,\n\tand the other one did not.",
-    "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich 🦊.",
-    "def f(x):\n    return x ** 2  # a square\n",
-    "short",
-    "The quick brown fox jumps over the lazy dog; the dog is not amused by the fox at all.",
-    "x = 3.14159\ty = 2.71828\tz = 1.41421",
-    "日本語のテキスト and some English, too.",
-    "Words, words, words; nothing but words in a row of words that goes on for a while.",
-]
-CHAT = [
-    ("user", "What is {n} plus one?"),
-    ("assistant", "It is the number after {n}.\nThat is easy to say."),
-    ("user", "And twice {n}?"),
-    ("assistant", "Take {n}  and add it to itself, then look at the sum."),
-]
-
-FIRST, STEPS = 3, 8  # two steps in mid-course, where schedules and the rate's decay show
-BASE = f"""
-    --student.model untied_b --student.tokenizer {SPEC_B}
-    --teacher.model wide_a --teacher.tokenizer {SPEC_A}
-    --loss.names sft,alm_unconstrained --loss.weights 1,2.5
-    --alm.temperature 5 --alm.merge_threshold 0.33
-    --training.steps {STEPS} --training.batch_size 8 --training.micro_batch_size 8
-    --training.max_student_length 72 --training.max_teacher_length 64
-    --training.max_grad_norm 0.1
-    --optimizer.lr 1e-2 --optimizer.eps 1e-4 --optimizer.weight_decay 0.1
-    --lr_scheduler.warmup_steps 2
-"""
+FIRST = 3  # of 8 steps: in mid-course, where schedules and the rate's decay show
 # Self-distillation to another tokenizer: the teacher is the student as it was.
 SELF = f"""
     --student.model untied_a --student.tokenizer {SPEC_A} --student.target_tokenizer {SPEC_B}
@@ -137,88 +82,6 @@ CASES = {
     "biases and rates": "--student.model biased_b "
     "--optimizer.lr_scale_patterns ^vocabulary,layers.1 --optimizer.lr_scales 2,0.5",
 }
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """The models and ``rows.jsonl``: plain texts, and conversations of two rounds."""
-    path = tmp_path_factory.mktemp("whole_step")
-    for name, (family, options) in MODELS.items():
-        save_tiny(path / name, family, **options)
-    rows = []
-    for n, text in enumerate(TEXTS * 2):
-        chat = [{"role": role, "content": words.format(n=n)} for role, words in CHAT]
-        rows += [{"text": f"{n}: {text}"}, {"messages": chat}]
-    (path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    return path
-
-
-def read_config(folder, case: str) -> Config:
-    argv = shlex.split(f"{BASE} {case} --data.train rows.jsonl")
-    places = {"rows.jsonl": folder / "rows.jsonl", **{name: folder / name for name in MODELS}}
-    config = load_config([str(places.get(word, word)) for word in argv])
-    validate(config, 1, known_losses=LOSSES.names())
-    return config
-
-
-def boundary_tokens(spec: str, mode: str, rows: int) -> torch.Tensor:
-    """Tokens that begin with a blank, and the family's; ``<|end_of_text|>`` as ``eos_as_space``."""
-    tok = AutoTokenizer.from_pretrained(spec.split(":")[0])
-    plain = len(tok)  # the family's tokens were added behind these
-    if "eos_as_space" in mode:
-        return torch.arange(rows) == rows - 2
-    starts = [tok.convert_ids_to_tokens(i)[0] in "ĠĉĊ" for i in range(plain)]
-    return torch.tensor(starts + [True] * (rows - plain))
-
-
-def plain_model(model: str, spec: str, mode: str) -> PlainModel:
-    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
-    tokens = TOKENS[spec]
-    weights = dict(network.named_parameters(remove_duplicate=False))
-    return PlainModel(network, weights, tokens, boundary_tokens(spec, mode, tokens), {})
-
-
-def plain_student(config: Config, start: dict[str, torch.Tensor]) -> tuple[PlainModel, dict]:
-    """The student and what is trained of it, by tokenkit's names.
-
-    Args:
-        start: tokenkit's parameters; a new vocabulary and adapters are drawn by it.
-    """
-    choice = config.student
-    model = plain_model(choice.model, choice.target_tokenizer or choice.tokenizer, config.alm.mode)
-    inputs, outputs = "model.embed_tokens.weight", "lm_head.weight"
-    tied = model.weights[inputs] is model.weights[outputs]
-    if choice.target_tokenizer:
-        model.weights[inputs] = start["vocabulary.input"].requires_grad_()
-        tied = tied and choice.output_embeddings == "preserve"
-        model.weights[outputs] = (
-            model.weights[inputs] if tied else start["vocabulary.output"].requires_grad_()
-        )
-    leaves = {"vocabulary.input": model.weights[inputs]}
-    if not tied:
-        leaves["vocabulary.output"] = model.weights[outputs]
-    for name, weight in model.weights.items():
-        if name in (inputs, outputs):
-            continue
-        ours = name.replace("model.", "backbone.", 1)
-        stem, projection = ours.removesuffix(".weight"), ours.split(".")[-2]
-        if choice.train == "full":
-            leaves[ours] = weight
-        elif choice.train == "lora" and projection in config.lora.targets:
-            names = f"{stem}.lora_a.weight", f"{stem}.lora_b.weight"
-            leaves |= {n: start[n].requires_grad_() for n in names}
-            model.adapters[name] = tuple(leaves[n] for n in names)
-    model.scale = config.lora.alpha / config.lora.rank
-    return model, leaves
-
-
-def plain_training(config: Config, training: Training) -> PlainTraining:
-    start = {name: p.detach().clone() for name, p in training.student.named_parameters()}
-    student, leaves = plain_student(config, start)
-    model, spec = config.student.model, config.student.tokenizer
-    if config.teacher.model:
-        model, spec = config.teacher.model, config.teacher.tokenizer
-    return PlainTraining(config, student, plain_model(model, spec, config.alm.mode), leaves)
 
 
 def stir(training: Training) -> None:
