@@ -68,6 +68,13 @@ BASES = {
     "chunks": ["--loss.names", "alm_unconstrained,alm_space,alm_unbiased"],
     "mined": ["--loss.names", "sft,mined"],
     "mixture": ["--loss.aggregation", "gradclip:0.5+pcgrad"],
+    "mixture of states": [
+        "--loss.names",
+        "sft,alm_latents,dskd,lexical",
+        "--loss.aggregation",
+        "gradclip:0.5+pcgrad",
+    ],
+    "lexical": ["--loss.names", "lexical", "--student.embedding_init", "random"],
     "gradnorm": ["--loss.aggregation", "gradnorm"],
     "zett": [
         *SAMPLED,
@@ -146,6 +153,9 @@ CASES = [
     ("mined", "TP 2 x FSDP 2", 4, [*micro(4), *TP2]),
     ("mixture", "accumulate 2", 1, micro(4)),
     ("mixture", "TP 2 x FSDP 2, accumulate 2", 4, [*micro(2), *TP2]),
+    ("mixture of states", "FSDP 2, accumulate 2", 2, micro(2)),
+    ("mixture of states", "TP 2 x FSDP 2", 4, [*micro(4), *TP2]),
+    ("lexical", "FSDP 2", 2, micro(4)),
     ("gradnorm", "FSDP 2, accumulate 2", 2, micro(2)),
     ("lora", "FSDP 2", 2, micro(4)),
     ("lora", "TP 2", 2, TP2),

@@ -139,8 +139,12 @@ class LossGraph:
         gather_for_losses(self.student)
         value.backward()
         used = [(t, leaf) for t, leaf in self._leaves.values() if leaf.grad is not None]
-        if used:
-            tensors, grads = zip(*[(t, leaf.grad) for t, leaf in used], strict=True)
+        pairs = [(t, leaf.grad) for t, leaf in used]
+        if not pairs and isinstance(self.student, FSDPModule):
+            # FSDP reduces gradients, those of matrices too, only as one passes the model.
+            pairs = [(self.output.hidden, torch.zeros_like(self.output.hidden))]
+        if pairs:
+            tensors, grads = zip(*pairs, strict=True)
             torch.autograd.backward(tensors, grads, retain_graph=retain)
         for _, leaf in used:
             leaf.grad = None

@@ -264,7 +264,8 @@ class TrainStep:
 
     def _mixed(self, work: Work) -> dict[str, Tensor]:
         """The sum of the losses' mixed gradients, one backward pass a loss and micro-batch."""
-        parameters = [p for p in self.student.parameters() if p.requires_grad]
+        # The optimizer's, which are sharded: the student's may be gathered at this moment.
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         gradients: list[list[Tensor | None]] = [[None] * len(parameters) for _ in self.losses]
         metrics: dict[str, Tensor] = {}
         for batch, teacher in work.micro_batches:
