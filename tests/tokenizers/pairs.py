@@ -21,7 +21,9 @@ OWNERS = {
     "gemma": "gemma2",
     "phi3": "llama2",
 }
-_SPECIAL = re.compile(r"<\|[^<>|\s'\"{}]+\|>|<｜[^<>｜\s'\"{}]+｜>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>")
+_SPECIAL = re.compile(
+    r"<\|[^<>|\s'\"{}]+\|>|<｜[^<>｜\s'\"{}]+｜>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>"
+)
 
 DIALOGS = {
     "plain": [("user", "What is 2+2?"), ("assistant", "It is 4.")],

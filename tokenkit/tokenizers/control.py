@@ -20,12 +20,14 @@ CONFIG_FILE = "tokenizer_config.json"
 _LOOKS_SPECIAL = re.compile(r"[<\[]\S+[>\]]")
 
 
-def text_bos(hf: PreTrainedTokenizerFast, config: dict[str, Any], known: Family | None) -> str:
+def text_bos(
+    hf: PreTrainedTokenizerFast, config: dict[str, Any], named: Family | None, known: Family | None
+) -> str:
     """The token that texts begin with, "" if none.
 
     The post-processor decides if it is one that adds tokens, then ``add_bos_token`` of the
-    configuration. Where neither says anything, a ``known`` family is believed if the
-    configuration names its BOS.
+    configuration. Where neither says anything, the family that the spec names is believed, or a
+    ``known`` one of whose BOS the configuration speaks.
     """
     added = _template_bos(hf)
     if added is not None:
@@ -33,6 +35,8 @@ def text_bos(hf: PreTrainedTokenizerFast, config: dict[str, Any], known: Family 
     bos = hf.bos_token or ""
     if config.get("add_bos_token") is not None:
         return bos if config["add_bos_token"] else ""
+    if named is not None:
+        return (named.replacements[BOS] or ("",))[0]
     replacement = known.replacements[BOS] if known else None
     return bos if replacement and replacement[0] == bos else ""
 

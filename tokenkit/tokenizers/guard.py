@@ -14,6 +14,7 @@ import numpy as np
 from tokenizers import AddedToken, Tokenizer
 
 GUARD = "\U0010fffd"
+UNLIKELY = 1e4  # log-prob: less than any spelling of a special token has
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -26,6 +27,13 @@ def well_formed(text: str) -> str:
     return text
 
 
+def _keep_from_model(model: dict, special: set[str]) -> None:
+    """A Unigram model may have special tokens among its pieces: it shall not choose them."""
+    if model["type"] == "Unigram":
+        least = min(score for _, score in model["vocab"]) - UNLIKELY
+        model["vocab"] = [[p, least if p in special else score] for p, score in model["vocab"]]
+
+
 class Guard:
     """A copy of a tokenizer whose special tokens are written with a guard character.
 
@@ -36,6 +44,7 @@ class Guard:
     def __init__(self, backend: Tokenizer) -> None:
         data = json.loads(backend.to_str())
         added = data.pop("added_tokens")
+        _keep_from_model(data["model"], {t["content"] for t in added if t["special"]})
         self.backend = Tokenizer.from_str(json.dumps(data | {"added_tokens": []}))
         self.special: set[int] = {token["id"] for token in added if token["special"]}
         plain: list[AddedToken] = []

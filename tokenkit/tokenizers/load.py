@@ -119,8 +119,8 @@ def _speech(
         return _Speech(family, written, bos[0] if bos else "", tokens, tokens)
     if own is None and (spec.source or source.has_headers):
         own = ChatTemplate({"default": family_template(source)}, {}, date)
-    known = source if spec.source else known_family(hf.get_vocab())
-    bos = text_bos(hf, read_config(spec.path, spec.revision or "main"), known)
+    named, known = (source if spec.source else None), known_family(hf.get_vocab())
+    bos = text_bos(hf, read_config(spec.path, spec.revision or "main"), named, known)
     control = control_tokens(hf, own, bos)
     if not spec.source:
         special = {t.content for t in hf.added_tokens_decoder.values() if t.special}

@@ -146,7 +146,7 @@ class _Side:
         self, tok: ByteifiedTokenizer, rows: Sequence[EncodedRow], scale: _Scale, k: int
     ) -> None:
         self.layout = layout(tok)
-        self.bounds = np.append(0, np.cumsum([len(row.ids) for row in rows]))
+        self.bounds = np.cumsum([0, *(len(row.ids) for row in rows)])
         self.ids = _cat([row.ids for row in rows], np.int32)
         self.counted = _cat([row.counted for row in rows], bool)
         self.row = np.repeat(np.arange(len(rows)), np.diff(self.bounds))
@@ -166,7 +166,7 @@ class _Side:
         return marks
 
     def split(self, values: np.ndarray) -> list[np.ndarray]:
-        return np.split(values, self.bounds[1:-1])
+        return np.split(values, self.bounds[1:-1]) if len(self.bounds) > 1 else []
 
 
 def _cat(arrays: list[np.ndarray], dtype: type) -> np.ndarray:
