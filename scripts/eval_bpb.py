@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tokenkit.errors import run_main
+from tokenkit.evaluation.bits_per_byte import writable_texts
 from tokenkit.evaluation.device import default_device, usable_device
 from tokenkit.evaluation.folder import folder_bits_per_byte, read_texts
 from tokenkit.tokenizers import load_tokenizer
@@ -40,16 +41,22 @@ def main() -> None:
     parser.add_argument("--tokenizer", required=True, help="tokenizer spec of the model")
     parser.add_argument("--data", nargs="+", required=True, help="files, folders or hf:name")
     parser.add_argument("--max-documents", type=at_least(1), default=256, help="documents to read")
-    parser.add_argument("--max-length", type=at_least(2), default=512, help="tokens a window")
+    parser.add_argument(
+        "--beside", nargs="+", default=[], metavar="SPEC",
+        help="tokenizers of other models to compare with: what one cannot write is left out",
+    )  # fmt: skip
+    parser.add_argument("--max-bytes", type=at_least(16), default=2048, help="bytes a window")
     parser.add_argument("--batch-size", type=at_least(1), default=8, help="windows a forward pass")
     parser.add_argument("--text-field", default="text", help="field of a row that holds the text")
     parser.add_argument("--device", default=default_device())
     parser.add_argument("--json", type=Path, help="write the result to this file too")
     args = parser.parse_args()
-    tok = load_tokenizer(args.tokenizer)
+    toks = [load_tokenizer(spec) for spec in (args.tokenizer, *args.beside)]
+    tok = toks[0]
     texts = read_texts(args.data, args.max_documents, args.text_field)
+    texts = writable_texts(toks, texts)
     result = folder_bits_per_byte(
-        args.model, tok, texts, max_length=args.max_length, batch_size=args.batch_size,
+        args.model, tok, texts, max_bytes=args.max_bytes, batch_size=args.batch_size,
         device=usable_device(args.device),
     )  # fmt: skip
     size = sum(len(text.encode("utf-8")) for text in texts)

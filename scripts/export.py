@@ -19,6 +19,7 @@ import torch
 from tokenkit.errors import run_main
 from tokenkit.log import init_logger, logger
 from tokenkit.models.hf_export import check_output_folder, save_hf_folder
+from tokenkit.training.build import student_rows
 from tokenkit.training.restore import load_run, merged_tensors
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -38,10 +39,14 @@ def main() -> None:
     init_logger()
     check_output_folder(args.output)
     config, source, student, tokenizers = load_run(args.run, args.step)
-    backbone, inputs, outputs = merged_tensors(config, student)
+    rows = student_rows(source, tokenizers)
+    backbone, inputs, outputs = merged_tensors(config, student, rows)
     dtype = DTYPES.get(args.dtype)
-    save_hf_folder(source, backbone, inputs, outputs, tokenizers.student, args.output, dtype)
-    logger.info(f"{args.output}: model and tokenizer of {args.run}, {len(inputs):,} tokens")
+    toks = tokenizers.source, tokenizers.student
+    save_hf_folder(source, backbone, inputs, outputs, *toks, args.output, dtype)
+    logger.info(
+        f"{args.output}: model and tokenizer of {args.run}, {len(tokenizers.student):,} tokens"
+    )
 
 
 if __name__ == "__main__":

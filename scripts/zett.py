@@ -113,7 +113,7 @@ def check(args: argparse.Namespace) -> None:
 
 def target_of(args: argparse.Namespace, source: ByteifiedTokenizer) -> ByteifiedTokenizer:
     """The tokenizer to move to, pruned, then extended."""
-    tok = load_tokenizer(args.target) if args.target else source
+    tok = load_tokenizer(args.target, like=source) if args.target else source
     keep = []
     if args.keep_tokens:
         keep += ids_of_entries(tok, read_token_list(args.keep_tokens))

@@ -139,13 +139,13 @@ class DSKDWithGivenLogits(DSKD):
 def run_dskd(folder: Path, case: dict) -> None:
     arrays, args = load_arrays(folder, case), case["args"]
     kd = {
-        "divergence": args["divergence"],
         "alpha": args["adaptive_kl_alpha"],
         "skew": args["skew_lambda"],
         "temperature": args["kd_temp"],
         "teacher_temperature": args["teacher_temperature"],
     }
-    loss = DSKDWithGivenLogits(config_from_dict({"kd": kd}))
+    config = config_from_dict({"kd": kd, "dskd": {"divergence": args["divergence"]}})
+    loss = DSKDWithGivenLogits(config)
     loss.widths = tuple(arrays[f"in.{s}_last_hidden"].shape[-1] for s in ("student", "teacher"))
     loss.add_parameters(*loss.widths)
     names = {"query": "query", "to_teacher_space": "s2t", "to_student_space": "t2s"}

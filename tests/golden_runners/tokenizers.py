@@ -13,12 +13,13 @@ import torch
 from tokenkit.tokenizers import (
     ByteifiedTokenizer,
     InputExpander,
-    align,
+    align_rows,
     apply_chat_mode,
     load_tokenizer,
     messages_to_markers,
     surface_forms,
 )
+from tokenkit.tokenizers.rows import encode_marked
 from tokenkit.transfer import fvt
 from tokenkit.transfer.mined import compute_mined_mapping
 
@@ -56,39 +57,21 @@ def run_tokenizer(folder: Path, case: dict) -> None:
     assert {i: int(mask[int(i)]) for i in sample} == {i: int(v) for i, v in sample.items()}
 
 
-def padded(rows: list[list[int]], pad: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and mask ``[B, width]``."""
-    ids, mask = np.full((len(rows), width), pad), np.zeros((len(rows), width), bool)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)], mask[i, : len(row)] = row, True
-    return ids, mask
-
-
 def run_alignment(folder: Path, case: dict) -> None:
     """Align all rows at once and each alone, which must not make a difference."""
     expected = json.loads((folder / case["file"]).read_text())
     toks = [find(folder, expected[side], expected["real"]) for side in ("teacher", "student")]
-    rows = expected["rows"]
-    for batch in (rows, *([row] for row in rows)):
-        sides = []
-        for side, tok in zip(("teacher", "student"), toks, strict=True):
-            ids = [row[f"{side}_ids"] for row in batch]
-            sides.append(padded(ids, tok.pad_id, max(map(len, ids)) + 3))
-        (t_ids, t_mask), (s_ids, s_mask) = sides
-        found = align(*toks, t_ids, s_ids, t_mask, s_mask, kinds=("unconstrained", "space"))
+    for batch in (expected["rows"], *([row] for row in expected["rows"])):
+        encoded = [[encode_marked(tok, row["text"]) for row in batch] for tok in toks]
+        found = align_rows(*toks, *encoded, kinds=("unconstrained", "space"))
         for i, row in enumerate(batch):
-            for kind in ("unconstrained", "space"):
-                for side, chunks in (
-                    ("teacher", found.teacher_chunks[kind]),
-                    ("student", found.student_chunks[kind]),
-                ):
-                    if not isinstance(row.get(kind), dict):
-                        continue  # the reference raised
-                    tokens = [toks[side == "student"].tokens[t] for t in row[f"{side}_ids"]]
-                    assert tokens == row[f"{side}_tokens"]
-                    length = len(row[f"{side}_ids"])
-                    assert chunks[i, :length].tolist() == row[kind][side], (kind, side, row["text"])
-                    assert (chunks[i, length:] == -1).all()
+            for k, side in enumerate(("teacher", "student")):
+                assert encoded[k][i].ids.tolist() == row[f"{side}_ids"]
+                assert [toks[k].tokens[t] for t in encoded[k][i].ids] == row[f"{side}_tokens"]
+                chunks = (found.teacher_chunks, found.student_chunks)[k]
+                for kind in ("unconstrained", "space"):
+                    if isinstance(row.get(kind), dict):  # else the reference raised
+                        assert chunks[kind][i].tolist() == row[kind][side], (kind, side, row)
 
 
 def run_fvt(folder: Path, case: dict) -> None:

@@ -53,27 +53,32 @@ def first_run_end(positions):
 
 
 def row_chunks(ids, mask, scores, row):
-    """Chunk → (log-prob, boundary log-prob at its end, tokens that count) of one row."""
+    """Chunk → (log-prob, boundary log-prob at its end, scored tokens, has the first token)."""
     label, boundary = scores.label_logprob[row].double(), scores.boundary_logprob[row].double()
     chunks = {}
     for chunk in range(int(ids.max()) + 1):
         positions = [t for t in range(len(ids)) if ids[t] == chunk and mask[t]]
         logprob = sum((label[t - 1] for t in positions if t >= 1), label.new_zeros(()))
         counted = sum(t >= 1 for t in positions)
-        chunks[chunk] = [logprob, boundary[first_run_end(positions)], counted]
+        chunks[chunk] = [logprob, boundary[first_run_end(positions)], counted, 0 in positions]
     return chunks
 
 
-def reference_alm(batch, student, teacher, config, kind="unconstrained"):
-    """``(Σ numerators · differences, Σ denominators)`` of a batch."""
+def reference_alm(batch, student, teacher, config, kind="unconstrained", compare_first=False):
+    """``(Σ numerators · differences, Σ denominators)`` of a batch.
+
+    ``compare_first``: as the JAX reference, keep chunks with a first token, whose score is missing.
+    """
     alm, total, count = config.alm, 0.0, 0.0
     for row in range(len(batch.student_ids)):
         sides = [
             row_chunks(batch.teacher_chunks[kind][row], batch.teacher_loss_mask[row], teacher, row),
             row_chunks(batch.student_chunks[kind][row], batch.student_loss_mask[row], student, row),
         ]
-        none = [torch.zeros((), dtype=torch.float64), student.boundary_logprob[row, 0].double(), 0]
-        on = [chunk for chunk, (_, _, tokens) in sides[0].items() if tokens]
+        nowhere = student.boundary_logprob[row, 0].double()
+        none = [torch.zeros((), dtype=torch.float64), nowhere, 0, False]
+        first = {c for side in sides for c, chunk in side.items() if chunk[3] and not compare_first}
+        on = [c for c, (_, _, tokens, _) in sides[0].items() if tokens and c not in first]
         groups, previous = [], None
         for chunk in on:
             if "merge_by_space_prob" not in alm.mode or not groups or groups[-1][1]:

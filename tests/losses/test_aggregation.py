@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tokenkit.losses.aggregation import approx_gradmag_weights, combine_weights
+from tokenkit.losses.aggregation import approx_gradmag_weights, combine_weights, mixture
 from tokenkit.losses.schedule import loss_weight
+from tokenkit.training.gradients import gram_matrices
 
 LAMBDAS = torch.tensor([1.0, 2.0, 0.5])
 NORMS = torch.tensor([4.0, 0.1, 2.0])
@@ -40,11 +41,77 @@ def test_a_loss_without_gradient_gets_no_weight(preserve_mag):
     assert none.tolist() == [0.0, 0.0]
 
 
+def clipped(gradients, limit):
+    """Whole gradients, each a list of parameters' parts, clipped as torch does."""
+    for gradient in gradients:
+        parameters = [torch.nn.Parameter(torch.zeros_like(part)) for part in gradient]
+        for parameter, part in zip(parameters, gradient, strict=True):
+            parameter.grad = part.clone()
+        torch.nn.utils.clip_grad_norm_(parameters, limit)
+        yield [parameter.grad for parameter in parameters]
+
+
+def normalised(gradients):
+    for gradient, weight in zip(gradients, LAMBDAS, strict=True):
+        norm = torch.cat([part.flatten() for part in gradient]).norm()
+        yield [weight * part / norm for part in gradient]
+
+
+def without_conflicts(gradients):
+    for i, gradient in enumerate(gradients):
+        made = []
+        for place, part in enumerate(gradient):
+            new = part.clone()
+            for j, other in enumerate(gradients):
+                dot = (part * other[place]).sum()
+                if j != i and dot < 0:
+                    new -= dot / other[place].square().sum() * other[place]
+            made.append(new)
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("stages", "steps"),
+    [
+        ([("gradclip", 2.5)], [lambda g: clipped(g, 2.5)]),
+        ([("gradmag", 0.0)], [normalised]),
+        ([("pcgrad", 0.0)], [without_conflicts]),
+        ([("gradmag", 0.0), ("gradclip", 0.7)], [normalised, lambda g: clipped(g, 0.7)]),
+        ([("gradclip", 2.5), ("pcgrad", 0.0)], [lambda g: clipped(g, 2.5), without_conflicts]),
+    ],
+    ids=lambda value: "+".join(name for name, *_ in value) if isinstance(value[0], tuple) else "",
+)
+def test_mixtures_are_made_of_weighted_gradients(stages, steps):
+    generator = torch.Generator().manual_seed(1)
+    gradients = [[torch.randn(4, 3, generator=generator), torch.randn(5, generator=generator)]
+                 for _ in LAMBDAS]  # fmt: skip
+    expected = [[w * part for part in g] for w, g in zip(LAMBDAS, gradients, strict=True)]
+    for step in steps:
+        expected = list(step(expected))
+    factors = mixture(stages, gram_matrices(gradients, torch.device("cpu")), LAMBDAS)
+    for place in range(2):
+        given = torch.stack([gradient[place] for gradient in gradients])
+        mixed = torch.einsum("lk,k...->l...", factors[place], given)
+        torch.testing.assert_close(mixed, torch.stack([g[place] for g in expected]))
+
+
+@pytest.mark.parametrize("name", ["gradmag", "gradclip", "pcgrad"])
+def test_a_loss_of_weight_zero_is_not_there(name):
+    generator = torch.Generator().manual_seed(2)
+    gradients = [[torch.randn(6, generator=generator)] for _ in range(3)]
+    gram = gram_matrices(gradients, torch.device("cpu"))
+    with_zero = mixture([(name, 0.5)], gram, torch.tensor([1.0, 0.0, 2.0]))
+    without = mixture([(name, 0.5)], gram[:, [0, 2]][:, :, [0, 2]], torch.tensor([1.0, 2.0]))
+    torch.testing.assert_close(with_zero[:, [0, 2]][:, :, [0, 2]], without)
+    assert not with_zero[:, 1].any() and not with_zero[:, :, 1].any()
+
+
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
         ("constant", [1.0, 1.0, 1.0, 1.0]),
-        ("linear", [1.0, 0.75, 0.5, 0.25]),
+        ("linear", [0.0, 0.25, 0.5, 0.75]),
+        ("reverse_linear", [1.0, 0.75, 0.5, 0.25]),
         ("cosine", [1.0, 0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5]),
         ("reverse_cosine", [0.0, 0.5 - 0.5**1.5, 0.5, 0.5 + 0.5**1.5]),
     ],

@@ -9,6 +9,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.losses.reference import make_loss, random_case, reference_alm, run
+from tokenkit.data import Batch
 from tokenkit.losses import LOSSES
 from tokenkit.losses.alm_diffs import DIFFERENCES
 from tokenkit.losses.base import Signals
@@ -74,6 +75,43 @@ def test_identical_teacher_and_student_are_a_minimum(diff_fn):
     assert all(gradient.abs().max() < 1e-6 for gradient in found)
     if diff_fn != "binary_ce":  # its minimum is the teacher's entropy
         assert abs(value) < 1e-6
+
+
+def token_scores(ids):
+    """Scores that depend on a token and the one before it only: both sides agree on a text."""
+    following = torch.nn.functional.pad(ids[:, 1:], (0, 1))
+    values = [-(0.1 + ((k * ids + 7 * following) % 11) / 5.0) for k in (3, 5)]
+    return Signals(*(value.clone().requires_grad_() for value in values))
+
+
+@pytest.mark.parametrize("bos_side", ["teacher", "student"])
+@pytest.mark.parametrize("kind", ["unconstrained", "space", "unbiased"])
+@pytest.mark.parametrize("mode", MODES)
+def test_bos_on_one_side_leaves_a_perfect_student_alone(mode, kind, bos_side):
+    """The side without BOS has no score for its first token, so what holds it cannot be compared.
+
+    Chunks are as alignment gives them: a BOS that one side lacks is in none.
+    """
+    bos, text = 99, torch.arange(40, 52).view(2, 6)
+    with_bos = torch.nn.functional.pad(text, (1, 0), value=bos)
+    chunks = torch.tensor([[0, 1, 1, 2, 3, 4], [0, 0, 1, 2, 2, 3]], dtype=torch.int32)
+    batch_arguments, scores = {}, {}
+    for side in ("teacher", "student"):
+        has_bos = side == bos_side
+        ids = with_bos if has_bos else text
+        found = torch.nn.functional.pad(chunks, (1, 0), value=-1) if has_bos else chunks
+        batch_arguments |= {
+            f"{side}_ids": ids,
+            f"{side}_mask": torch.ones_like(ids, dtype=torch.bool),
+            f"{side}_loss_mask": torch.ones_like(ids, dtype=torch.bool),
+            f"{side}_chunks": {kind: found},
+        }
+        scores[side] = token_scores(ids)
+    batch, student, teacher = Batch(**batch_arguments), scores["student"], scores["teacher"]
+    loss, _ = make_loss(f"alm_{kind}", mode=mode, diff_fn="reverse_binary_kl", merge_threshold=0.4)
+    value, found, metrics = run(loss, batch, student, teacher)
+    assert value.abs() < 1e-6 and all(gradient.abs().max() < 1e-6 for gradient in found)
+    assert metrics[f"alm_{kind}/teacher_tokens"] * loss.count(batch, teacher) == 5 + 4
 
 
 def take_rows(item, rows):
@@ -175,7 +213,10 @@ def test_metrics_say_what_was_compared():
     loss, _ = make_loss(mode="append_space")
     _, _, metrics = run(loss, batch, student, teacher)
     assert metrics["alm_unconstrained/chunks_before_merging"] == 1
-    on = (batch.teacher_chunks["unconstrained"] >= 0)[:, 1:]
+    theirs, ours = batch.teacher_chunks["unconstrained"], batch.student_chunks["unconstrained"]
+    unscored = (theirs[:, :1] == 0) | (ours[:, :1] == 0)  # rows whose chunk 0 does not count
+    assert unscored.any()
+    on = (theirs > 0) | ((theirs == 0) & ~unscored)
     count = loss.count(batch, teacher)
     torch.testing.assert_close(metrics["alm_unconstrained/teacher_tokens"], on.sum() / count)
     assert metrics["alm_unconstrained/teacher_logprob"] < 0

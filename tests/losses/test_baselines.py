@@ -11,9 +11,10 @@ import torch.nn.functional as F
 
 from tests.losses.reference import random_case
 from tokenkit.config import config_from_dict
+from tokenkit.config.schema_losses import DIVERGENCES
 from tokenkit.data import Batch
 from tokenkit.losses.base import Signals
-from tokenkit.losses.divergences import DIVERGENCES, Divergence
+from tokenkit.losses.divergences import Divergence
 from tokenkit.losses.dskd import DSKD, Projected
 from tokenkit.losses.kd import KD
 from tokenkit.losses.latents import Latents
@@ -49,13 +50,16 @@ def signals(batch: Batch, side: str, rows: int, seed: int) -> Signals:
     )  # fmt: skip
 
 
-def case(seed: int = 0) -> tuple[Batch, Signals, Signals]:
+def case(seed: int = 0, name: str = "") -> tuple[Batch, Signals, Signals]:
+    """A batch and both sides' signals; for kd, of one vocabulary."""
     batch, _, _ = random_case(seed, gap=False)
     generator = torch.Generator().manual_seed(seed)
-    sizes = {"student": STUDENT_VOCAB, "teacher": TEACHER_VOCAB}
+    teacher_vocab = STUDENT_VOCAB if name.startswith("kd") else TEACHER_VOCAB
+    sizes = {"student": STUDENT_VOCAB, "teacher": teacher_vocab}
     for side, size in sizes.items():
         shape = getattr(batch, f"{side}_ids").shape
         setattr(batch, f"{side}_ids", torch.randint(size, shape, generator=generator))
+    batch.teacher_ids[:, :12] = batch.student_ids[:, :12]  # kd compares what both have read
     return batch, *(signals(batch, s, n, k) for k, (s, n) in enumerate(sizes.items()))
 
 
@@ -119,7 +123,7 @@ def rows_of(part: tuple[Batch, Signals, Signals], index) -> tuple[Batch, Signals
 
 @pytest.mark.parametrize("name", NAMES)
 def test_micro_batches_and_order_do_not_matter(name):
-    loss, whole = make(name), case()
+    loss, whole = make(name), case(0, name)
     value, grads = evaluate(loss, [rows_of(whole, [0, 1, 2])])
     split, split_grads = evaluate(loss, [rows_of(whole, [0]), rows_of(whole, [1, 2])])
     torch.testing.assert_close(split, value, rtol=1e-5, atol=1e-6)
@@ -157,7 +161,7 @@ def padded(part: tuple[Batch, Signals, Signals], more: dict[str, int]):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_padding_does_not_matter(name):
-    loss, whole = make(name), case(1)
+    loss, whole = make(name), case(1, name)
     value, grads = evaluate(loss, [whole])
     longer, longer_grads = evaluate(loss, [padded(whole, {"student": 3, "teacher": 5})])
     torch.testing.assert_close(longer, value, rtol=1e-5, atol=1e-6)

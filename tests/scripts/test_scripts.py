@@ -62,6 +62,25 @@ def test_export_equals_the_trained_model(script, base_arguments, tmp_path, name,
     assert (start.vocabulary.input - student.vocabulary.input).abs().max() > 1e-5
 
 
+@pytest.mark.parametrize(("target", "rows"), [("", 1600), (SPEC_B, len(load_tokenizer(SPEC_B)))])
+def test_export_keeps_rows_without_token_of_an_own_tokenizer(
+    script, base_arguments, tmp_path, target, rows
+):
+    model = save_tiny(tmp_path / "m", "llama", vocab_size=1600)
+    run, output = tmp_path / "run", tmp_path / "exported"
+    argv = [*base_arguments, "--job.output_dir", str(run), "--student.model", str(model),
+            "--student.target_tokenizer", target, "--student.pad_vocab_multiple", "64",
+            "--training.steps", "1", "--checkpoint.enable", "true"]  # fmt: skip
+    train(argv, 1, tmp_path / "log")
+    script("export", "--run", run, "--output", output)
+    exported = AutoModelForCausalLM.from_pretrained(output)
+    assert exported.config.vocab_size == rows
+    if not target:
+        size, source = len(load_tokenizer(SPEC_A)), AutoModelForCausalLM.from_pretrained(model)
+        assert torch.equal(exported.lm_head.weight[size:], source.lm_head.weight[size:])
+        assert not torch.equal(exported.lm_head.weight[:size], source.lm_head.weight[:size])
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_zett_keeps_the_backbone(script, family, tmp_path):
     """Moving to the same tokenizer gives the same logits, loaded by plain transformers."""

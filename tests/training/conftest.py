@@ -1,14 +1,30 @@
-"""Fixtures of this folder."""
+"""What tests of whole steps share: a process group in their own process, and tiny models."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
+import torch
 import torch.distributed as dist
 
+from tests.training.small_runs import write_folder
+from tokenkit.config import Config
+from tokenkit.parallelisms import Parallel, init_parallel
 
-@pytest.fixture
-def process_group(tmp_path):
-    """A process group of this process alone."""
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
+
+@pytest.fixture(scope="module")
+def parallel() -> Iterator[Parallel]:
+    """A process group of one, on the CPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        patch.delenv("RANK", raising=False)
+        yield init_parallel(Config())
+        dist.destroy_process_group()
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory) -> Path:
+    """See :func:`tests.training.small_runs.write_folder`."""
+    return write_folder(tmp_path_factory.mktemp("small_runs"))

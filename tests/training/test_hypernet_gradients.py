@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from tests.data.support import SPEC_A, make_config
 from tests.models.tiny import save_tiny
-from tests.training.one_process import Recorder, alone
+from tests.training.recorder import Recorder
 from tokenkit.data import build_train_loader
 from tokenkit.losses.sft import SFT
 from tokenkit.models import hypernet_vocabulary
@@ -84,7 +84,7 @@ def plain_loss(student, batches, embed_scale: float, softcap: float | None) -> t
     ids=["untied", "untied, two networks", "tied, scaled and capped"],
 )
 def test_one_step_equals_plain_autograd(
-    family, embed_scale, softcap, hypernet, micro_batch_size, process_group, texts_file, tmp_path,
+    family, embed_scale, softcap, hypernet, micro_batch_size, parallel, texts_file, tmp_path,
     monkeypatch,
 ):  # fmt: skip
     monkeypatch.setitem(hypernet_vocabulary.CHUNK_BYTES, "cpu", 2**16)  # many chunks
@@ -97,7 +97,7 @@ def test_one_step_equals_plain_autograd(
     student.zero_grad(set_to_none=True)
 
     recorder = Recorder(student)
-    step = TrainStep(config, student, None, [SFT(config)], (None, None), recorder, alone())
+    step = TrainStep(config, student, None, [SFT(config)], (None, None), recorder, parallel)
     metrics, _ = step(batches, 0, stop=False)
     torch.testing.assert_close(metrics["loss"], loss.detach())
     networks = [name for name in wanted if name.startswith("vocabulary.hypernet.networks.")]

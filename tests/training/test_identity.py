@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.training.one_process import Recorder, alone
+from tests.training.recorder import Recorder
 from tokenkit.config import config_from_dict
 from tokenkit.models.causal_lm import CausalLM
 from tokenkit.models.hypernet_build import build_hypernet_vocabulary, fill_hypernet
@@ -14,7 +14,7 @@ from tokenkit.models.vocabulary import Vocabulary
 from tokenkit.training.identity import IdentityStep
 
 
-def make(source: list[list[float]], tied: bool, tokens: int, **hypernet):
+def make(parallel, source: list[list[float]], tied: bool, tokens: int, **hypernet):
     """A student that is a vocabulary only, with frozen source matrices, and its step."""
     matrices = [torch.tensor(source), torch.tensor(source).flip(0) * 2]
     rows, width = matrices[0].shape
@@ -33,10 +33,10 @@ def make(source: list[list[float]], tied: bool, tokens: int, **hypernet):
     fill_hypernet(vocabulary, (matrices[0], None if tied else matrices[1]), 0)
     student = CausalLM(nn.Identity(), vocabulary, None)
     recorder = Recorder(student)
-    return config, student, recorder, IdentityStep(config, student, recorder, alone())
+    return config, student, recorder, IdentityStep(config, student, recorder, parallel)
 
 
-def test_by_hand(process_group):
+def test_by_hand(parallel):
     """y = W x + b with W = [[1, 1], [0, 2]], b = (0, 1), and rescalers that do nothing.
 
     x = (1, 2):  y = (3, 5),  y − x = (2, 3),   its square 4 + 9 = 13
@@ -47,7 +47,7 @@ def test_by_hand(process_group):
     norm = √(1 + 25 + 9 + 36 + 1 + 9) = √81 = 9
     """
     config, student, recorder, step = make(
-        [[1.0, 2.0], [3.0, -1.0]], tied=True, tokens=10, architecture="linear"
+        parallel, [[1.0, 2.0], [3.0, -1.0]], tied=True, tokens=10, architecture="linear"
     )
     net = student.vocabulary.hypernet
     for rescaler in (net.in_rescaler, net.out_rescaler):
@@ -69,12 +69,14 @@ def test_by_hand(process_group):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_against_plain_torch(tied, process_group):
+def test_against_plain_torch(tied, parallel):
     """Of a transformer, on the tokens that a step draws: mean over tokens and matrices."""
     torch.manual_seed(0)
     source = torch.randn(20, 8).tolist()
     options = {"architecture": "transformer", "num_layers": 1, "num_heads": 2}
-    _, student, recorder, step = make(source, tied, tokens=7, max_surface_length=1, **options)
+    _, student, recorder, step = make(
+        parallel, source, tied, tokens=7, max_surface_length=1, **options
+    )
     vocabulary = student.vocabulary
     ids = step._draw(3)
     assert len(ids.unique()) == 7 and not torch.equal(ids, step._draw(4))
@@ -92,10 +94,12 @@ def test_against_plain_torch(tied, process_group):
         torch.testing.assert_close(recorder.gradients[name], gradient, rtol=1e-4, atol=1e-6)
 
 
-def test_the_phase_teaches(process_group):
+def test_the_phase_teaches(parallel):
     """Adam on the step's gradients brings the distance down."""
     torch.manual_seed(0)
-    _, student, _, step = make(torch.randn(20, 8).tolist(), True, 20, architecture="linear")
+    _, student, _, step = make(
+        parallel, torch.randn(20, 8).tolist(), True, 20, architecture="linear"
+    )
     trained = [p for p in student.parameters() if p.requires_grad]
     step.optimizer = torch.optim.Adam(trained, lr=0.02)
     losses = [step(number, stop=False)[0]["same/loss"].item() for number in range(200)]

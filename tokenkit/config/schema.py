@@ -14,6 +14,7 @@ from tokenkit.config.key import key
 from tokenkit.config.schema_hypernet import HypernetConfig, TokenizerSamplerConfig
 from tokenkit.config.schema_losses import (
     AlmConfig,
+    DskdConfig,
     KdConfig,
     LatentsConfig,
     LossConfig,
@@ -103,6 +104,13 @@ class ChatConfig:
     loss_on: str = key(
         "all", "tokens whose prediction counts", choices=("all", "assistant", "completion")
     )
+    special_tokens: str = key(
+        "text",
+        "what special tokens and neutral markers are that a row's texts spell out: ordinary text, "
+        "a reason to refuse the row, or these tokens",
+        choices=("text", "refuse", "parse"),
+    )
+    date: str = key("2024-07-26", "day that chat templates take today for (empty: really today)")
 
 
 @dataclass
@@ -223,7 +231,7 @@ class EvalConfig:
     )
     max_documents: int = key(64, "validation texts", minimum=1)
     batch_size: int = key(8, "texts per forward pass", minimum=1)
-    max_length: int = key(512, "tokens per forward pass", minimum=2)
+    max_bytes: int = key(2048, "bytes of text per window", minimum=16)
 
 
 @dataclass
@@ -247,6 +255,7 @@ class Config:
     latents: LatentsConfig = field(default_factory=LatentsConfig)
     side_path: SidePathConfig = field(default_factory=SidePathConfig)
     kd: KdConfig = field(default_factory=KdConfig)
+    dskd: DskdConfig = field(default_factory=DskdConfig)
     uld: UldConfig = field(default_factory=UldConfig)
     mined: MinedConfig = field(default_factory=MinedConfig)
     hypernet: HypernetConfig = field(default_factory=HypernetConfig)

@@ -20,14 +20,15 @@ class LossConfig:
     weights: list[float] = key([], "weight of each loss (empty: all 1)", minimum=0)
     schedules: list[str] = key(
         [],
-        "course of each weight over training (empty: all constant)",
-        choices=("constant", "linear", "cosine", "reverse_cosine"),
+        "course of each weight over training (empty: all constant); linear and reverse_cosine rise "
+        "from 0 to 1, reverse_linear and cosine fall",
+        choices=("constant", "linear", "reverse_linear", "cosine", "reverse_cosine"),
     )
     aggregation: str = key(
         "",
         "how losses are balanced: (empty: mean of weighted losses) | approx_gradmag | "
-        "approx_gradmag_preserve_mag | gradnorm, or a mixture of their gradients: gradmag, "
-        "gradclip:LIMIT, pcgrad, joined by +",
+        "approx_gradmag_preserve_mag | gradnorm, or a sum of their weighted gradients after "
+        "gradmag, gradclip:LIMIT, pcgrad, joined by +",
     )
     gradnorm_lr: float = key(0.025, "learning rate of gradnorm's weights", above=0)
     gradnorm_alpha: float = key(0.12, "how strongly gradnorm evens out learning rates", minimum=0)
@@ -97,19 +98,30 @@ class SidePathConfig:
     )
 
 
+DIVERGENCES = ("kl", "rkl", "js", "skl", "srkl", "akl")
+
+
 @dataclass
 class KdConfig:
-    """Divergences on logits: the losses kd, dskd and mined."""
+    """Divergences on logits: the losses kd and mined, and (but for the divergence) dskd."""
 
-    divergence: str = key(
-        "kl",
-        "divergence from teacher to student",
-        choices=("kl", "rkl", "js", "skl", "srkl", "akl"),
-    )
+    divergence: str = key("kl", "divergence from teacher to student", choices=DIVERGENCES)
     temperature: float = key(2.0, "divides both sides' logits", above=0)
     teacher_temperature: float = key(1.0, "divides the teacher's logits once more", above=0)
+    scale_by_temperature: bool = key(
+        False, "multiply divergences by temperature², which keeps their gradients' size"
+    )
     alpha: float = key(0.5, "of akl: probability mass of the teacher's tail", minimum=0, maximum=1)
     skew: float = key(0.1, "of skl and srkl: share of the own distribution", above=0, below=1)
+
+
+@dataclass
+class DskdConfig:
+    """Dual-space distillation, the loss dskd; temperatures, alpha and skew are those of [kd]."""
+
+    divergence: str = key(
+        "srkl", "divergence from projected teacher to student", choices=DIVERGENCES
+    )
 
 
 @dataclass

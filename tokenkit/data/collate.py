@@ -1,7 +1,8 @@
-"""Marked texts → a batch: tokenized for student and teacher, aligned, padded."""
+"""Rows → a batch: tokenized for student and teacher, aligned, padded."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,91 +11,125 @@ import torch
 from torch import Tensor
 
 from tokenkit.data.batch import Batch
-from tokenkit.tokenizers import ByteifiedTokenizer, align, encode_batch_with_loss_mask
+from tokenkit.tokenizers import (
+    Alignment,
+    ByteifiedTokenizer,
+    EncodedRow,
+    Reading,
+    Row,
+    align_rows,
+    encode_rows,
+    joint_form,
+    normalised,
+)
 
 PAD_MULTIPLE = 8
 
 
-def _pad(rows: list[np.ndarray], fill: int, dtype: type, max_length: int) -> np.ndarray:
-    """Rows of at most ``max_length`` as a matrix, a multiple of eight (or that limit) wide."""
-    longest = max((len(row) for row in rows), default=0)
-    length = min(max_length, max(1, -(-longest // PAD_MULTIPLE)) * PAD_MULTIPLE)
+def _pad(rows: list[np.ndarray], fill: int, dtype: type, length: int) -> Tensor:
     matrix = np.full((len(rows), length), fill, dtype=dtype)
     for number, row in enumerate(rows):
         matrix[number, : len(row)] = row
-    return matrix
+    return torch.from_numpy(matrix)
 
 
 @dataclass
 class _Side:
-    """One tokenizer's view of B texts."""
+    """One tokenizer's view of B rows, cut to length."""
 
-    ids: np.ndarray  # [B, T] int64
-    mask: np.ndarray  # [B, T] bool, True on real tokens
-    loss_mask: np.ndarray  # [B, T] bool
+    tok: ByteifiedTokenizer
+    rows: list[EncodedRow]
     truncated: np.ndarray  # [B] bool
+    max_length: int
 
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        return tuple(torch.from_numpy(a) for a in (self.ids, self.mask, self.loss_mask))
+    @classmethod
+    def encode(
+        cls, tok: ByteifiedTokenizer, rows: Sequence[Row], reading: Reading, max_length: int
+    ) -> _Side:
+        encoded = encode_rows(tok, rows, reading, max_length)
+        truncated = np.array([len(row.ids) > max_length for row in encoded], bool)
+        return cls(tok, [row.cut(max_length) for row in encoded], truncated, max_length)
 
+    @property
+    def width(self) -> int:
+        """The longest row, rounded up to a multiple of eight (or to the limit)."""
+        longest = max((len(row.ids) for row in self.rows), default=0)
+        return min(self.max_length, max(1, -(-longest // PAD_MULTIPLE)) * PAD_MULTIPLE)
 
-def _encode_side(tok: ByteifiedTokenizer, texts: list[str], loss_on: str, max_length: int) -> _Side:
-    # One token more than wanted tells a text that fits exactly from one that is cut.
-    encoded = encode_batch_with_loss_mask(tok, texts, loss_on, max_length + 1)
-    lengths = np.array([len(ids) for ids, _ in encoded], dtype=np.int64)
-    ids = _pad([ids[:max_length] for ids, _ in encoded], tok.pad_id, np.int64, max_length)
-    loss_mask = _pad([mask[:max_length] for _, mask in encoded], False, np.bool_, max_length)
-    mask = np.arange(ids.shape[1]) < lengths[:, None]
-    return _Side(ids, mask, loss_mask, lengths > max_length)
+    @property
+    def tokens(self) -> int:
+        return sum(len(row.ids) for row in self.rows)
+
+    def tensors(self, counted: list[np.ndarray]) -> tuple[Tensor, Tensor, Tensor]:
+        """Ids, mask of real tokens and loss mask, ``[B, T]`` each."""
+        width = self.width
+        ids = _pad([row.ids for row in self.rows], self.tok.pad_id, np.int64, width)
+        lengths = torch.tensor([len(row.ids) for row in self.rows])
+        mask = torch.arange(width) < lengths[:, None]
+        return ids, mask, _pad(counted, False, np.bool_, width)
+
+    def chunks(self, found: dict[str, list[np.ndarray]]) -> dict[str, Tensor]:
+        return {kind: _pad(rows, -1, np.int32, self.width) for kind, rows in found.items()}
 
 
 @dataclass
 class Collator:
-    """Turns marked texts into a :class:`Batch`.
+    """Turns rows into a :class:`Batch`.
 
     Attributes:
         teacher_tok: None if no loss needs a teacher.
         kinds: alignments that losses read.
+        reading: what the loss counts, and what special tokens spelt out in a row are.
         pair_bias: for the "unbiased" alignment.
     """
 
     student_tok: ByteifiedTokenizer
     teacher_tok: ByteifiedTokenizer | None
     kinds: tuple[str, ...]
-    loss_on: str
+    reading: Reading
     max_student_length: int
     max_teacher_length: int
     pair_bias: Any = None
     bias_threshold: float = 0.0
 
-    def __call__(self, texts: list[str]) -> Batch:
+    def __call__(self, rows: Sequence[Row]) -> Batch:
         """Encode, align and pad.
 
         The batch's ``stats`` count rows, ``truncated_rows`` (cut on either side), tokens and what
         the alignment counts. A row of fewer than two tokens is fine: it has nothing to predict.
+
+        Raises:
+            DataError: if a row cannot be encoded; the message begins with its file and line.
         """
-        student = _encode_side(self.student_tok, texts, self.loss_on, self.max_student_length)
-        truncated = student.truncated
-        stats = {"rows": len(texts), "student_tokens": int(student.mask.sum())}
-        batch = Batch(*student.tensors())
-        if self.teacher_tok is not None:
-            teacher = _encode_side(self.teacher_tok, texts, self.loss_on, self.max_teacher_length)
-            truncated = truncated | teacher.truncated
-            batch = Batch(*student.tensors(), *teacher.tensors())
-            stats |= self._align(batch, teacher, student)
+        toks = [tok for tok in (self.student_tok, self.teacher_tok) if tok is not None]
+        form = joint_form(*toks)
+        rows = [normalised(row, form) for row in rows]
+        lengths = (self.max_student_length, self.max_teacher_length)
+        sides = [
+            _Side.encode(tok, rows, self.reading, length)
+            for tok, length in zip(toks, lengths, strict=False)
+        ]
+        stats = {"rows": len(rows), "student_tokens": sides[0].tokens}
+        truncated = np.logical_or.reduce([side.truncated for side in sides])
+        if self.teacher_tok is None:
+            batch = Batch(*sides[0].tensors([row.counted for row in sides[0].rows]))
+        else:
+            found = self._align(*sides)
+            batch = Batch(
+                *sides[0].tensors(found.student_counted),
+                *sides[1].tensors(found.teacher_counted),
+                sides[0].chunks(found.student_chunks),
+                sides[1].chunks(found.teacher_chunks),
+            )
+            stats |= found.stats
         batch.stats = {**stats, "truncated_rows": int(truncated.sum())}
         return batch
 
-    def _align(self, batch: Batch, teacher: _Side, student: _Side) -> dict[str, int]:
-        """Add the chunk ids; returns the alignment's counts."""
-        found = align(
-            self.teacher_tok, self.student_tok, teacher.ids, student.ids, teacher.mask,
-            student.mask, kinds=self.kinds, pair_bias=self.pair_bias,
-            bias_threshold=self.bias_threshold,
+    def _align(self, student: _Side, teacher: _Side) -> Alignment:
+        return align_rows(
+            teacher.tok, student.tok, teacher.rows, student.rows, self.kinds, self.pair_bias,
+            self.bias_threshold,
         )  # fmt: skip
-        batch.student_chunks = {k: torch.from_numpy(v) for k, v in found.student_chunks.items()}
-        batch.teacher_chunks = {k: torch.from_numpy(v) for k, v in found.teacher_chunks.items()}
-        return found.stats
 
 
 @dataclass
@@ -103,5 +138,5 @@ class PlainCollator:
 
     collator: Collator
 
-    def __call__(self, texts: list[str], step: int) -> Batch:
-        return self.collator(texts)
+    def __call__(self, rows: Sequence[Row], step: int) -> Batch:
+        return self.collator(rows)

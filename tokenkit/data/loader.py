@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from tokenkit.data.mixing import Order, StreamedOrder, build_order
 from tokenkit.data.sampled import SampledCollator, TokenizerStream
 from tokenkit.errors import DataError, TokenkitError
 from tokenkit.log import logger
-from tokenkit.tokenizers import ByteifiedTokenizer
+from tokenkit.tokenizers import ByteifiedTokenizer, Reading, Row
 
 if TYPE_CHECKING:
     from tokenkit.config import Config
@@ -64,9 +64,9 @@ class MicroBatches(IterableDataset):
     """A rank's micro-batches; of n workers, each makes every n-th."""
 
     def __init__(
-        self, order: Order, where: Slice, collate: Callable[[list[str], int], Batch], first: int
+        self, order: Order, where: Slice, collate: Callable[[Sequence[Row], int], Batch], first: int
     ) -> None:
-        """``collate`` is given texts and the number of their optimizer step."""
+        """``collate`` is given rows and the number of their optimizer step."""
         self.order, self.where, self.collate = order, where, collate
         self.first = first  # micro-batch to begin with
         self.done = 0  # micro-batches this worker has made since
@@ -78,8 +78,8 @@ class MicroBatches(IterableDataset):
         self.first, self.done = state["first"], state["done"]
 
     def make(self, number: int) -> Batch:
-        texts, empty = self.order.texts(self.where.positions(number))
-        batch = self.collate(texts, number // self.where.accumulation)
+        rows, empty = self.order.rows(self.where.positions(number))
+        batch = self.collate(rows, number // self.where.accumulation)
         batch.stats["empty_rows"] = empty
         return batch
 
@@ -198,7 +198,7 @@ def build_train_loader(
         student_tok,
         teacher_tok,
         kinds,
-        config.chat.loss_on,
+        Reading(config.chat.loss_on, config.chat.special_tokens),
         training.max_student_length,
         training.max_teacher_length,
         pair_bias,

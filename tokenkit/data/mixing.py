@@ -1,4 +1,4 @@
-"""One global order of texts, a pure function of seed, sources and weights.
+"""One global order of rows, a pure function of seed, sources and weights.
 
 Position g of the order is the same whatever the number of ranks, workers or micro-batches. Rows
 that say nothing are skipped: in an indexable source, such a row's place is taken by the next one
@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from torch.utils.data import get_worker_info
 
-from tokenkit.data.rows import RowFormat, marked_text
+from tokenkit.data.rows import RowFormat, read_row
 from tokenkit.data.sources import Joined, Source, iterate_source, open_source
 from tokenkit.errors import ConfigError, DataError
 from tokenkit.log import logger
+from tokenkit.tokenizers import Row
 
 if TYPE_CHECKING:
     from tokenkit.config import Config
@@ -26,13 +27,13 @@ BLOCK = 4096  # positions whose sources are drawn at once
 
 
 class Order(Protocol):
-    """Marked texts in global order."""
+    """Rows in global order."""
 
     # Positions until every row was read once on average; None if that is not known.
     pass_length: int | None
 
-    def texts(self, positions: range) -> tuple[list[str], int]:
-        """The texts at consecutive positions, and how many of the rows there were empty."""
+    def rows(self, positions: range) -> tuple[list[Row], int]:
+        """The rows at consecutive positions, and how many of those there were empty."""
         ...
 
 
@@ -56,8 +57,8 @@ class Passes:
             self._epoch = epoch
         return int(self._permutation[index])
 
-    def text(self, position: int) -> tuple[str, bool]:
-        """The text at a position, and whether the row there was empty and another stands in.
+    def at(self, position: int) -> tuple[Row, bool]:
+        """The row at a position, and whether the one there was empty and another stands in.
 
         Raises:
             DataError: if the row is bad, or all rows are empty.
@@ -66,9 +67,9 @@ class Passes:
         epoch, index = divmod(position, size)
         for passed in range(size):
             row, where = self.source.read(self._row(epoch, (index + passed) % size))
-            text = marked_text(row, where, self.row_format)
-            if text:
-                return text, passed > 0
+            found = read_row(row, where, self.row_format)
+            if found is not None:
+                return found, passed > 0
         raise DataError(f"{where}: this row and all others of its source are empty")
 
 
@@ -120,9 +121,9 @@ class IndexedOrder:
             self._next_block()
         return int(self._sources[offset]), int(self._indices[offset])
 
-    def texts(self, positions: range) -> tuple[list[str], int]:
-        found = [self.passes[k].text(index) for k, index in map(self._locate, positions)]
-        return [text for text, _ in found], sum(empty for _, empty in found)
+    def rows(self, positions: range) -> tuple[list[Row], int]:
+        found = [self.passes[k].at(index) for k, index in map(self._locate, positions)]
+        return [row for row, _ in found], sum(empty for _, empty in found)
 
 
 class StreamedOrder:
@@ -149,19 +150,19 @@ class StreamedOrder:
         self.probabilities = np.array(weights) / np.sum(weights)
         self.announces = False  # whether this rank reports skipped rows
         self._position = 0
-        self._iterator: Iterator[tuple[str, int]] | None = None
+        self._iterator: Iterator[tuple[Row, int]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_iterator": None, "_position": 0}
 
-    def _filtered(self, name: str, first: bool) -> Iterator[tuple[str, int]]:
-        """Texts of one pass, each with the number of empty rows just before it."""
+    def _filtered(self, name: str, first: bool) -> Iterator[tuple[Row, int]]:
+        """Rows of one pass, each with the number of empty rows just before it."""
         rows, empty, skipped = 0, 0, 0
         for row, where in iterate_source(name, self.split, self.row_format.text_field):
             rows += 1
-            text = marked_text(row, where, self.row_format)
-            if text:
-                yield text, skipped
+            found = read_row(row, where, self.row_format)
+            if found is not None:
+                yield found, skipped
                 skipped = 0
             else:
                 empty, skipped = empty + 1, skipped + 1
@@ -171,12 +172,12 @@ class StreamedOrder:
         if first and empty and self.announces and (worker is None or worker.id == 0):
             logger.warning(f"data '{name}': {empty:,} of {rows:,} rows are empty and were skipped")
 
-    def _shuffled(self, number: int) -> Iterator[tuple[str, int]]:
+    def _shuffled(self, number: int) -> Iterator[tuple[Row, int]]:
         """One source for ever; a pass ends when its buffer is empty."""
         epoch = 0
         while True:
             generator = np.random.default_rng((self.seed, number, epoch))
-            held: list[tuple[str, int]] = []
+            held: list[tuple[Row, int]] = []
             for item in self._filtered(self.names[number], first=epoch == 0):
                 if len(held) < self.buffer:
                     held.append(item)
@@ -188,13 +189,13 @@ class StreamedOrder:
             yield from held
             epoch += 1
 
-    def _plain(self, number: int) -> Iterator[tuple[str, int]]:
+    def _plain(self, number: int) -> Iterator[tuple[Row, int]]:
         first = True
         while True:
             yield from self._filtered(self.names[number], first)
             first = False
 
-    def _mixed(self) -> Iterator[tuple[str, int]]:
+    def _mixed(self) -> Iterator[tuple[Row, int]]:
         read = self._shuffled if self.buffer > 1 else self._plain
         streams = [read(number) for number in range(len(self.names))]
         generator = np.random.default_rng((self.seed, len(streams)))
@@ -202,7 +203,7 @@ class StreamedOrder:
             for source in generator.choice(len(streams), size=BLOCK, p=self.probabilities):
                 yield next(streams[source])
 
-    def texts(self, positions: range) -> tuple[list[str], int]:
+    def rows(self, positions: range) -> tuple[list[Row], int]:
         if self._iterator is None or positions.start < self._position:
             self._iterator, self._position = self._mixed(), 0
         while self._position < positions.start:
@@ -212,7 +213,7 @@ class StreamedOrder:
         for _ in positions:
             found.append(next(self._iterator))
             self._position += 1
-        return [text for text, _ in found], sum(skipped for _, skipped in found)
+        return [row for row, _ in found], sum(skipped for _, skipped in found)
 
 
 def build_order(config: Config) -> Order:

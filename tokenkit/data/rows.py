@@ -1,12 +1,15 @@
-"""One row of data as a marked text; bad rows are refused by file and line."""
+"""One row of data as a text or a conversation; bad rows are refused by file and line."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tokenkit.errors import DataError
-from tokenkit.tokenizers import apply_chat_mode, messages_to_markers
+from tokenkit.errors import ConfigError, DataError
+from tokenkit.registry import did_you_mean
+from tokenkit.tokenizers import CHAT_MODES, Conversation, Document, Row
+from tokenkit.tokenizers.chat.places import contents_of
 
 if TYPE_CHECKING:
     from tokenkit.config import Config
@@ -19,10 +22,13 @@ class RowFormat:
     text_field: str = "text"
     messages_field: str = "messages"
     text_mode: str = "direct_encode"
+    tools_field: str = "tools"
+    options_field: str = "chat_template_kwargs"
 
     @classmethod
     def of(cls, config: Config) -> RowFormat:
-        return cls(config.data.text_field, config.data.messages_field, config.chat.text_mode)
+        data = config.data
+        return cls(data.text_field, data.messages_field, config.chat.text_mode)
 
 
 def _refuse(where: str, reason: str) -> DataError:
@@ -60,47 +66,94 @@ def _fields(row: Any, where: str, row_format: RowFormat) -> tuple[str | None, li
     return None, messages
 
 
-def _contents(messages: list[dict], where: str) -> list[str]:
-    """What is said in a conversation, turn by turn, once it is known to be well formed."""
+def _conversation(
+    row: dict, messages: list[dict], where: str, row_format: RowFormat
+) -> Conversation:
+    """The messages as they are, once they are known to be well formed."""
     for number, message in enumerate(messages):
-        role = message.get("role")
+        role, content = message.get("role"), message.get("content")
         if not isinstance(role, str):
             raise _refuse(where, f"message {number}: role is {type(role).__name__}, not a string")
-    try:
-        messages_to_markers(messages)
-    except DataError as error:
-        raise _refuse(where, str(error)) from error
-    return [message["content"] for message in messages]
+        if content is None and len(_without_none(message)) == 1:
+            raise _refuse(where, f"message {number} needs the keys 'role' and 'content'")
+        if not isinstance(content, str | list | None):
+            raise _refuse(
+                where,
+                f"message {number}: content is {type(content).__name__}, not a string or a list "
+                "of parts",
+            )
+    tools = _json(row.get(row_format.tools_field), list, row_format.tools_field, where)
+    options = _json(row.get(row_format.options_field), dict, row_format.options_field, where)
+    # Tables fill the keys that other rows have with None.
+    chat = [_without_none(message) for message in messages]
+    return Conversation(chat, tools or None, options or {}, where=where)
 
 
-def marked_text(row: Any, where: str, row_format: RowFormat) -> str:
-    """The row with neutral markers; "" for a row that says nothing (no text, or only blanks).
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        items = ((k, v if k == "arguments" else _without_none(v)) for k, v in value.items())
+        return {k: v for k, v in items if v is not None}
+    return [_without_none(item) for item in value] if isinstance(value, list) else value
 
-    Conversations become turns; of a row with both, the conversation is read.
+
+def _json(value: Any, kind: type, name: str, where: str) -> Any:
+    """A column that holds a list or an object, or is one written as JSON."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value) if value.strip() else None
+        except ValueError as error:
+            raise _refuse(where, f"'{name}' is a string, but no JSON ({error})") from error
+    if value is not None and not isinstance(value, kind):
+        wanted = {list: "a list", dict: "an object"}[kind]
+        raise _refuse(where, f"'{name}' is {type(value).__name__}, not {wanted}")
+    return value
+
+
+def read_row(row: Any, where: str, row_format: RowFormat) -> Row | None:
+    """The row's text or conversation; None if it says nothing (no text, or only blanks).
+
+    Of a row with both, the conversation is read. ``text_mode`` says what a text is: the user's
+    turn of a conversation that the assistant is to go on with, or a document.
 
     Args:
         where: file and line, for errors.
 
     Raises:
+        ConfigError: if the text mode is unknown.
         DataError: if the row cannot be used.
     """
+    mode = row_format.text_mode
+    if mode not in CHAT_MODES:
+        raise ConfigError(
+            f"unknown chat mode '{mode}'{did_you_mean(mode, list(CHAT_MODES))} "
+            f"(available: {', '.join(CHAT_MODES)})"
+        )
     text, messages = _fields(row, where, row_format)
-    content = text if messages is None else "".join(_contents(messages, where))
-    _check_unicode(content, where)
-    if not content.strip():
-        return ""
-    if messages is None:
-        return apply_chat_mode(text, row_format.text_mode)
-    return messages_to_markers(messages)
+    if messages is not None:
+        chat = _conversation(row, messages, where, row_format)
+        content = "".join(found.text for found in contents_of(chat))
+        _check_unicode(content, where)
+        return chat if content.strip() else None
+    _check_unicode(text, where)
+    if not text.strip():
+        return None
+    if mode == "surround_instruct":
+        return Conversation([{"role": "user", "content": text}], open=True, where=where)
+    return Document(text, "no_force_bos" not in mode, "no_force_eos" not in mode, where=where)
+
+
+def text_of(row: Row) -> str:
+    """A text as it is; of a conversation the contents of its turns, joined by newlines."""
+    if isinstance(row, Document):
+        return row.text
+    return "\n".join(content.text for content in contents_of(row))
 
 
 def plain_text(row: Any, where: str, row_format: RowFormat) -> str:
-    """The row's text without any markers; of a conversation, the contents of its turns.
+    """The row's text without anything around it; "" for a row that says nothing.
 
     Raises:
         DataError: if the row cannot be used.
     """
-    text, messages = _fields(row, where, row_format)
-    content = text if messages is None else "\n".join(_contents(messages, where))
-    _check_unicode(content, where)
-    return content if content.strip() else ""
+    found = read_row(row, where, row_format)
+    return "" if found is None else text_of(found)

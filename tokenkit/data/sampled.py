@@ -6,7 +6,7 @@ so all ranks, workers and micro-batches of the step have the same, and a resumed
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,20 +15,18 @@ import numpy as np
 from tokenkit.data.batch import Batch
 from tokenkit.data.collate import Collator
 from tokenkit.data.mixing import Order
+from tokenkit.data.rows import text_of
 from tokenkit.data.token_forms import TokenForms, forms_for
 from tokenkit.tokenizers import (
     ByteifiedTokenizer,
+    Row,
     SamplerSettings,
     count_pretokens,
     sample_tokenizer,
 )
-from tokenkit.tokenizers.families import MARKERS
-from tokenkit.tokenizers.markers import literal_pattern
 
 if TYPE_CHECKING:
     from tokenkit.config import Config
-
-_MARKERS = re.compile(literal_pattern(MARKERS))
 
 
 @dataclass(frozen=True)
@@ -65,23 +63,21 @@ class TokenizerStream:
 
     def _draw(self, step: int) -> Drawn:
         generator = np.random.default_rng((self.seed, step))
-        marked = self._texts_from(step * self.batch_size)
-        counts = count_pretokens(self._span(text, generator) for text in marked)
-        family = self.source_tok.family
-        tok = sample_tokenizer(counts, self.settings, family, generator).tok
+        texts = self._texts_from(step * self.batch_size)
+        counts = count_pretokens(self._span(text, generator) for text in texts)
+        tok = sample_tokenizer(counts, self.settings, self.source_tok, generator).tok
         rows = (self.source_rows, self.settings.size_max)
         return Drawn(tok, forms_for(self.config, tok, self.source_tok, *rows))
 
     def _texts_from(self, begin: int) -> list[str]:
         """The texts from a position on. Steps overlap, so what was read is kept."""
         held = self._held[begin - self._first :] if begin >= self._first else []
-        read, _ = self.order.texts(range(begin + len(held), begin + self.texts))
-        self._first, self._held = begin, held + read
+        read, _ = self.order.rows(range(begin + len(held), begin + self.texts))
+        self._first, self._held = begin, held + [text_of(row) for row in read]
         return self._held
 
-    def _span(self, marked_text: str, generator: np.random.Generator) -> str:
-        """A piece of a text, from a random place on, without markers."""
-        text = _MARKERS.sub(" ", marked_text)
+    def _span(self, text: str, generator: np.random.Generator) -> str:
+        """A piece of a text, from a random place on."""
         room = max(0, len(text) - self.characters)
         start = int(generator.integers(room + 1))
         return text[start : start + self.characters]
@@ -94,8 +90,8 @@ class SampledCollator:
     collator: Collator
     tokenizers: TokenizerStream
 
-    def __call__(self, texts: list[str], step: int) -> Batch:
+    def __call__(self, rows: Sequence[Row], step: int) -> Batch:
         drawn = self.tokenizers.at(step)
-        batch = replace(self.collator, student_tok=drawn.tok)(texts)
+        batch = replace(self.collator, student_tok=drawn.tok)(rows)
         batch.tokens = drawn.forms
         return batch

@@ -136,7 +136,9 @@ def count_shard(
 
 def _add(tok: ByteifiedTokenizer, texts: list[str], into: np.ndarray) -> None:
     if texts:
-        into += np.bincount(np.concatenate(tok.encode_batch(texts)), minlength=len(into))
+        into += np.bincount(
+            np.concatenate(tok.encode_texts(texts, as_text=True)), minlength=len(into)
+        )
 
 
 class _Worker:

@@ -1,13 +1,16 @@
 """Bits per byte: how well a model predicts text, comparable between tokenizers.
 
-Every document follows a context token (BOS, else EOS), so that every byte of it is predicted by
-every model. Documents longer than a window are read in windows that overlap by half, and each
-token is scored once, in the window that gives it most context.
+Documents are encoded as in training; special tokens that they spell out are text. Every document
+follows a context token (BOS where texts begin with one, else EOS, which ends the document before),
+so that every byte of it is predicted by every model. Documents longer than a window are read in
+windows that overlap by half, and each token is scored once, in the window that gives it most
+context. Windows are cut by bytes: a byte-level model sees as much text as any other.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +19,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tokenkit.config import Config
+from tokenkit.errors import DataError
+from tokenkit.log import logger
 from tokenkit.models.causal_lm import CausalLM
 from tokenkit.parallelisms import Parallel
-from tokenkit.tokenizers import ByteifiedTokenizer
+from tokenkit.tokenizers import ByteifiedTokenizer, Document, EncodedRow, encode_rows
 
 
 @dataclass(frozen=True)
@@ -29,24 +34,59 @@ class Window:
     first: int
 
 
-def windows_of(ids: np.ndarray, max_length: int) -> list[Window]:
-    """Cut a document (context token first) into windows of at most ``max_length`` tokens."""
-    windows = [Window(ids[:max_length], 1)]
-    scored = len(windows[0].ids)
+def windows_of(ids: np.ndarray, ends: np.ndarray, context: int, max_bytes: int) -> list[Window]:
+    """Cut a document into windows of about ``max_bytes``, each after the context token.
+
+    Args:
+        ids: ``[T]``, without the context token.
+        ends: ``[T]`` bytes of the document up to the end of each token.
+    """
+    windows: list[Window] = []
+    scored = 0
     while scored < len(ids):
-        end = min(scored + max(1, max_length // 2), len(ids))
-        begin = max(0, end - max_length)
-        windows.append(Window(ids[begin:end], scored - begin))
+        limit = max_bytes if not windows else int(ends[scored - 1]) + max(1, max_bytes // 2)
+        end = max(scored + 1, int(np.searchsorted(ends, limit, side="right")))
+        # A token longer than a window still is one.
+        begin = int(np.searchsorted(ends, int(ends[end - 1]) - max_bytes, side="right"))
+        begin = min(begin, scored)
+        windows.append(Window(np.append(context, ids[begin:end]), scored - begin + 1))
         scored = end
     return windows
 
 
-def encode_documents(tok: ByteifiedTokenizer, texts: list[str]) -> list[np.ndarray]:
-    """Ids of plain texts (markers in them are text), each after a context token."""
-    backend = tok.hf.backend_tokenizer
-    context = tok.eos_id if tok.bos_id is None else tok.bos_id
-    encoded = backend.encode_batch_fast(texts, add_special_tokens=False)
-    return [np.array([context, *document.ids], dtype=np.int64) for document in encoded]
+def encode_documents(tok: ByteifiedTokenizer, texts: Sequence[str]) -> list[EncodedRow]:
+    """Texts as training encodes them, without BOS and EOS."""
+    return encode_rows(tok, [Document(text, bos=False, eos=False) for text in texts])
+
+
+def is_whole(row: EncodedRow) -> bool:
+    """Whether a document's tokens stand for all its bytes, one after another."""
+    begin, end = row.begin, row.end
+    if not len(begin):
+        return not row.data
+    touch = np.array_equal(begin[1:], end[:-1])
+    return bool(begin[0] == 0 and end[-1] == len(row.data) and touch)
+
+
+def writable_texts(toks: Sequence[ByteifiedTokenizer], texts: Sequence[str]) -> list[str]:
+    """The texts that all of these tokenizers can write; others are named in a warning.
+
+    Raises:
+        DataError: if none is left.
+    """
+    kept = []
+    for number, text in enumerate(texts):
+        lacking = next((t for t in toks if not is_whole(encode_documents(t, [text])[0])), None)
+        if lacking is None:
+            kept.append(text)
+            continue
+        logger.warning(
+            f"document {number + 1} ({text[:40]!r}) is left out: tokenizer '{lacking.spec}' "
+            "cannot write all its characters"
+        )
+    if texts and not kept:
+        raise DataError("no document is left that the tokenizers can write")
+    return kept
 
 
 def batches_of(windows: list[Window], batch_size: int, pad_id: int) -> list[tuple[Tensor, ...]]:
@@ -71,9 +111,9 @@ def batches_of(windows: list[Window], batch_size: int, pad_id: int) -> list[tupl
 def bits_per_byte(
     model: CausalLM,
     tok: ByteifiedTokenizer,
-    texts: list[str],
+    texts: Sequence[str],
     *,
-    max_length: int,
+    max_bytes: int,
     batch_size: int,
     device: torch.device,
     rank: int = 0,
@@ -83,11 +123,17 @@ def bits_per_byte(
     """Negative log2-likelihood of the texts divided by their UTF-8 bytes.
 
     Args:
-        max_length: tokens a window.
+        texts: that the tokenizer can write, see :func:`writable_texts`.
+        max_bytes: bytes a window.
         batch_size: windows a forward pass.
         rank, ranks, group: share the work among data-parallel ranks; all get the result.
     """
-    windows = [w for ids in encode_documents(tok, texts) for w in windows_of(ids, max_length)]
+    context = tok.ids[tok.text_bos] if tok.text_bos else tok.eos_id
+    windows = [
+        window
+        for row in encode_documents(tok, texts)
+        for window in windows_of(row.ids, row.end, context, max_bytes)
+    ]
     batches = batches_of(windows, batch_size, tok.pad_id)
     total = torch.zeros((), dtype=torch.float64)
     for number in range(-(-len(batches) // ranks)):
@@ -116,7 +162,7 @@ def evaluate_bits_per_byte(
         student,
         tok,
         texts,
-        max_length=config.eval.max_length,
+        max_bytes=config.eval.max_bytes,
         batch_size=config.eval.batch_size,
         device=parallel.device,
         rank=parallel.dp_rank,

@@ -39,7 +39,7 @@ def folder_bits_per_byte(
     tok: ByteifiedTokenizer,
     texts: list[str],
     *,
-    max_length: int = 512,
+    max_bytes: int = 2048,
     batch_size: int = 8,
     device: torch.device,
 ) -> float:
@@ -49,6 +49,6 @@ def folder_bits_per_byte(
     """
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     return bits_per_byte(
-        load_causal_lm(model, device, dtype), tok, texts,
-        max_length=max_length, batch_size=batch_size, device=device,
+        load_causal_lm(model, device, dtype, len(tok)), tok, texts,
+        max_bytes=max_bytes, batch_size=batch_size, device=device,
     )  # fmt: skip

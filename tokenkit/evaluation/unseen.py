@@ -6,7 +6,7 @@ import torch
 
 from tokenkit.config import Config
 from tokenkit.data.token_forms import TokenForms, forms_for
-from tokenkit.evaluation.bits_per_byte import evaluate_bits_per_byte
+from tokenkit.evaluation.bits_per_byte import evaluate_bits_per_byte, writable_texts
 from tokenkit.models.causal_lm import CausalLM
 from tokenkit.parallelisms import Parallel
 from tokenkit.tokenizers import ByteifiedTokenizer, load_tokenizer
@@ -32,10 +32,13 @@ class Validation:
         specs = config.eval.tokenizers if texts else []
         self.unseen: dict[str, tuple[ByteifiedTokenizer, TokenForms]] = {}
         for spec in specs:
-            tok = load_tokenizer(spec)
+            tok = load_tokenizer(spec, like=student_tok, date=config.chat.date)
             forms = forms_for(config, tok, student_tok, student.vocabulary.input.shape[0])
             name = _short_name(spec, self.unseen)
             self.unseen[name] = tok, forms.map(lambda t: t.to(parallel.device))
+        if texts:
+            toks = [student_tok, *(tok for tok, _ in self.unseen.values())]
+            self.texts = writable_texts(toks, texts)
 
     def due(self, step: int, last: bool) -> bool:
         """Whether to evaluate after ``step`` steps."""

@@ -78,30 +78,34 @@ class GradNorm:
         self.weights *= len(norms) / self.weights.sum()
 
 
-def mixture(stages: Sequence[tuple[str, float]], gram: Tensor) -> Tensor:
+def mixture(stages: Sequence[tuple[str, float]], gram: Tensor, loss_weights: Tensor) -> Tensor:
     """Factors ``[P, L, L]`` with which each loss's new gradient is made of the old ones.
+
+    The step is the sum of the new gradients, as in the reference.
 
     Args:
         stages: from :func:`tokenkit.config.aggregation.parse_mixtures`, applied in this order.
         gram: ``[P, L, L]`` inner products of the losses' gradients on each of P parameters.
+        loss_weights: ``[L]`` λ. The first stage is given weighted gradients, so that it is these
+            which are clipped; gradmag makes a norm λ, since one of 1 would undo the weights.
     """
-    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    factors = eye.expand_as(gram)
+    factors = torch.diag(loss_weights).expand_as(gram)
     for name, limit in stages:
         now = factors @ gram @ factors.mT
-        factors = _stage(name, limit, now, eye) @ factors
+        factors = _stage(name, limit, now, loss_weights) @ factors
     return factors
 
 
-def _stage(name: str, limit: float, gram: Tensor, eye: Tensor) -> Tensor:
+def _stage(name: str, limit: float, gram: Tensor, loss_weights: Tensor) -> Tensor:
     """One stage's factors; ``gram`` is that of the gradients it is given."""
     squares = gram.diagonal(dim1=-2, dim2=-1)
     if name == "pcgrad":
         # Each conflicting gradient's component is taken out (arXiv 2001.06782), in order and
         # parameter by parameter, with inner products of the unchanged gradients.
         conflict = gram.clamp(max=0.0) / squares[:, None, :].clamp(min=1e-30)
+        eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
         return eye - conflict * (1.0 - eye)
     norms = squares.sum(0).clamp(min=0.0).sqrt()
     if name == "gradmag":
-        return torch.diag(torch.where(norms > 0, 1.0 / norms.clamp(min=1e-30), 0.0))
+        return torch.diag(torch.where(norms > 0, loss_weights / norms.clamp(min=1e-30), 0.0))
     return torch.diag(limit / norms.clamp(min=limit))

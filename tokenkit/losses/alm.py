@@ -1,7 +1,8 @@
 """Approximate Likelihood Matching (ALM, arXiv 2503.20083): equal bytes, equal probability.
 
 Teacher and student cut a text into different tokens, but aligned chunks cover the same bytes.
-ALM asks the student to give each chunk the probability that the teacher gives it.
+ALM asks the student to give each chunk the probability that the teacher gives it. A chunk that
+holds the first token of a row, on either side, has no such probability and does not count.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Grouping(NamedTuple):
     """The teacher decides which chunks count and which are merged; ``[B, C]`` each."""
 
     on: Tensor  # bool, the chunk (or group of chunks) counts
-    tokens: Tensor  # active teacher tokens in it
+    tokens: Tensor  # active teacher tokens in it, 0 where off
     parts: Tensor  # [] number of chunks that count, before merging
     group: Tensor | None  # chunk → group id (−1: none), None without merging
     end: Tensor | None  # group → its last chunk
@@ -60,7 +61,7 @@ class ALM:
         grouping = self._grouping(batch, teacher)
         if self.denominator == "chunk_count":
             return grouping.on.sum(dtype=torch.float32)
-        return torch.where(grouping.on, grouping.tokens, 0.0).sum()
+        return grouping.tokens.sum()
 
     def __call__(
         self,
@@ -106,15 +107,25 @@ class ALM:
         """Room for chunks per row: each that counts has a teacher token of its own."""
         return batch.teacher_ids.shape[1]
 
+    def _unscored(self, batch: Batch, size: int) -> Tensor:
+        """Chunks ``[B, C]`` with a row's first token on either side: nothing predicts that token.
+
+        With BOS on one side only, the other side would lack what this one has a score for.
+        """
+        chunk = torch.arange(size, device=batch.teacher_ids.device)
+        teacher, student = (self._active(batch, side)[:, :1] for side in ("teacher", "student"))
+        return (teacher == chunk) | (student == chunk)
+
     def _grouping(self, batch: Batch, teacher: Signals) -> Grouping:
         ids, size = self._active(batch, "teacher"), self._size(batch)
         tokens = segment_sum(torch.ones_like(ids[:, 1:], dtype=torch.float32), ids[:, 1:], size)
-        on = tokens > 0
+        on = (tokens > 0) & ~self._unscored(batch, size)
+        tokens = torch.where(on, tokens, 0.0)
         parts = on.sum(dtype=torch.float32)
         if "merge_by_space_prob" not in self.modes:
             return Grouping(on, tokens, parts, None, None)
         boundary = teacher.boundary_logprob.gather(1, first_run_end(ids, size))
-        # A group is contiguous text, so it ends before text outside the loss mask too.
+        # A group is contiguous text, so it ends before text that does not count, too.
         closed = ((boundary.exp() > self.threshold) | ~on).long()
         # A chunk's group is the number of closed chunks strictly before it.
         group = torch.where(on, closed.cumsum(1) - closed, -1)

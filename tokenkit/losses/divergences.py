@@ -18,19 +18,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-DIVERGENCES = ("kl", "rkl", "js", "skl", "srkl", "akl")
-
 
 @dataclass(frozen=True)
 class Divergence:
     """One divergence with its settings.
 
     Attributes:
-        name: one of DIVERGENCES.
+        name: one of the above.
         kd_temp: divides the logits of both sides.
         teacher_temperature: divides the teacher's once more.
         alpha: of akl.
         skew: λ of skl and srkl.
+        scale: factor on the result. Gradients on logits shrink as 1 / kd_temp², so that Hinton et
+            al. (arXiv 1503.02531, §2) multiply by kd_temp² beside losses at temperature 1.
     """
 
     name: str = "kl"
@@ -38,11 +38,15 @@ class Divergence:
     teacher_temperature: float = 1.0
     alpha: float = 0.5
     skew: float = 0.1
+    scale: float = 1.0
 
     def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Divergence per position ``[...]`` of logits ``[..., V]``; gradient for the student's."""
         log_q = (student / self.kd_temp).log_softmax(-1)
         log_p = (teacher / (self.kd_temp * self.teacher_temperature)).log_softmax(-1)
+        return self.scale * self._between(log_p, log_q)
+
+    def _between(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         if self.name == "kl":
             return _kl(log_p, log_q)
         if self.name == "rkl":

@@ -8,6 +8,7 @@ projected student states follow the teacher.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -16,7 +17,6 @@ from torch import Tensor, nn
 
 from tokenkit.config import Config
 from tokenkit.losses.base import Signals
-from tokenkit.losses.divergences import Divergence
 from tokenkit.losses.kd import make_divergence
 from tokenkit.losses.projection import linear
 from tokenkit.losses.registry import LOSSES
@@ -43,8 +43,8 @@ class DSKD(nn.Module):
 
     def __init__(self, config: Config, student_tok=None, teacher_tok=None) -> None:
         super().__init__()
-        self.divergence = make_divergence(config)
-        self.to_teacher = Divergence("kl", config.kd.temperature)
+        self.divergence = make_divergence(config, config.dskd.divergence)
+        self.to_teacher = replace(self.divergence, name="kl", teacher_temperature=1.0)
 
     def add_parameters(self, student_width: int, teacher_width: int) -> None:
         """Make the query projection and both value projections."""

@@ -1,7 +1,9 @@
 """Knowledge distillation on logits, for a teacher that shares the student's tokenizer.
 
 The mean over predicted tokens of a divergence between the two next-token distributions (Hinton et
-al., arXiv 1503.02531); see :mod:`tokenkit.losses.divergences`.
+al., arXiv 1503.02531); see :mod:`tokenkit.losses.divergences`. Only positions where both sides have
+read the same tokens are compared: from the first difference in a row on (another BOS, template or
+conversion), the two distributions answer different questions.
 """
 
 from __future__ import annotations
@@ -16,14 +18,32 @@ from tokenkit.errors import ConfigError
 from tokenkit.losses.base import Signals
 from tokenkit.losses.divergences import Divergence
 from tokenkit.losses.registry import LOSSES
+from tokenkit.tokenizers import Conversation, Document, encode_rows
 
 if TYPE_CHECKING:
     from tokenkit.data.batch import Batch
+    from tokenkit.tokenizers import ByteifiedTokenizer
 
 
-def make_divergence(config: Config) -> Divergence:
+# How rows may begin, for tokenizers that treat them differently.
+BEGINNINGS = ("a", " a", "\na", "1")
+
+
+def make_divergence(config: Config, name: str = "") -> Divergence:
+    """The divergence ``name`` (default ``kd.divergence``) as the section ``[kd]`` sets it up."""
     kd = config.kd
-    return Divergence(kd.divergence, kd.temperature, kd.teacher_temperature, kd.alpha, kd.skew)
+    scale = kd.temperature**2 if kd.scale_by_temperature else 1.0
+    name = name or kd.divergence
+    return Divergence(name, kd.temperature, kd.teacher_temperature, kd.alpha, kd.skew, scale)
+
+
+def first_tokens(tok: ByteifiedTokenizer, text_mode: str) -> list[str]:
+    """The first tokens of some texts and of a conversation."""
+    bos = "no_force_bos" not in text_mode
+    rows: list = [Document(text, bos=bos) for text in BEGINNINGS]
+    if tok.chat is not None:
+        rows.append(Conversation([{"role": "user", "content": "a"}]))
+    return [tok.tokens[row.ids[0]] for row in encode_rows(tok, rows)]
 
 
 @LOSSES.register("kd")
@@ -36,33 +56,52 @@ class KD:
     chunk_kind = None
 
     def __init__(self, config: Config, student_tok=None, teacher_tok=None) -> None:
+        """Check that the two tokenizers, if given, can be compared.
+
+        Raises:
+            ConfigError: if the vocabularies differ, or every row begins with another token.
+        """
         self.divergence = make_divergence(config)
-        if student_tok is not None and student_tok.tokens != teacher_tok.tokens:
+        if student_tok is None:
+            return
+        if student_tok.tokens != teacher_tok.tokens:
             raise ConfigError(
                 f"loss.names: 'kd' compares logits token by token, but student "
                 f"('{student_tok.spec}') and teacher ('{teacher_tok.spec}') have different "
                 "vocabularies; use an alm loss"
             )
 
+        mine, theirs = (first_tokens(t, config.chat.text_mode) for t in (student_tok, teacher_tok))
+        if all(a != b for a, b in zip(mine, theirs, strict=False)):
+            raise ConfigError(
+                "loss.names: 'kd' compares positions where both sides have read the same tokens, "
+                f"but rows begin with {mine[0]!r} for the student ('{student_tok.spec}') and "
+                f"{theirs[0]!r} for the teacher ('{teacher_tok.spec}'); give both one spec, or "
+                "use an alm loss"
+            )
+
     @staticmethod
-    def _on(batch: Batch) -> Tensor:
-        """Positions ``[B, T]`` whose next token both sides predict under the loss mask."""
+    def _positions(batch: Batch) -> tuple[Tensor, Tensor]:
+        """Positions ``[B, T]`` to compare, and those whose next token is under the loss mask.
+
+        Those to compare are the latter's up to the row's first difference.
+        """
         length = min(batch.student_ids.shape[1], batch.teacher_ids.shape[1])
-        student, teacher = batch.student_loss_mask, batch.teacher_loss_mask
-        return student[:, 1:length] & teacher[:, 1:length]
+        predicted = batch.student_loss_mask[:, 1:length] & batch.teacher_loss_mask[:, 1:length]
+        same = batch.student_ids[:, : length - 1] == batch.teacher_ids[:, : length - 1]
+        return predicted & same.cumprod(1).bool(), predicted
 
     def count(self, batch: Batch, teacher: Signals) -> Tensor:
-        return self._on(batch).sum(dtype=torch.float32)
+        return self._positions(batch)[0].sum(dtype=torch.float32)
 
     def __call__(
         self, batch: Batch, student: Signals, teacher: Signals, count: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        on = self._on(batch)
+        on, predicted = self._positions(batch)
         mine, theirs = (side.hidden[:, : on.shape[1]][on] for side in (student, teacher))
 
         def divergence(logits: Tensor, hidden: Tensor) -> Tensor:
-            given = teacher.vocabulary.block_logits(hidden)
-            width = min(logits.shape[1], given.shape[1])  # either matrix may have spare rows
-            return self.divergence(logits[:, :width], given[:, :width])
+            return self.divergence(logits, teacher.vocabulary.block_logits(hidden))
 
-        return student.vocabulary.stream(divergence, mine, theirs) / count, {}
+        metrics = {"kd/left_out": (predicted & ~on).sum() / count}
+        return student.vocabulary.stream(divergence, mine, theirs) / count, metrics

@@ -82,7 +82,7 @@ class MinED:
 
         def one_hot(logits: Tensor, labels: Tensor) -> Tensor:
             log_q = (logits / self.divergence.kd_temp).log_softmax(-1)
-            return -log_q.gather(1, labels[:, None]).squeeze(1)
+            return -self.divergence.scale * log_q.gather(1, labels[:, None]).squeeze(1)
 
         stream = student.vocabulary.stream
         from_teacher = stream(

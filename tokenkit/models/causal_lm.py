@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -41,6 +42,7 @@ class SourceModel:
     weights: Mapping[str, Tensor]
     tied: bool
     trust_remote_code: bool = False
+    folder: Path | None = None
 
     def matrices(self) -> tuple[Tensor, Tensor | None]:
         """Input and output matrix ``[V, D]`` (output None if tied)."""
@@ -85,7 +87,7 @@ def open_source_model(
         weights: Mapping[str, Tensor] = fresh.state_dict()
     else:
         weights = SafetensorsSource(folder)
-    return SourceModel(hf_config, family, weights, tied, trust_remote_code)
+    return SourceModel(hf_config, family, weights, tied, trust_remote_code, Path(folder))
 
 
 def fit_rows(matrix: Tensor, rows: int) -> Tensor:
@@ -299,11 +301,19 @@ def fill(
     fill_vocabulary(model.vocabulary, *matrices)
 
 
-def load_causal_lm(model: str, device: torch.device, dtype: torch.dtype) -> CausalLM:
-    """A whole model on one device, for evaluation."""
+def load_causal_lm(
+    model: str, device: torch.device, dtype: torch.dtype, valid_vocab: int | None = None
+) -> CausalLM:
+    """A whole model on one device, for evaluation.
+
+    Args:
+        valid_vocab: size of the model's tokenizer: rows from there on belong to no token and get
+            no probability. Default, and at most, all rows.
+    """
     source = open_source_model(model)
     inputs, outputs = source.matrices()
     rows = len(inputs)
-    made = build_causal_lm(source, rows, tied=source.tied, valid_vocab=rows, dtype=dtype)
+    valid = rows if valid_vocab is None else min(valid_vocab, rows)
+    made = build_causal_lm(source, rows, tied=source.tied, valid_vocab=valid, dtype=dtype)
     fill(made, source, (inputs, outputs), device)
     return made.requires_grad_(False)

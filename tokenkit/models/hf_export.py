@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from tokenkit.errors import TokenkitError
 from tokenkit.models.causal_lm import SourceModel, parameters_on_meta
+from tokenkit.models.generation import translated_generation
 from tokenkit.tokenizers import ByteifiedTokenizer
 
 
@@ -57,6 +58,7 @@ def save_hf_folder(
     backbone: dict[str, Tensor],
     inputs: Tensor,
     outputs: Tensor | None,
+    source_tok: ByteifiedTokenizer,
     tokenizer: ByteifiedTokenizer,
     output: Path,
     dtype: torch.dtype | None = None,
@@ -70,6 +72,8 @@ def save_hf_folder(
         backbone: plain tensors by name, adapters merged.
         inputs: ``[V, D]``.
         outputs: ``[V, D]``, or None if tied.
+        source_tok: the source model's own, whose ids its generation config has.
+        tokenizer: the one that the matrices belong to.
         dtype: of the saved tensors; default the source config's own.
 
     Raises:
@@ -85,10 +89,7 @@ def save_hf_folder(
     state = hf_state_dict(source, backbone, inputs, outputs)
     model.load_state_dict({k: v.to(dtype) for k, v in state.items()}, strict=True, assign=True)
     model.tie_weights()
-    generation = model.generation_config
-    generation.pad_token_id, generation.bos_token_id = tokenizer.pad_id, tokenizer.bos_id
-    end_of_turn = tokenizer.ids.get((tokenizer.family.replacements["<|<eot>|>"] or [""])[0])
-    generation.eos_token_id = sorted({tokenizer.eos_id, end_of_turn} - {None})
+    model.generation_config = translated_generation(source, source_tok, tokenizer)
     partial = output.with_name(f"{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # left by a crash
     model.save_pretrained(partial)

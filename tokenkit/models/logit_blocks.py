@@ -25,7 +25,7 @@ class Head(NamedTuple):
 
     softcap: float | None  # logits become softcap * tanh(logits / softcap)
     logit_scale: float  # factor on the logits before the soft-cap
-    valid_vocab: int  # rows of the matrix from here on are padding
+    valid_vocab: int  # rows of the matrix from here on belong to no token
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -42,7 +42,7 @@ class Vocabulary(nn.Module):
         rows: rows of the matrices, padding included.
         hidden_size: width D.
         tied: the output matrix is the input matrix.
-        valid_vocab: rows from here on are padding and never predicted.
+        valid_vocab: rows from here on belong to no token and are never predicted.
         embed_scale: factor on input embeddings (Gemma).
         softcap: ``softcap * tanh(logits / softcap)`` (Gemma 2).
     """

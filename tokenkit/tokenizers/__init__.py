@@ -1,14 +1,12 @@
-"""Tokenizers as bytes: specs, families, chats, and alignment of two tokenizations."""
+"""Tokenizers as bytes: specs, families, chats, and alignment of two tokenizations.
 
-from tokenkit.tokenizers.align import Alignment, align
-from tokenkit.tokenizers.chat import (
-    CHAT_MODES,
-    LOSS_MODES,
-    apply_chat_mode,
-    encode_batch_with_loss_mask,
-    encode_with_loss_mask,
-    messages_to_markers,
-)
+Doors: :func:`load_tokenizer` → ``encode_text``, ``encode_chat``; :func:`align_pair`.
+"""
+
+from tokenkit.tokenizers.alignment.align import Alignment, align_rows
+from tokenkit.tokenizers.alignment.pair import AlignedPair, AlignedSide, align_pair
+from tokenkit.tokenizers.chat.marked import CHAT_MODES, apply_chat_mode, messages_to_markers
+from tokenkit.tokenizers.chat.template import ChatTemplate, Conversation
 from tokenkit.tokenizers.expansion import InputExpander
 from tokenkit.tokenizers.extend import extend
 from tokenkit.tokenizers.families import FAMILIES, MARKERS, Family
@@ -16,6 +14,17 @@ from tokenkit.tokenizers.load import load_tokenizer, warn_of_missing_bos
 from tokenkit.tokenizers.pair_bias import PairBias, load_pair_bias
 from tokenkit.tokenizers.prune import prune
 from tokenkit.tokenizers.roles import special_pairs
+from tokenkit.tokenizers.rows import (
+    LOSS_MODES,
+    SPELT_MODES,
+    Document,
+    EncodedRow,
+    Reading,
+    Row,
+    encode_rows,
+    joint_form,
+    normalised,
+)
 from tokenkit.tokenizers.sampling import SampledTokenizer, SamplerSettings, sample_tokenizer
 from tokenkit.tokenizers.spec import TokenizerSpec, parse_spec
 from tokenkit.tokenizers.substrings import count_pretokens
@@ -27,23 +36,34 @@ __all__ = [
     "FAMILIES",
     "LOSS_MODES",
     "MARKERS",
+    "SPELT_MODES",
+    "AlignedPair",
+    "AlignedSide",
     "Alignment",
     "ByteifiedTokenizer",
+    "ChatTemplate",
+    "Conversation",
+    "Document",
+    "EncodedRow",
     "Family",
     "InputExpander",
     "PairBias",
+    "Reading",
+    "Row",
     "SampledTokenizer",
     "SamplerSettings",
     "TokenizerSpec",
-    "align",
+    "align_pair",
+    "align_rows",
     "apply_chat_mode",
     "count_pretokens",
-    "encode_batch_with_loss_mask",
-    "encode_with_loss_mask",
+    "encode_rows",
     "extend",
+    "joint_form",
     "load_pair_bias",
     "load_tokenizer",
     "messages_to_markers",
+    "normalised",
     "parse_spec",
     "prune",
     "sample_tokenizer",

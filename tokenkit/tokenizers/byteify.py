@@ -44,9 +44,9 @@ def _is_space_replacement(part: dict[str, Any]) -> bool:
 
 
 def lone_unicode_form(data: dict[str, Any]) -> str:
-    """The name of a Unicode normaliser that stands alone (and so can be removed), or ""."""
-    normalizer = data.get("normalizer")
-    return normalizer["type"] if normalizer and normalizer["type"] in UNICODE_FORMS else ""
+    """The name of the Unicode normaliser, beside which none but lossless ones stand, or ""."""
+    forms = [p["type"] for p in components(data.get("normalizer")) if p["type"] in UNICODE_FORMS]
+    return forms[0] if len(forms) == 1 else ""
 
 
 def check_normalizer(data: dict[str, Any], spec: str) -> None:
@@ -55,11 +55,10 @@ def check_normalizer(data: dict[str, Any], spec: str) -> None:
     Raises:
         TokenizerError: with the normaliser's name.
     """
-    if lone_unicode_form(data):
-        return
+    form = lone_unicode_form(data)
     for part in components(data.get("normalizer")):
         name = part["type"]
-        lossless = name in _LOSSLESS_NORMALIZERS
+        lossless = name in _LOSSLESS_NORMALIZERS or name == form
         if name == "Replace":
             pattern, content = part["pattern"], part["content"]
             lossless = _is_space_replacement(part) or pattern == {"Regex": DOUBLED_LEADING_SPACE}
@@ -129,13 +128,16 @@ def byteify_token(token: str, kind: ByteKind) -> str:
     return to_alphabet(token.replace(METASPACE, " ").encode())
 
 
-def byteify_added_token(content: str, special: bool) -> str:
+def byteify_added_token(content: str, special: bool, kind: ByteKind) -> str:
     """An added token in the byte alphabet; special ones stay verbatim.
 
     Added tokens are matched in the text itself, so even a byte-level tokenizer writes them
     plainly ("\\n\\n", not "ĊĊ").
     """
-    return content if special else to_alphabet(content.replace(METASPACE, " ").encode())
+    if special:
+        return content
+    text = content.replace(METASPACE, " ") if kind == "sentencepiece" else content
+    return to_alphabet(text.encode())
 
 
 def native_token(raw: bytes, kind: ByteKind) -> str | None:

@@ -14,7 +14,6 @@ from typing import NamedTuple
 from transformers import PreTrainedTokenizerFast
 
 from tokenkit.errors import TokenizerError
-from tokenkit.log import logger
 from tokenkit.tokenizers.alphabet import to_alphabet
 from tokenkit.tokenizers.families import FAMILIES, Family, Tokens, make_family
 from tokenkit.tokenizers.markers import literal_pattern
@@ -57,15 +56,15 @@ def derive_family(hf: PreTrainedTokenizerFast, spec: str) -> Family:
     roles = None
     if hf.chat_template:
         roles = _read_template(hf, spec)
-    elif (known := _known_family(vocabulary)) is not None:
+    elif (known := known_family(vocabulary)) is not None:
         return known
     family = _family(hf, roles, spec)
     same = [f for f in FAMILIES.values() if f.replacements == family.replacements]
     return _best_known(same, vocabulary) or family
 
 
-def _known_family(vocabulary: Collection[str]) -> Family | None:
-    """The family with headers whose special tokens are all there, for want of a template."""
+def known_family(vocabulary: Collection[str]) -> Family | None:
+    """The family of the table, with headers, whose special tokens are all there."""
     return _best_known([f for f in FAMILIES.values() if f.has_headers], vocabulary)
 
 
@@ -120,7 +119,7 @@ def _tokens(items: tuple[Item, ...]) -> Tokens:
 
 
 def _begins_with_bos(hf: PreTrainedTokenizerFast) -> bool:
-    """Whether texts begin with BOS, by the post-processor or the chat template."""
+    """Whether texts begin with BOS by the post-processor, or chats do."""
     if hf.bos_token is None:
         return False
     if hf("a")["input_ids"][:1] == [hf.bos_token_id]:
@@ -154,11 +153,6 @@ def _read_template(hf: PreTrainedTokenizerFast, spec: str) -> Roles | None:
     rendered = _render(hf, [*dialog, ("assistant", ASSISTANT_2)])
     if rendered is not None and all(s in rendered for s in (USER, ASSISTANT, USER_2, ASSISTANT_2)):
         roles = _read_turns(hf, rendered)
-    if roles is None:
-        logger.warning(
-            f"tokenizer '{spec}': its chat template does not write every turn as header, content "
-            "and end, with a special token in the header; chats are written without headers"
-        )
     return roles
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Regex, Tokenizer, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from tokenkit.errors import TokenizerError
 from tokenkit.tokenizers.alphabet import to_alphabet
-from tokenkit.tokenizers.byteify import ByteKind
+from tokenkit.tokenizers.byteify import DOUBLED_LEADING_SPACE, ByteKind
 from tokenkit.tokenizers.rebuild import rebuild, state_of
 from tokenkit.tokenizers.tokenizer import ByteifiedTokenizer
+
+# After a space was put in front of the text, take it away where there was one already.
+PREFIX_SPACE_ONCE = (Regex(DOUBLED_LEADING_SPACE), " ")
 
 
 def extend(tok: ByteifiedTokenizer, tokens: Sequence[str]) -> ByteifiedTokenizer:
@@ -33,8 +36,10 @@ def extend(tok: ByteifiedTokenizer, tokens: Sequence[str]) -> ByteifiedTokenizer
 
 
 def add_tokens(hf: PreTrainedTokenizerFast, tokens: Sequence[str], *, special: bool) -> None:
-    """Add tokens in place; those that exist keep their ids."""
-    added = [AddedToken(token, special=special, normalized=False) for token in tokens]
+    """Add tokens in place; those that exist keep their ids, those added before all they are."""
+    known = {token.content for token in hf.added_tokens_decoder.values()}
+    new = [token for token in dict.fromkeys(tokens) if token not in known]
+    added = [AddedToken(token, special=special, normalized=False) for token in new]
     if added:
         hf.add_tokens(added, special_tokens=special)
 
@@ -54,3 +59,11 @@ def check_additions(
                 f"token '{token}' cannot be added to tokenizer '{spec}', whose vocabulary has an "
                 "entry of that name for other bytes"
             )
+
+
+def put_space_before_pieces(backend: Tokenizer) -> None:
+    """Let a tokenizer put a space before each piece of text that does not begin with one."""
+    steps = [normalizers.Prepend(" "), normalizers.Replace(*PREFIX_SPACE_ONCE)]
+    if backend.normalizer is not None:
+        steps.append(backend.normalizer)
+    backend.normalizer = normalizers.Sequence(steps)

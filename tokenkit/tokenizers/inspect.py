@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from tokenkit.errors import TokenizerError
-from tokenkit.tokenizers.align import align
+from tokenkit.tokenizers.alignment.align import align_rows
 from tokenkit.tokenizers.families import MARKERS
+from tokenkit.tokenizers.rows import encode_marked
 from tokenkit.tokenizers.tokenizer import ByteifiedTokenizer
 
 # Foreground and background of chunks in turn (ANSI "select graphic rendition" parameters).
@@ -49,18 +50,18 @@ def compare(
     """Tokenize a text, which may have neutral markers, with both and align.
 
     Args:
-        kind: of chunks, see :func:`tokenkit.tokenizers.align.align`.
+        kind: of chunks, see :func:`tokenkit.tokenizers.alignment.align.align_rows`.
 
     Raises:
         TokenizerError: if a tokenizer makes no token of the text.
     """
-    ids = [tok.encode(text) for tok in (first, second)]
-    for tok, own in zip((first, second), ids, strict=True):
-        if not len(own):
+    rows = [encode_marked(tok, text) for tok in (first, second)]
+    for tok, row in zip((first, second), rows, strict=True):
+        if not len(row.ids):
             raise TokenizerError(f"tokenizer '{tok.spec}' makes no token of the text {text!r:.40}")
-    found = align(first, second, ids[0][None], ids[1][None], kinds=(kind,))
+    found = align_rows(first, second, rows[:1], rows[1:], kinds=(kind,))
     chunks = found.teacher_chunks[kind][0], found.student_chunks[kind][0]
-    sides = Side(first, ids[0], chunks[0]), Side(second, ids[1], chunks[1])
+    sides = Side(first, rows[0].ids, chunks[0]), Side(second, rows[1].ids, chunks[1])
     return Comparison(text, sides, bool(found.stats["mismatched_rows"]))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ from tokenkit.tokenizers.byteify import (
     lone_unicode_form,
     missing_bytes,
 )
-from tokenkit.tokenizers.derive import derive_family
-from tokenkit.tokenizers.extend import add_tokens, check_additions
+from tokenkit.tokenizers.chat.family_template import family_template
+from tokenkit.tokenizers.chat.template import ChatTemplate
+from tokenkit.tokenizers.control import control_tokens, read_config, text_bos
+from tokenkit.tokenizers.derive import derive_family, known_family
+from tokenkit.tokenizers.extend import add_tokens, check_additions, put_space_before_pieces
 from tokenkit.tokenizers.families import BOS, EOS, FAMILIES, PAD, Family, get_family
 from tokenkit.tokenizers.spec import TokenizerSpec, parse_spec
 from tokenkit.tokenizers.tokenizer import ByteifiedTokenizer
@@ -30,14 +34,21 @@ from tokenkit.tokenizers.tokenizer import ByteifiedTokenizer
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
-def load_tokenizer(spec: str, tokens_to_add: Sequence[str] = ()) -> ByteifiedTokenizer:
+def load_tokenizer(
+    spec: str,
+    tokens_to_add: Sequence[str] = (),
+    like: ByteifiedTokenizer | None = None,
+    date: str = "",
+) -> ByteifiedTokenizer:
     """Load the tokenizer that a spec names.
 
-    The target family's special tokens, then ``tokens_to_add``, are added where missing; tokens
-    that exist keep their ids. Every call builds its own objects.
+    The special tokens that its texts and chats need, then ``tokens_to_add``, are added where
+    missing; tokens that exist keep their ids. Every call builds its own objects.
 
     Args:
         spec: ``path_or_id[:source=Family][:target=Family][:conversion=kind]``.
+        like: whose chats and BOS rule it takes over, if the spec names no family.
+        date: ISO date that chat templates take today for; "" is today.
 
     Raises:
         TokenizerError: if the spec is malformed, nothing is found there, it is not a fast
@@ -45,30 +56,78 @@ def load_tokenizer(spec: str, tokens_to_add: Sequence[str] = ()) -> ByteifiedTok
     """
     parsed = parse_spec(spec)
     hf = _load_hf(parsed)
-    source = get_family(parsed.source) if parsed.source else derive_family(hf, spec)
-    family = get_family(parsed.target) if parsed.target else source
+    form = _speech(hf, parsed, like, date)
     data = _pipeline(hf)
     if parsed.conversion == "byte":
-        hf = _byte_level_tokenizer(hf, family)
+        hf = _byte_level_tokenizer(hf, form)
         data, kind = _pipeline(hf), "byte_level"
     elif parsed.conversion == "prebyteified":
         kind = "byte_level"
     else:
         kind = detect_byte_kind(data, spec)
-    _remove_unicode_form(hf, data, spec)
-    add_tokens(hf, family.special_tokens if parsed.conversion != "byte" else (), special=True)
+    if parsed.conversion == "manual_add_prefix_space":
+        put_space_before_pieces(hf.backend_tokenizer)
+        data = _pipeline(hf)
+    add_tokens(hf, form.tokens, special=True)
     check_additions(hf, tokens_to_add, kind, spec)
     add_tokens(hf, tokens_to_add, special=False)
     tok = ByteifiedTokenizer(
         hf,
         parsed,
-        family,
+        form.family,
         kind,
         adds_prefix_space=adds_prefix_space(data),
-        manual_prefix_space=parsed.conversion == "manual_add_prefix_space",
+        chat=form.chat,
+        text_bos=form.text_bos if form.text_bos in hf.get_vocab() else "",
+        normal_form=lone_unicode_form(data),
+        control_tokens=form.control,
     )
     _warn_of_missing_bytes(tok)
     return tok
+
+
+@dataclass(frozen=True)
+class _Speech:
+    """How a tokenizer is to write texts and chats.
+
+    Attributes:
+        tokens: special tokens that it needs for this.
+        control: those of them that chats and texts are written with.
+    """
+
+    family: Family
+    chat: ChatTemplate | None
+    text_bos: str
+    tokens: tuple[str, ...]
+    control: tuple[str, ...]
+
+
+def _speech(
+    hf: PreTrainedTokenizerFast, spec: TokenizerSpec, like: ByteifiedTokenizer | None, date: str
+) -> _Speech:
+    """By the family that the spec names as target, else as ``like``, else as the files say."""
+    own = ChatTemplate.of(hf, date)
+    if like is not None and not (spec.source or spec.target):
+        tokens = dict.fromkeys([*like.control_tokens, *like.family.special_tokens])
+        return _Speech(like.family, like.chat, like.text_bos, tuple(tokens), like.control_tokens)
+    source = get_family(spec.source) if spec.source else derive_family(hf, str(spec))
+    if spec.target:
+        family = get_family(spec.target)
+        bos = family.replacements[BOS]
+        written = ChatTemplate({"default": family_template(family)}, {}, date)
+        tokens = family.special_tokens
+        return _Speech(family, written, bos[0] if bos else "", tokens, tokens)
+    if own is None and (spec.source or source.has_headers):
+        own = ChatTemplate({"default": family_template(source)}, {}, date)
+    known = source if spec.source else known_family(hf.get_vocab())
+    bos = text_bos(hf, read_config(spec.path, spec.revision or "main"), known)
+    control = control_tokens(hf, own, bos)
+    if not spec.source:
+        special = {t.content for t in hf.added_tokens_decoder.values() if t.special}
+        more = (token for token in control if token in special)
+        tokens = tuple(dict.fromkeys([*source.special_tokens, *more]))
+        source = replace(source, special_tokens=tokens)
+    return _Speech(source, own, bos, source.special_tokens, control)
 
 
 def _load_hf(spec: TokenizerSpec) -> PreTrainedTokenizerFast:
@@ -121,24 +180,15 @@ def _pipeline(hf: PreTrainedTokenizerFast) -> dict[str, Any]:
     }
 
 
-def _remove_unicode_form(hf: PreTrainedTokenizerFast, data: dict[str, Any], spec: str) -> None:
-    form = lone_unicode_form(data)
-    if form:
-        logger.warning(
-            f"tokenizer '{spec}' normalises text to {form}; tokenkit removes this normaliser, "
-            "because two tokenizers must see the same bytes. Text that is not in this form "
-            "already is encoded differently than by the original tokenizer."
-        )
-        hf.backend_tokenizer.normalizer = None
-
-
-def _byte_level_tokenizer(hf: PreTrainedTokenizerFast, family: Family) -> PreTrainedTokenizerFast:
-    """A tokenizer of 256 bytes and the tokens the family's template uses.
+def _byte_level_tokenizer(hf: PreTrainedTokenizerFast, speech: _Speech) -> PreTrainedTokenizerFast:
+    """A tokenizer of 256 bytes and the tokens that its chats and texts use.
 
     All pieces weigh the same, so a template token such as "ĊĊ" is also used in running text.
     """
-    template = sorted(family.template_tokens() - set(BYTE_CHARACTERS))
-    vocabulary = [*BYTE_CHARACTERS, *template]
+    family = speech.family
+    special = [*family.special_tokens, *speech.control]
+    template = family.template_tokens() | set(speech.control)
+    vocabulary = [*BYTE_CHARACTERS, *sorted(template - set(BYTE_CHARACTERS))]
     backend = Tokenizer(models.Unigram([(token, 0.0) for token in vocabulary]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
@@ -151,7 +201,7 @@ def _byte_level_tokenizer(hf: PreTrainedTokenizerFast, family: Family) -> PreTra
         if token in vocabulary:
             tokens[name] = token
     byte_level = PreTrainedTokenizerFast(tokenizer_object=backend, **tokens)
-    add_tokens(byte_level, [t for t in family.special_tokens if t in template], special=True)
+    add_tokens(byte_level, [t for t in dict.fromkeys(special) if t in template], special=True)
     return byte_level
 
 
@@ -166,11 +216,12 @@ def _warn_of_missing_bytes(tok: ByteifiedTokenizer) -> None:
 
 def warn_of_missing_bos(source: ByteifiedTokenizer, target: ByteifiedTokenizer) -> None:
     """Say so if a model that was trained with BOS is to do without."""
-    if source.marker_ids[BOS] is not None and target.marker_ids[BOS] is None:
+    if source.text_bos and not target.text_bos:
         logger.warning(
             f"tokenizer '{target.spec}' (family {target.family.name}) puts no BOS before texts, "
-            f"but the model's own '{source.spec}' does; models rely on it as an attention sink. "
-            f"Consider a target family with BOS, such as ':target={_with_bos(source.family)}'"
+            f"but '{source.spec}' does; models rely on it as an attention sink, and the first "
+            f"token of a text has a score on one side only. Name no family in the spec to keep "
+            f"the model's own rule, or one with BOS, such as ':target={_with_bos(source.family)}'"
         )
 
 

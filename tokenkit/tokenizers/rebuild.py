@@ -38,5 +38,8 @@ def rebuild(tok: ByteifiedTokenizer, data: dict[str, Any]) -> ByteifiedTokenizer
         tok.family,
         tok.kind,
         adds_prefix_space=tok.adds_prefix_space,
-        manual_prefix_space=tok.manual_prefix_space,
+        chat=tok.chat,
+        text_bos=tok.text_bos,
+        normal_form=tok.normal_form,
+        control_tokens=tok.control_tokens,
     )

@@ -72,7 +72,7 @@ class SampledTokenizer:
 def sample_tokenizer(
     pretoken_counts: Mapping[str, int],
     settings: SamplerSettings,
-    family: Family,
+    like: ByteifiedTokenizer,
     rng: np.random.Generator,
 ) -> SampledTokenizer:
     """Draw one tokenizer.
@@ -83,7 +83,7 @@ def sample_tokenizer(
 
     Args:
         pretoken_counts: from :func:`tokenkit.tokenizers.substrings.count_pretokens`.
-        family: whose special tokens and role names the tokenizer gets.
+        like: whose family, special tokens, chats and BOS rule the tokenizer gets.
 
     Raises:
         ConfigError: if the size drawn leaves no room beside the pieces every tokenizer has.
@@ -93,8 +93,8 @@ def sample_tokenizer(
     noise = 0.0
     if settings.noise_mean > 0:
         noise = rng.lognormal(np.log(settings.noise_mean), settings.noise_sigma)
-    special = list(family.special_tokens)
-    fixed = _fixed_pieces(family, settings.max_bytes)
+    special = list(dict.fromkeys([*like.family.special_tokens, *like.control_tokens]))
+    fixed = _fixed_pieces(like.family, special, settings.max_bytes)
     wanted = size - len(special) - len(fixed)
     if wanted < 0:
         raise ConfigError(
@@ -105,16 +105,16 @@ def sample_tokenizer(
     chosen, log_probs, least = _draw(substrings, wanted, noise, fixed, rng)
     pieces = {piece: least if score is None else score for piece, score in fixed.items()}
     pieces |= dict(zip(chosen, log_probs, strict=True))
-    tok = _unigram(pieces, special, family)
+    tok = _unigram(pieces, special, like)
     return SampledTokenizer(tok, np.array([*pieces.values(), *[0.0] * len(special)], np.float32))
 
 
-def _fixed_pieces(family: Family, max_bytes: int) -> dict[str, float | None]:
+def _fixed_pieces(family: Family, special: list[str], max_bytes: int) -> dict[str, float | None]:
     """Pieces every sampled tokenizer has, with log-prob; None: that of the rarest substring.
 
     Runs of blanks are always one token, as in most tokenizers of code.
     """
-    template = family.template_tokens() - set(family.special_tokens)
+    template = family.template_tokens() - set(special)
     pieces: dict[str, float | None] = dict.fromkeys([*BYTE_CHARACTERS, *sorted(template)])
     for repeated, length, first in product(BLANKS, range(1, max_bytes), BLANKS):
         pieces[first + repeated * length] = 0.0
@@ -145,7 +145,9 @@ def _draw(
     return [strings[k] for k in new], np.log(share[best[new]]), least
 
 
-def _unigram(pieces: Mapping[str, float], special: list[str], family: Family) -> ByteifiedTokenizer:
+def _unigram(
+    pieces: Mapping[str, float], special: list[str], like: ByteifiedTokenizer
+) -> ByteifiedTokenizer:
     backend = Tokenizer(models.Unigram(list(pieces.items())))
     # Cuts words like PRETOKEN_PATTERN before it writes them in the byte alphabet.
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
@@ -153,4 +155,12 @@ def _unigram(pieces: Mapping[str, float], special: list[str], family: Family) ->
     hf = PreTrainedTokenizerFast(tokenizer_object=backend)
     added = [AddedToken(token, special=True, normalized=False) for token in special]
     hf.add_tokens(added, special_tokens=True)
-    return ByteifiedTokenizer(hf, TokenizerSpec("sampled", family.name), family, "byte_level")
+    return ByteifiedTokenizer(
+        hf,
+        TokenizerSpec("sampled", like.family.name),
+        like.family,
+        "byte_level",
+        chat=like.chat,
+        text_bos=like.text_bos,
+        control_tokens=like.control_tokens,
+    )

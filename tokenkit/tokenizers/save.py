@@ -6,28 +6,15 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenizers import Regex, Tokenizer, normalizers, processors
+from tokenizers import Tokenizer, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from tokenkit.errors import TokenizerError
-from tokenkit.tokenizers.alphabet import literal_bytes
-from tokenkit.tokenizers.byteify import DOUBLED_LEADING_SPACE
-from tokenkit.tokenizers.families import (
-    ASSISTANT_NAME,
-    BOS,
-    END_HEADER,
-    EOT,
-    ROLE_MARKERS,
-    START_HEADER,
-    Family,
-)
+from tokenkit.tokenizers.control import CONFIG_FILE
 
 if TYPE_CHECKING:
     from tokenkit.tokenizers.tokenizer import ByteifiedTokenizer
 
-CONFIG_FILE = "tokenizer_config.json"
-# After a space was put in front of the text, take it away where there was one already.
-PREFIX_SPACE_ONCE = (Regex(DOUBLED_LEADING_SPACE), " ")
 # Spaces, newlines, digits, non-ASCII text and combining characters: where pipelines differ.
 PROBE = "  Hello world's 12345\n\n\tnaïve e\u0301 日本 👍 <|x|>\r\n"
 
@@ -35,14 +22,14 @@ PROBE = "  Hello world's 12345\n\n\tnaïve e\u0301 日本 👍 <|x|>\r\n"
 def save_tokenizer(tok: ByteifiedTokenizer, folder: Path) -> None:
     """Write ``tokenizer.json`` and its configuration into ``folder``.
 
-    The plain tokenizer encodes text to the same ids, puts BOS in front if the family has one,
-    knows the family's BOS, EOS and PAD, and has a chat template that writes the family's turns.
+    The plain tokenizer encodes text to the same ids, puts BOS in front if texts begin with one,
+    knows BOS, EOS and PAD, and has the tokenizer's chat template, verbatim.
 
     Raises:
         TokenizerError: if transformers would load the folder as something else.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    backend = _plain_backend(tok)
+    backend = Tokenizer.from_str(tok.hf.backend_tokenizer.to_str())
     backend.post_processor = _post_processor(tok)
     names = {name: getattr(tok.hf, name) for name in ("bos_token", "eos_token", "pad_token")}
     plain = PreTrainedTokenizerFast(
@@ -52,7 +39,7 @@ def save_tokenizer(tok: ByteifiedTokenizer, folder: Path) -> None:
         clean_up_tokenization_spaces=False,
         **{name: token for name, token in names.items() if token is not None},
     )
-    plain.chat_template = _chat_template(tok)
+    plain.chat_template = _template(tok)
     plain.save_pretrained(folder)
     _edit_config(folder, tokenizer_class="PreTrainedTokenizerFast")
     if not _loads_equal(plain, folder):
@@ -80,75 +67,20 @@ def _loads_equal(plain: PreTrainedTokenizerFast, folder: Path) -> bool:
 
 
 def _post_processor(tok: ByteifiedTokenizer) -> processors.PostProcessor:
-    """Put BOS in front of a text if the family has one, else nothing."""
-    bos = tok.family.replacements[BOS]
-    if bos is None:
+    """Put BOS in front of a text if the tokenizer's texts have one, else nothing."""
+    bos = tok.text_bos
+    if not bos:
         return processors.TemplateProcessing(single="$A", pair="$A $B:1", special_tokens=[])
-    ids = tok.marker_ids[BOS].tolist()
-    prefix = " ".join(bos)
     return processors.TemplateProcessing(
-        single=f"{prefix} $A",
-        pair=f"{prefix} $A {prefix}:1 $B:1",
-        special_tokens=list(zip(bos, ids, strict=True)),
+        single=f"{bos} $A",
+        pair=f"{bos} $A {bos}:1 $B:1",
+        special_tokens=[(bos, tok.ids[bos])],
     )
 
 
-def _plain_backend(tok: ByteifiedTokenizer) -> Tokenizer:
-    """A copy of the backend that cuts text at added tokens exactly as tokenkit does."""
-    data = json.loads(tok.hf.backend_tokenizer.to_str())
-    model_vocabulary = tok.hf.backend_tokenizer.get_vocab(with_added_tokens=False)
-    kept: list[dict] = []
-    for token in data["added_tokens"]:
-        # The first match wins in tokenkit, as in the reference, but the longest in plain
-        # tokenizers: "\n" hides Gemma's "\n\n". What is hidden must not be matched.
-        hidden = any(token["content"].startswith(other["content"]) for other in kept)
-        if not (hidden and token["content"] in model_vocabulary):
-            kept.append(token | dict.fromkeys(("single_word", "lstrip", "rstrip"), False))
-            kept[-1]["normalized"] = False
-    data["added_tokens"] = kept
-    backend = Tokenizer.from_str(json.dumps(data))
-    if tok.manual_prefix_space:
-        steps = [normalizers.Prepend(" "), normalizers.Replace(*PREFIX_SPACE_ONCE)]
-        if backend.normalizer is not None:
-            steps.append(backend.normalizer)
-        backend.normalizer = normalizers.Sequence(steps)
-    return backend
-
-
-def _text(tok: ByteifiedTokenizer, marker: str) -> str:
-    """What a marker looks like in text."""
-    tokens = tok.family.replacements[marker] or ()
-    return b"".join(map(literal_bytes, tokens)).decode()
-
-
-def _chat_template(tok: ByteifiedTokenizer) -> str | None:
-    """A template that writes turns as the family's markers do.
-
-    A family without headers has none; it keeps the tokenizer's own unless it was changed.
-    """
-    family: Family = tok.family
-    if not family.has_headers:
-        changed = tok.spec.target not in ("", tok.spec.source) or tok.spec.conversion
-        return None if changed else tok.hf.chat_template
-    names = {role: _text(tok, marker) for role, marker in ROLE_MARKERS.items()}
-    start, end, eot, bos = (_text(tok, m) for m in (START_HEADER, END_HEADER, EOT, BOS))
-    allowed = ", ".join(names)
-
-    def literal(value: object) -> str:
-        """Jinja's literals of strings and dictionaries are JSON's."""
-        return json.dumps(value, ensure_ascii=False)
-
-    return (
-        f"{{%- set names = {literal(names)} -%}}"
-        f"{{{{- {literal(bos)} -}}}}"
-        "{%- for message in messages -%}"
-        "{%- if message['role'] not in names -%}"
-        f"{{{{- raise_exception('unknown role (allowed: {allowed})') -}}}}"
-        "{%- endif -%}"
-        f"{{{{- {literal(start)} + names[message['role']] + {literal(end)} "
-        f"+ message['content'] + {literal(eot)} -}}}}"
-        "{%- endfor -%}"
-        "{%- if add_generation_prompt -%}"
-        f"{{{{- {literal(start + _text(tok, ASSISTANT_NAME) + end)} -}}}}"
-        "{%- endif -%}"
-    )
+def _template(tok: ByteifiedTokenizer) -> str | dict[str, str] | None:
+    """What chats are written by, verbatim."""
+    if tok.chat is None:
+        return None
+    texts = dict(tok.chat.texts)
+    return texts["default"] if set(texts) == {"default"} else texts

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -24,14 +25,11 @@ from tokenkit.tokenizers.byteify import (
     native_token,
 )
 from tokenkit.tokenizers.families import BOS, EOS, MARKERS, PAD, Family
-from tokenkit.tokenizers.markers import clip_parts, literal_pattern
+from tokenkit.tokenizers.guard import Guard, well_formed
 from tokenkit.tokenizers.spec import TokenizerSpec
 
-# A text is first cut to this many characters per wanted token; real text needs about four.
-CLIP_CHARACTERS_PER_TOKEN = 24
-# Tokens this close to a cut may differ from those of the whole text.
-CLIP_MARGIN = 16
-_SURROGATES = re.compile("[\ud800-\udfff]")
+if TYPE_CHECKING:
+    from tokenkit.tokenizers.chat.template import ChatTemplate
 
 SPACE_MASK_MODES = ("space", "tab", "newline", "special")
 
@@ -45,6 +43,10 @@ class ByteifiedTokenizer:
         family: the target family.
         kind: how it writes bytes.
         adds_prefix_space: whether encoding puts a space before every piece of text.
+        chat: the template that chats are written by; None if there is none.
+        text_bos: the token that texts begin with, "" if none.
+        normal_form: Unicode form that the tokenizer brings text into, "" if none.
+        control_tokens: special tokens that texts and chats are written with.
         tokens: byteified string per id; special tokens verbatim, "" for ids without a token.
         ids: id per byteified string; a real piece wins over the byte-fallback piece.
         byte_lengths: int32 ``[V]``, bytes per id, 0 for the family's special tokens.
@@ -61,7 +63,10 @@ class ByteifiedTokenizer:
         kind: ByteKind,
         *,
         adds_prefix_space: bool = False,
-        manual_prefix_space: bool = False,
+        chat: ChatTemplate | None = None,
+        text_bos: str = "",
+        normal_form: str = "",
+        control_tokens: Sequence[str] = (),
     ) -> None:
         """Wrap ``hf``, which must have the family's special tokens already.
 
@@ -72,25 +77,27 @@ class ByteifiedTokenizer:
         self.spec = spec
         self.family = family
         self.kind = kind
-        self.adds_prefix_space = adds_prefix_space or manual_prefix_space
-        self.manual_prefix_space = manual_prefix_space
+        self.adds_prefix_space = adds_prefix_space
+        self.chat, self.text_bos, self.normal_form = chat, text_bos, normal_form
+        self.control_tokens = tuple(control_tokens)
         self._read_vocabulary()
         self.marker_ids = {marker: self._marker_ids(marker) for marker in MARKERS}
         self._set_special_ids()
-        self.symbol_table = None  # alignment's view of the vocabulary, made when first needed
+        self.layout = None  # what alignment knows of the vocabulary, made when first needed
+        self.writer = None  # of chats, made when first needed
 
     # Vocabulary -------------------------------------------------------------------------------
 
     def _read_vocabulary(self) -> None:
         vocabulary = self.hf.get_vocab()
         self._added = {t.content: i for i, t in sorted(self.hf.added_tokens_decoder.items())}
-        special = {t.content for t in self.hf.added_tokens_decoder.values() if t.special}
+        self._special = {t.content: i for i, t in self.hf.added_tokens_decoder.items() if t.special}
         self.tokens = [""] * (max(vocabulary.values(), default=-1) + 1)
         self.ids: dict[str, int] = {}
         weak = set()  # byteified strings that only a byte-fallback piece stands for so far
         for native, i in sorted(vocabulary.items(), key=lambda item: item[1]):
             if native in self._added:
-                token = byteify_added_token(native, native in special)
+                token = byteify_added_token(native, native in self._special, self.kind)
             else:
                 token = byteify_token(native, self.kind)
             self.tokens[i] = token
@@ -131,15 +138,29 @@ class ByteifiedTokenizer:
             replacement = self.family.replacements[marker]
             if replacement is not None:
                 setattr(self.hf, name, replacement[0])
+        self._name_tokens_of_template()
         self.hf.padding_side = "right"
         self.pad_id: int = self.ids[self.family.replacements[PAD][0]]
         self.eos_id: int = self.ids[self.family.replacements[EOS][0]]
         self.bos_id: int | None = self.hf.bos_token_id
 
+    def _name_tokens_of_template(self) -> None:
+        """Tokens that the template speaks of by name keep their names."""
+        if self.chat is None:
+            return
+        text = " ".join(self.chat.texts.values())
+        for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
+            if name in self.chat.tokens and re.search(rf"\b{name}\b", text):
+                setattr(self.hf, name, self.chat.tokens[name])
+
     @cached_property
     def token_bytes(self) -> list[bytes]:
         """Bytes of every token as they stand in text; special tokens spelt literally."""
-        return [literal_bytes(token) for token in self.tokens]
+        raw = [literal_bytes(token) for token in self.tokens]
+        # Special tokens stand verbatim, also those that the alphabet could write ("<début>").
+        for token, i in self._special.items():
+            raw[i] = token.encode()
+        return raw
 
     def __len__(self) -> int:
         """Rows a vocabulary needs: the highest id + 1."""
@@ -177,78 +198,70 @@ class ByteifiedTokenizer:
 
     # Text to ids ------------------------------------------------------------------------------
 
+    def encode_text(self, text: str) -> list[int]:
+        """Ids of a text, as its own ``tokenizer.json`` gives them; no special token is added."""
+        return self.encode_texts([text])[0].tolist()
+
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[int]:
+        """Ids of a chat as the tokenizer's own template writes it.
+
+        Equal to ``apply_chat_template(messages, tokenize=True)`` of ``transformers``, but special
+        tokens that contents spell out are text.
+
+        Args:
+            options: ``tools``, ``add_generation_prompt`` and variables of the template.
+
+        Raises:
+            DataError: if the template refuses the chat.
+            TokenizerError: if the tokenizer has no template.
+        """
+        from tokenkit.tokenizers.rows import chat_ids
+
+        return chat_ids(self, messages, **options)
+
+    def encode_texts(self, texts: Sequence[str], as_text: bool = False) -> list[np.ndarray]:
+        """Ids of texts, int32 ``[T]`` each, encoded in one call.
+
+        Args:
+            as_text: special tokens that are spelt out are ordinary text; see :attr:`guard`.
+        """
+        if as_text:
+            return self.guard.encode(texts)
+        backend = self.hf.backend_tokenizer
+        texts = [well_formed(text) for text in texts]
+        encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
+        return [np.array(encoding.ids, np.int32) for encoding in encodings]
+
     @cached_property
-    def _literals(self) -> dict[str, np.ndarray]:
-        """Ids of every string that is not ordinary text: added tokens and neutral markers."""
-        empty = np.zeros(0, np.int32)
-        fixed = {content: np.array([i], np.int32) for content, i in self._added.items()}
-        for marker, ids in self.marker_ids.items():
-            fixed[marker] = empty if ids is None else ids
-        return fixed
+    def guard(self) -> Guard:
+        """The tokenizer for texts that nobody may put special tokens into."""
+        return Guard(self.hf.backend_tokenizer)
+
+    @cached_property
+    def spelt_special(self) -> re.Pattern[str] | None:
+        """Matches special tokens spelt out in text; None if there are none."""
+        names = [t.content for t in self.hf.added_tokens_decoder.values() if t.special]
+        names = sorted(filter(None, names), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, names))) if names else None
 
     @cached_property
     def _splitter(self) -> re.Pattern[str]:
-        return re.compile(f"({literal_pattern([*MARKERS, *self._added])})")
+        return re.compile(f"({'|'.join(map(re.escape, MARKERS))})")
 
     def split(self, marked_text: str) -> list[str]:
-        """Cut a marked text at markers and added tokens: text, literal, text, …, text."""
+        """Cut a marked text at neutral markers: text, marker, text, …, text."""
         return self._splitter.split(marked_text)
 
-    def encode(self, marked_text: str, max_length: int | None = None) -> np.ndarray:
-        """Ids of a text with neutral markers, int32 ``[T]``, at most ``max_length`` of them."""
-        return self.encode_batch([marked_text], max_length)[0]
+    def encode(self, marked_text: str) -> np.ndarray:
+        """Ids of a text with neutral markers, int32 ``[T]``, as in the reference."""
+        parts = self.split(marked_text)
+        found = [self._marker_tokens(marker) for marker in parts[1::2]]
+        texts = self.encode_texts(parts[::2])
+        return np.concatenate([*chain.from_iterable(zip(texts, found, strict=False)), texts[-1]])
 
-    def encode_batch(
-        self, marked_texts: Sequence[str], max_length: int | None = None
-    ) -> list[np.ndarray]:
-        """Like :meth:`encode` for many texts, their pieces encoded in one call."""
-        encoded = self.encode_parts([self.split(text) for text in marked_texts], max_length)
-        return [np.concatenate(arrays)[:max_length] for arrays in encoded]
-
-    def encode_parts(
-        self, texts: Sequence[list[str]], max_length: int | None = None
-    ) -> list[list[np.ndarray]]:
-        """Ids of each part of each split text (see :meth:`split`).
-
-        With ``max_length``, parts certainly beyond that many tokens may be missing or cut.
-        """
-        if max_length is None:
-            return self._encode_parts(texts)
-        budget = CLIP_CHARACTERS_PER_TOKEN * max_length
-        clipped = [clip_parts(parts, budget) for parts in texts]
-        encoded = self._encode_parts(clipped)
-        short = [
-            i
-            for i, (parts, cut) in enumerate(zip(texts, clipped, strict=True))
-            if cut is not parts and sum(map(len, encoded[i])) < max_length + CLIP_MARGIN
-        ]
-        for i, arrays in zip(short, self._encode_parts([texts[i] for i in short]), strict=True):
-            encoded[i] = arrays
-        return encoded
-
-    def _encode_parts(self, texts: Sequence[list[str]]) -> list[list[np.ndarray]]:
-        # Even places hold ordinary text, most of it in one piece per text.
-        pieces = [piece for piece in chain.from_iterable(p[::2] for p in texts) if piece]
-        if self.manual_prefix_space:
-            pieces = [piece if piece.startswith(" ") else " " + piece for piece in pieces]
-        backend = self.hf.backend_tokenizer
-        try:
-            encodings = backend.encode_batch_fast(pieces, add_special_tokens=False)
-        except TypeError:
-            # Half a surrogate pair, as a cut JSON escape leaves it, has no bytes in UTF-8.
-            pieces = [_SURROGATES.sub("\N{REPLACEMENT CHARACTER}", piece) for piece in pieces]
-            encodings = backend.encode_batch_fast(pieces, add_special_tokens=False)
-        following = iter(encodings)
-        empty = np.zeros(0, np.int32)
-        return [
-            [
-                self._literals[part]
-                if place % 2
-                else (np.array(next(following).ids, np.int32) if part else empty)
-                for place, part in enumerate(parts)
-            ]
-            for parts in texts
-        ]
+    def _marker_tokens(self, marker: str) -> np.ndarray:
+        ids = self.marker_ids[marker]
+        return np.zeros(0, np.int32) if ids is None else ids
 
     # Ids to text, bytes to ids ----------------------------------------------------------------
 

@@ -41,8 +41,8 @@ def apply_hypernet(
         )
     rows = student.vocabulary.source_rows
     forms = forms_for(config, target_tok, tokenizers.source, rows)
-    backbone, inputs, outputs = merged_tensors(config, student, forms)
-    save_hf_folder(source, backbone, inputs, outputs, target_tok, output)
+    backbone, inputs, outputs = merged_tensors(config, student, forms.valid, forms)
+    save_hf_folder(source, backbone, inputs, outputs, tokenizers.source, target_tok, output)
     special = int(forms.copied.sum())
     shared = int((forms.single & ~forms.copied).sum())
     if forms.cut:

@@ -49,21 +49,23 @@ class Tokenizers:
 
 def load_tokenizers(config: Config, needs_teacher: bool) -> Tokenizers:
     """Load the tokenizers that the config names."""
-    student = config.student
-    source = load_tokenizer(student.tokenizer)
+    student, date = config.student, config.chat.date
+    source = load_tokenizer(student.tokenizer, date=date)
     target = source
     if student.target_tokenizer or student.tokens_to_add:
         spec = student.target_tokenizer or student.tokenizer
-        target = load_tokenizer(spec, tokens_to_add=tuple(student.tokens_to_add))
+        target = load_tokenizer(spec, tuple(student.tokens_to_add), like=source, date=date)
         warn_of_missing_bos(source, target)
     if not needs_teacher:
         teacher = None
     elif config.teacher.tokenizer:
-        teacher = load_tokenizer(config.teacher.tokenizer)
+        teacher = load_tokenizer(config.teacher.tokenizer, date=date)
     elif config.teacher.cache and (spec := cached_spec(config)) != str(source.spec):
-        teacher = load_tokenizer(spec)
+        teacher = load_tokenizer(spec, date=date)
     else:
         teacher = source
+    if teacher is not None and teacher is not source:
+        warn_of_missing_bos(teacher, target)
     return Tokenizers(source, target, teacher)
 
 
@@ -101,17 +103,26 @@ def round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
+def student_rows(source: SourceModel, tokenizers: Tokenizers) -> int:
+    """Rows of the student's matrices, without padding.
+
+    With the source's own tokenizer, the rows that belong to no token stay too.
+    """
+    rows = len(tokenizers.student)
+    own = tokenizers.student is tokenizers.source
+    return max(rows, len(source.matrices()[0])) if own else rows
+
+
 def initial_matrices(
     config: Config, source: SourceModel, tokenizers: Tokenizers
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Input and output matrix of the student's vocabulary at step 0, one row a token.
+    """Input and output matrix of the student's vocabulary at step 0, :func:`student_rows` rows.
 
     A new tokenizer's rows are made from the source's by ``student.embedding_init``.
     """
     inputs, outputs = source.matrices()
-    rows = len(tokenizers.student)
+    rows = student_rows(source, tokenizers)
     if tokenizers.student is tokenizers.source:
-        rows = max(rows, len(inputs))
         return fit_rows(inputs, rows), None if outputs is None else fit_rows(outputs, rows)
     initialize = INITIALIZERS.get(config.student.embedding_init)
     known = [m for m in (inputs, outputs) if m is not None]
@@ -162,13 +173,12 @@ def build_student(
     """
     student = config.student
     inputs, outputs = initial_matrices(config, source, tokenizers)
-    valid = len(inputs)
     tied = source.tied and student.output_embeddings == "preserve"
     model = build_causal_lm(
         source,
-        round_up(valid, student.pad_vocab_multiple),
+        round_up(len(inputs), student.pad_vocab_multiple),
         tied=tied,
-        valid_vocab=valid,
+        valid_vocab=len(tokenizers.student),
         dtype=torch.float32,
     )
     if student.train == "lora":
@@ -234,7 +244,8 @@ def build_teacher(
     rows = reconcile_rows(source, len(tokenizers.teacher), "teacher")
     inputs, outputs = source.matrices()
     matrices = (fit_rows(inputs, rows), None if outputs is None else fit_rows(outputs, rows))
-    options = {"tied": source.tied, "valid_vocab": rows}
+    # Rows that belong to no token would only take probability from those that do.
+    options = {"tied": source.tied, "valid_vocab": len(tokenizers.teacher)}
     # Frozen weights need no fp32 masters.
     dtype = DTYPES[config.training.dtype]
     if not config.teacher.model and config.student.train != "full":

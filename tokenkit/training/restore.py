@@ -53,17 +53,17 @@ def load_run(run: Path, step: int = -1) -> tuple[Config, SourceModel, CausalLM, 
 
 @torch.no_grad()
 def merged_tensors(
-    config: Config, student: CausalLM, forms: TokenForms | None = None
+    config: Config, student: CausalLM, rows: int, forms: TokenForms | None = None
 ) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
-    """Backbone tensors with adapters merged, input matrix and output matrix, padding rows cut.
+    """Backbone tensors with adapters merged, input matrix and output matrix.
 
     Args:
+        rows: of the matrices; the rest is padding and cut.
         forms: the vocabulary that a hypernetwork is to predict; default its own.
     """
     state = {name: p.detach() for name, p in student.backbone.named_parameters()}
     backbone = merge_state_dict(state, config.lora.alpha, config.lora.rank)
     student.open_vocabulary(forms)
     vocabulary = student.vocabulary
-    rows = vocabulary.valid_vocab
     outputs = None if vocabulary.output is None else vocabulary.output_matrix.detach()[:rows]
     return backbone, vocabulary.input_matrix.detach()[:rows], outputs

@@ -263,7 +263,7 @@ class TrainStep:
         return self._norms([collected])
 
     def _mixed(self, work: Work) -> dict[str, Tensor]:
-        """A mixture of the losses' gradients, one backward pass a loss and micro-batch."""
+        """The sum of the losses' mixed gradients, one backward pass a loss and micro-batch."""
         parameters = [p for p in self.student.parameters() if p.requires_grad]
         gradients: list[list[Tensor | None]] = [[None] * len(parameters) for _ in self.losses]
         metrics: dict[str, Tensor] = {}
@@ -277,9 +277,7 @@ class TrainStep:
                         old = gradients[k][place]
                         gradients[k][place] = found if old is None else old + found
         gram = gram_matrices(gradients, self.device)
-        factors = mixture(self.stages, gram)
-        scale = work.scale / len(work.scale)
-        combined = torch.einsum("l,plk->pk", scale, factors)
+        combined = mixture(self.stages, gram, work.scale).sum(1)
         for place, parameter in enumerate(parameters):
             parts = [
                 combined[place, k] * gradients[k][place]
@@ -289,7 +287,7 @@ class TrainStep:
             parameter.grad = sum(parts[1:], parts[0]) if parts else None
         norms = gram.diagonal(dim1=-2, dim2=-1).sum(0).clamp(min=0.0).sqrt()
         shares = torch.stack([metrics[f"loss/{loss.name}"] for loss in self.losses])
-        metrics["loss"] = torch.dot(scale, shares)
+        metrics["loss"] = torch.dot(work.scale, shares)
         for k, loss in enumerate(self.losses):
             metrics[f"same/grad_norm/{loss.name}"] = norms[k]
         return metrics

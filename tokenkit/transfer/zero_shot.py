@@ -50,7 +50,7 @@ def transfer_model(
     made = [matrix.cpu() for matrix in made]
     backbone = backbone_tensors(source.weights, source.family.prefix, source.family.embedding)
     new_outputs = None if outputs is None else made[1]
-    save_hf_folder(source, backbone, made[0], new_outputs, target_tok, output)
+    save_hf_folder(source, backbone, made[0], new_outputs, source_tok, target_tok, output)
     return report
 
 

@@ -1,11 +1,7 @@
-"""A training step in this process, its gradients kept."""
+"""Gradients of a training step, kept instead of used."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
-import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 
@@ -22,8 +18,3 @@ class Recorder:
 
     def zero_grad(self, set_to_none: bool) -> None:
         self.model.zero_grad(set_to_none)
-
-
-def alone() -> SimpleNamespace:
-    """The parallel layout of the one rank of an initialised process group."""
-    return SimpleNamespace(dp_group=dist.group.WORLD, device=torch.device("cpu"))

@@ -1,0 +1,72 @@
+"""How a model generates, in another tokenizer's ids: its generation config, translated."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from transformers import GenerationConfig
+
+from tokenkit.models.causal_lm import SourceModel
+from tokenkit.tokenizers import ByteifiedTokenizer, special_pairs
+from tokenkit.tokenizers.families import EOT
+
+# Keys that hold ids without saying so in their names
+_ID_LISTS = ("suppress_tokens", "begin_suppress_tokens")
+_FILE = "generation_config.json"
+
+
+class IdTranslation:
+    """Ids of one tokenizer in another: the token of the same name, else of the same role."""
+
+    def __init__(self, source: ByteifiedTokenizer, target: ByteifiedTokenizer) -> None:
+        self.source, self.target = source, target
+        roles = special_pairs(source, target, len(source))
+        self.by_role = {theirs: ours for ours, theirs in roles.items()}
+
+    def __call__(self, i: int) -> int | None:
+        """The target's id of a source's id; None if it has no such token."""
+        token = self.source.tokens[i] if 0 <= i < len(self.source) else ""
+        return self.target.ids.get(token, self.by_role.get(i)) if token else None
+
+    def of(self, value: int | Iterable[int] | None) -> int | list[int] | None:
+        """An id or a list of ids; what has no counterpart is left out."""
+        if value is None or isinstance(value, int):
+            return None if value is None else self(value)
+        found = (self(i) for i in value)
+        return list(dict.fromkeys(i for i in found if i is not None))
+
+
+def translated_generation(
+    source: SourceModel, source_tok: ByteifiedTokenizer, target_tok: ByteifiedTokenizer
+) -> GenerationConfig:
+    """The source's generation config for a model that reads the target's ids.
+
+    Generation ends where the source's did, and at the target's EOS and end of turn.
+    """
+    values = _saved(source)
+    translate = IdTranslation(source_tok, target_tok)
+    for key, value in list(values.items()):
+        if key.endswith("_token_id") or key in _ID_LISTS:
+            values[key] = translate.of(value)
+        elif key == "bad_words_ids" and value:
+            values[key] = [translate.of(ids) for ids in value]
+    ends = values.get("eos_token_id", translate.of(source.hf_config.eos_token_id))
+    ends = ends if isinstance(ends, list) else [ends]
+    turn = target_tok.marker_ids[EOT]
+    ends += [target_tok.eos_id, None if turn is None else int(turn[0])]
+    values["eos_token_id"] = [i for i in dict.fromkeys(ends) if i is not None]
+    values["pad_token_id"] = target_tok.pad_id
+    values["bos_token_id"] = target_tok.bos_id
+    return GenerationConfig(**values)
+
+
+def _saved(source: SourceModel) -> dict[str, Any]:
+    """The source's ``generation_config.json``, {} without one."""
+    path = None if source.folder is None else source.folder / _FILE
+    if path is None or not path.is_file():
+        return {}
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values.pop("transformers_version", None)
+    return values

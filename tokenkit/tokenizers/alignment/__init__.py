@@ -1,0 +1,1 @@
+"""Two encodings of one text or chat: where each token stands, and which tokens belong together."""

@@ -1,0 +1,152 @@
+"""What two written forms of one row share: the intervals in which their bytes can be compared."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from tokenkit.tokenizers.chat.writing import Part
+from tokenkit.tokenizers.rows import EncodedRow
+
+UNIT = 3  # places of a unit on the common scale: its beginning, its inside on either side, its end
+
+
+class Interval(NamedTuple):
+    """Bytes of either side that are the same text, or a unit that each writes in its own way."""
+
+    a: int
+    a_end: int
+    b: int
+    b_end: int
+    unit: bool = False
+
+
+def shared_intervals(a: EncodedRow, b: EncodedRow) -> list[Interval]:
+    """Intervals from left to right, apart on both sides or else joined.
+
+    Equal bytes are one interval. Otherwise contents anchor the rest: between two contents that
+    both sides have, units of one name match, and so does template text as far as it is equal from
+    either end.
+    """
+    if a.data == b.data and not (a.marked and b.marked):
+        return [Interval(0, len(a.data), 0, len(b.data))]
+    gaps = _Gaps(a, b)
+    at_a = at_b = 0
+    for interval in _contents(a, b):
+        gaps.fill(at_a, interval.a, at_b, interval.b)
+        gaps.found.append(interval)
+        at_a, at_b = interval.a_end, interval.b_end
+    gaps.fill(at_a, len(a.data), at_b, len(b.data))
+    return _joined(gaps.found)
+
+
+def _contents(a: EncodedRow, b: EncodedRow) -> list[Interval]:
+    """Stretches of contents that both sides have, in an order that both agree on."""
+    theirs: dict[object, list[Part]] = {}
+    for part in b.parts():
+        if part.kind == "content":
+            theirs.setdefault(part.key, []).append(part)
+    found: list[Interval] = []
+    last_b = 0
+    for part in a.parts():
+        for other in theirs.get(part.key, []) if part.kind == "content" else ():
+            interval = _overlap(part, other, a.data, b.data)
+            if interval is None or interval.b < last_b:
+                continue
+            if found and interval.a < found[-1].a_end:
+                continue
+            found.append(interval)
+            last_b = interval.b_end
+    return found
+
+
+def _overlap(x: Part, y: Part, a: bytes, b: bytes) -> Interval | None:
+    """What two stretches of one content have in common.
+
+    ``at`` counts characters, so bytes are skipped by decoding the beginning that only one has.
+    """
+    skip_x, skip_y = max(0, y.at - x.at), max(0, x.at - y.at)
+    begin_x = x.begin + _bytes_of(a[x.begin : x.end], skip_x)
+    begin_y = y.begin + _bytes_of(b[y.begin : y.end], skip_y)
+    size = min(x.end - begin_x, y.end - begin_y)
+    if size <= 0:
+        return None
+    if a[begin_x : begin_x + size] != b[begin_y : begin_y + size]:
+        size = _same_start(a[begin_x : begin_x + size], b[begin_y : begin_y + size])
+        if not size:
+            return None
+    return Interval(begin_x, begin_x + size, begin_y, begin_y + size)
+
+
+def _bytes_of(data: bytes, characters: int) -> int:
+    return len(data.decode(errors="replace")[:characters].encode()) if characters else 0
+
+
+def _same_start(x: bytes, y: bytes) -> int:
+    """Length of the common beginning."""
+    size = min(len(x), len(y))
+    low, high = 0, size
+    while low < high:
+        middle = (low + high + 1) // 2
+        if x[:middle] == y[:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+class _Gaps:
+    """Collects intervals, matching what stands between contents."""
+
+    def __init__(self, a: EncodedRow, b: EncodedRow) -> None:
+        self.a, self.b = a.data, b.data
+        self.units_a = [part for part in a.parts() if part.kind == "unit"]
+        self.units_b = {part.key: part for part in b.parts() if part.kind == "unit"}
+        # What stands for one neutral marker is one unit, even if both sides write it alike.
+        self.bind = a.marked and b.marked
+        self.found: list[Interval] = []
+
+    def fill(self, a: int, a_end: int, b: int, b_end: int) -> None:
+        """Match the gap between two contents, or before the first or after the last."""
+        if self.a[a:a_end] == self.b[b:b_end] and not self.bind:
+            self._add(a, a_end, b, b_end)
+            return
+        for unit in self.units_a:
+            other = self.units_b.get(unit.key)
+            if other is None or not (a <= unit.begin and unit.end <= a_end):
+                continue
+            if not (b <= other.begin and other.end <= b_end):
+                continue
+            self._template(a, unit.begin, b, other.begin)
+            same = self.a[unit.begin : unit.end] == self.b[other.begin : other.end]
+            whole = self.bind or not same
+            self._add(unit.begin, unit.end, other.begin, other.end, unit=whole)
+            a, b = unit.end, other.end
+        self._template(a, a_end, b, b_end)
+
+    def _template(self, a: int, a_end: int, b: int, b_end: int) -> None:
+        """Text of the templates, compared from both ends."""
+        x, y = self.a[a:a_end], self.b[b:b_end]
+        start = _same_start(x, y)
+        self._add(a, a + start, b, b + start)
+        end = min(_same_start(x[::-1], y[::-1]), min(len(x), len(y)) - start)
+        self._add(a_end - end, a_end, b_end - end, b_end)
+
+    def _add(self, a: int, a_end: int, b: int, b_end: int, unit: bool = False) -> None:
+        if a < a_end and b < b_end:
+            self.found.append(Interval(a, a_end, b, b_end, unit))
+
+
+def _joined(intervals: list[Interval]) -> list[Interval]:
+    """Neighbours that touch on both sides as one, so that tokens may lie across them."""
+    out: list[Interval] = []
+    for new in intervals:
+        last = out[-1] if out else None
+        if (
+            last is not None
+            and (last.a_end, last.b_end) == (new.a, new.b)
+            and not (last.unit or new.unit)
+        ):
+            out[-1] = last._replace(a_end=new.a_end, b_end=new.b_end)
+        else:
+            out.append(new)
+    return out

@@ -1,0 +1,191 @@
+"""A chat as a tokenizer's template writes it, with what stands where in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from os.path import commonprefix
+from typing import NamedTuple
+
+from tokenkit.errors import DataError
+from tokenkit.tokenizers.chat.places import Content, Place, contents_of, find_places
+from tokenkit.tokenizers.chat.template import ChatTemplate, Conversation, Spans
+
+# Contents of a trial chat; no template and no tokenizer has these words.
+_TRIAL = ("zqaskqz", "zqreplyqz", "zqaskagainqz", "zqreplyagainqz")
+
+
+class Part(NamedTuple):
+    """A stretch of a written chat or text that two tokenizers' versions of it may share.
+
+    Attributes:
+        kind: "content" (the same characters on both sides) or "unit" (something that both sides
+            may write differently: the end of a turn, BOS).
+        key: which content or unit it is.
+        at: characters of the content before it.
+        begin, end: in the written text, in characters.
+    """
+
+    kind: str
+    key: object
+    at: int
+    begin: int
+    end: int
+
+
+class ChatWriter:
+    """Writes chats by a template; knows how the template ends turns.
+
+    Args:
+        special_tokens: of the tokenizer that will read what is written.
+    """
+
+    def __init__(self, template: ChatTemplate, special_tokens: Iterable[str]) -> None:
+        self.template = template
+        names = sorted(filter(None, special_tokens), key=len, reverse=True)
+        self.special = re.compile("|".join(map(re.escape, names))) if names else None
+
+    def write(self, chat: Conversation) -> WrittenChat:
+        """Raises DataError if the template refuses the chat."""
+        return WrittenChat(self, chat)
+
+    @cached_property
+    def ends(self) -> tuple[str, ...]:
+        """What may close an assistant's turn, ending with a special token; read off a trial chat.
+
+        Where all turns close alike, one string. A template that closes the last turn otherwise
+        than the others has two, one that closes none has none.
+        """
+        roles = ("user", "assistant", "user", "assistant")
+        turns = [{"role": r, "content": c} for r, c in zip(roles, _TRIAL, strict=True)]
+        listed = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in turns]
+        for messages in (turns, listed):
+            try:
+                rendered = self.template.render(Conversation(messages))[0]
+            except DataError:
+                continue
+            if all(rendered.count(trial) == 1 for trial in _TRIAL):
+                break
+        else:
+            return ()
+        last = rendered.split(_TRIAL[3])[1].lstrip()
+        middle = rendered.split(_TRIAL[1])[1].split(_TRIAL[2])[0].lstrip()
+        if not last or self.special is None:
+            return ()
+        common = self._to_last_special(commonprefix([last, middle]))
+        if common:
+            return (common,)
+        firsts = [self.special.match(text) for text in (last, middle)]
+        return tuple(dict.fromkeys(found[0] for found in firsts if found))
+
+    def _to_last_special(self, text: str) -> str:
+        """The text up to its last special token; "" if it does not begin with one."""
+        if not self.special.match(text):
+            return ""
+        end = max(found.end() for found in self.special.finditer(text))
+        return text[:end]
+
+
+class WrittenChat:
+    """What a template writes of a chat.
+
+    Attributes:
+        text: the template's output.
+    """
+
+    def __init__(self, writer: ChatWriter, chat: Conversation) -> None:
+        self.writer, self.chat = writer, chat
+        self.text, self.spans = writer.template.render(chat)
+
+    @cached_property
+    def contents(self) -> list[Content]:
+        return contents_of(self.chat)
+
+    @cached_property
+    def places(self) -> list[Place]:
+        """Where the contents stand. Raises DataError if that cannot be told."""
+        return find_places(self.writer.template, self.chat, self.text, self.contents)
+
+    @cached_property
+    def spelt(self) -> Spans:
+        """Character ranges of special tokens that contents spell out."""
+        special = self.writer.special
+        if special is None or not any(special.search(c.text) for c in self.contents):
+            return []
+        return [
+            (place.begin + found.start(), place.begin + found.end())
+            for place in self.places
+            for found in special.finditer(self.text[place.begin : place.end])
+        ]
+
+    @cached_property
+    def turn_ends(self) -> dict[int, tuple[int, int]]:
+        """Message number → character range of what closes its turn, special tokens included."""
+        found: dict[int, tuple[int, int]] = {}
+        for message, (_, end), limit in self._turns():
+            gap = self.text[end:limit]
+            blanks = len(gap) - len(gap.lstrip())
+            for closing in self.writer.ends:
+                at = gap.find(closing)
+                # An assistant's turn may end with more than its contents (of a tool call, say).
+                if at >= 0 and (at <= blanks or self._role(message) == "assistant"):
+                    found[message] = (end + at, end + at + len(closing))
+                    break
+        return found
+
+    def _role(self, message: int) -> str:
+        return str(self.chat.messages[message].get("role"))
+
+    def _turns(self) -> list[tuple[int, tuple[int, int], int]]:
+        """Messages, the range of their contents, and where the next message's begin."""
+        turns: list[list] = []
+        for place in self.places:
+            message = self.contents[place.content].message
+            if turns and turns[-1][0] == message:
+                turns[-1][1] = (turns[-1][1][0], place.end)
+            else:
+                turns.append([message, (place.begin, place.end)])
+        limits = [*(found[0] for _, found in turns[1:]), len(self.text)]
+        return [(*turn, limit) for turn, limit in zip(turns, limits, strict=False)]
+
+    @property
+    def parts(self) -> list[Part]:
+        """Contents and ends of turns, from left to right."""
+        found = [Part("content", p.content, p.at, p.begin, p.end) for p in self.places]
+        found += [Part("unit", ("end", m), 0, a, b) for m, (a, b) in self.turn_ends.items()]
+        return sorted(found, key=lambda part: part.begin)
+
+    def counted(self, loss_on: str) -> Spans:
+        """Character ranges that the loss counts.
+
+        ``all`` is everything; ``assistant`` what the assistant says with what closes its turns
+        (the template's own ``{% generation %}`` blocks, where it has them); ``completion`` the
+        last of these.
+        """
+        if loss_on == "all":
+            ranges = [(0, len(self.text))]
+        elif self.spans is not None:
+            ranges = list(self.spans)
+        else:
+            ranges = [
+                (begin, self.turn_ends.get(message, (0, end))[1])
+                for message, (begin, end), _ in self._turns()
+                if self._role(message) in ("assistant", "model")
+            ]
+        if loss_on == "completion":
+            ranges = ranges[-1:]
+        return without(ranges, self.spelt)
+
+
+def without(ranges: Spans, holes: Sequence[tuple[int, int]]) -> Spans:
+    """Ranges with holes cut out of them; both sorted."""
+    for begin, end in holes:
+        cut = []
+        for a, b in ranges:
+            if begin >= b or end <= a:
+                cut.append((a, b))
+                continue
+            cut += [part for part in ((a, begin), (end, b)) if part[0] < part[1]]
+        ranges = cut
+    return ranges
