@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 
 from tokenkit.tokenizers import (
+    MARKERS,
     ByteifiedTokenizer,
     InputExpander,
     align_rows,
@@ -22,6 +24,13 @@ from tokenkit.tokenizers import (
 from tokenkit.tokenizers.rows import encode_marked
 from tokenkit.transfer import fvt
 from tokenkit.transfer.mined import compute_mined_mapping
+
+# Where we depart from the reference, row by row.
+# - Of added tokens of which one begins another, the reference takes the first, the tokenizer
+#   itself the longest (Gemma's "\n\n"): ids are then checked against the tokenizer.
+# - The reference drops the token that a special token's name in text is for one side, with all
+#   that follows; ours is one chunk of equal bytes.
+DROPPED = "<|im_start|> is not special here <bos> nor this"
 
 SPACE_MASK_MODE = "space+tab+newline+special"
 
@@ -37,6 +46,26 @@ def find(folder: Path, spec: str, real: bool = False) -> ByteifiedTokenizer:
     return load(Path(os.environ["TOKENKIT_TOKENIZERS"]) if real else folder / "tokenizers", spec)
 
 
+def own_ids(tok: ByteifiedTokenizer, marked: str) -> list[int]:
+    """Ids of a marked text by the plain tokenizer and the family's table, piece by piece."""
+    ids: list[int] = []
+    for piece in re.split(f"({'|'.join(map(re.escape, MARKERS))})", marked):
+        if piece in MARKERS:
+            ids += [tok.ids[token] for token in tok.family.replacements[piece] or ()]
+        else:
+            ids += tok.hf.backend_tokenizer.encode(piece, add_special_tokens=False).ids
+    return ids
+
+
+def check_ids(tok: ByteifiedTokenizer, marked: str, found: list[int], reference: list[int]) -> bool:
+    """Whether the reference's ids are the tokenizer's own, too."""
+    assert found == own_ids(tok, marked)
+    if found == reference:
+        return True
+    assert "gemma2" in str(tok.spec) and "\n\n" in marked, marked
+    return False
+
+
 def run_tokenizer(folder: Path, case: dict) -> None:
     expected = json.loads((folder / case["file"]).read_text())
     tok = find(folder, expected["spec"], expected["real"])
@@ -45,11 +74,11 @@ def run_tokenizer(folder: Path, case: dict) -> None:
     for row in expected["prompts"]:
         marked = apply_chat_mode(row["prompt"], row["mode"])
         assert marked == row["preprocessed"]
-        assert tok.encode(marked).tolist() == row["ids"], row
+        check_ids(tok, marked, tok.encode(marked).tolist(), row["ids"])
     for row in expected["messages"]:
         marked = messages_to_markers(row["messages"])
         assert marked == row["preprocessed"]
-        assert tok.encode(marked).tolist() == row["ids"], row
+        check_ids(tok, marked, tok.encode(marked).tolist(), row["ids"])
     assert {i: tok.tokens[int(i)] for i in expected["tokens"]} == expected["tokens"]
     mask = tok.space_mask(SPACE_MASK_MODE)
     assert mask.dtype == bool and mask.sum() == expected["space_mask_count"]
@@ -65,10 +94,19 @@ def run_alignment(folder: Path, case: dict) -> None:
         encoded = [[encode_marked(tok, row["text"]) for row in batch] for tok in toks]
         found = align_rows(*toks, *encoded, kinds=("unconstrained", "space"))
         for i, row in enumerate(batch):
+            ids = [side[i].ids.tolist() for side in encoded]
+            same = [
+                check_ids(tok, row["text"], own, row[f"{name}_ids"])
+                for tok, own, name in zip(toks, ids, ("teacher", "student"), strict=True)
+            ]
+            if not all(same):
+                continue
             for k, side in enumerate(("teacher", "student")):
-                assert encoded[k][i].ids.tolist() == row[f"{side}_ids"]
                 assert [toks[k].tokens[t] for t in encoded[k][i].ids] == row[f"{side}_tokens"]
                 chunks = (found.teacher_chunks, found.student_chunks)[k]
+                if row["text"] == DROPPED:
+                    assert all((kind[i] >= 0).all() for kind in chunks.values())
+                    continue
                 for kind in ("unconstrained", "space"):
                     if isinstance(row.get(kind), dict):  # else the reference raised
                         assert chunks[kind][i].tolist() == row[kind][side], (kind, side, row)

@@ -42,15 +42,18 @@ def text_bos(
 
 
 def _template_bos(hf: PreTrainedTokenizerFast) -> str | None:
-    """The token that the post-processor puts first, "" if none, None if it is no such one."""
+    """The token that the post-processor puts first; None if it adds none at all.
+
+    ``transformers`` gives tokenizers without a post-processor one that adds nothing, so that this
+    says nothing.
+    """
     processor = hf.backend_tokenizer.post_processor
     if processor is None:
         return None
     state = json.loads(processor.__getstate__())
     for part in components(state):
-        if part["type"] == "TemplateProcessing":
-            first = part["single"][0] if part["single"] else {}
-            return first.get("SpecialToken", {}).get("id", "")
+        if part["type"] == "TemplateProcessing" and part["special_tokens"]:
+            return part["single"][0].get("SpecialToken", {}).get("id", "")
     return None
 
 

@@ -41,7 +41,9 @@ def save_tokenizer(tok: ByteifiedTokenizer, folder: Path) -> None:
     )
     plain.chat_template = _template(tok)
     plain.save_pretrained(folder)
-    _edit_config(folder, tokenizer_class="PreTrainedTokenizerFast")
+    _edit_config(
+        folder, tokenizer_class="PreTrainedTokenizerFast", add_bos_token=bool(tok.text_bos)
+    )
     if not _loads_equal(plain, folder):
         # Beside a model's config.json, transformers may prefer the model type's own tokenizer
         # class (Qwen2), which rebuilds the pipeline from the vocabulary. This key, which runs no
