@@ -110,14 +110,19 @@ def written(tok: ByteifiedTokenizer, rows: Sequence[Row]) -> list[str]:
     return [r.text if isinstance(r, Document) else tok.chat.render(r)[0] for r in rows]
 
 
+def plain_ids(tok: ByteifiedTokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """What the backend makes of the texts, without anything of tokenkit."""
+    backend = tok.hf.backend_tokenizer
+    return [found.ids for found in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+
 @contextmanager
 def encoded_already(tok: ByteifiedTokenizer, texts: Sequence[str]) -> Iterator[None]:
     """Within, these texts cost no encoding, so that what else is done can be timed by itself."""
-    encodings = tok.hf.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-    known = dict(zip(texts, encodings, strict=True))
+    known = dict(zip(texts, plain_ids(tok, texts), strict=True))
 
     def recall(texts: Sequence[str], as_text: bool = False) -> list[np.ndarray]:
-        return [np.array(known[text].ids, np.int32) for text in texts]
+        return [np.array(known[text], np.int32) for text in texts]
 
     tok.encode_texts = recall
     try:
@@ -131,15 +136,12 @@ def measure(toks: list[ByteifiedTokenizer], rows: list[Row], repeats: int) -> di
     texts = [written(tok, rows) for tok in toks]
     chats = [row for row in rows if isinstance(row, Conversation)]
 
-    def tokenize(tok: ByteifiedTokenizer, texts: list[str]) -> object:
-        return tok.hf.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-
     def run(kind: str) -> Alignment:
         return align_rows(*toks, *(encode_rows(tok, rows, READING) for tok in toks), (kind,))
 
     tokenizing, rendering = 0.0, 0.0
     for tok, mine in zip(toks, texts, strict=True):
-        tokenizing += seconds(lambda tok=tok, mine=mine: tokenize(tok, mine), repeats)
+        tokenizing += seconds(lambda tok=tok, mine=mine: plain_ids(tok, mine), repeats)
         rendering += seconds(lambda tok=tok: written(tok, chats), repeats)
     with encoded_already(toks[0], texts[0]), encoded_already(toks[1], texts[1]):
         run(KINDS[0])  # builds the tables of both vocabularies

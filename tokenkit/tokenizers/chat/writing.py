@@ -9,6 +9,7 @@ from os.path import commonprefix
 from typing import NamedTuple
 
 from tokenkit.errors import DataError
+from tokenkit.tokenizers.chat.frames import Frames
 from tokenkit.tokenizers.chat.places import Content, Place, contents_of, find_places
 from tokenkit.tokenizers.chat.template import ChatTemplate, Conversation, Spans
 
@@ -43,6 +44,7 @@ class ChatWriter:
 
     def __init__(self, template: ChatTemplate, special_tokens: Iterable[str]) -> None:
         self.template = template
+        self.frames = Frames(template)
         names = sorted(filter(None, special_tokens), key=len, reverse=True)
         self.special = re.compile("|".join(map(re.escape, names))) if names else None
 
@@ -105,7 +107,10 @@ class WrittenChat:
     @cached_property
     def places(self) -> list[Place]:
         """Where the contents stand. Raises DataError if that cannot be told."""
-        return find_places(self.writer.template, self.chat, self.text, self.contents)
+        found = self.writer.frames.places(self.chat, self.text)
+        if found is None:
+            found = find_places(self.writer.template, self.chat, self.text, self.contents)
+        return found
 
     @cached_property
     def spelt(self) -> Spans:
@@ -123,7 +128,7 @@ class WrittenChat:
     def turn_ends(self) -> dict[int, tuple[int, int]]:
         """Message number → character range of what closes its turn, special tokens included."""
         found: dict[int, tuple[int, int]] = {}
-        for message, (_, end), limit in self._turns():
+        for message, (_, end), limit in self._turns:
             gap = self.text[end:limit]
             blanks = len(gap) - len(gap.lstrip())
             for closing in self.writer.ends:
@@ -137,6 +142,7 @@ class WrittenChat:
     def _role(self, message: int) -> str:
         return str(self.chat.messages[message].get("role"))
 
+    @cached_property
     def _turns(self) -> list[tuple[int, tuple[int, int], int]]:
         """Messages, the range of their contents, and where the next message's begin."""
         turns: list[list] = []
@@ -149,7 +155,7 @@ class WrittenChat:
         limits = [*(found[0] for _, found in turns[1:]), len(self.text)]
         return [(*turn, limit) for turn, limit in zip(turns, limits, strict=False)]
 
-    @property
+    @cached_property
     def parts(self) -> list[Part]:
         """Contents and ends of turns, from left to right."""
         found = [Part("content", p.content, p.at, p.begin, p.end) for p in self.places]
@@ -170,7 +176,7 @@ class WrittenChat:
         else:
             ranges = [
                 (begin, self.turn_ends.get(message, (0, end))[1])
-                for message, (begin, end), _ in self._turns()
+                for message, (begin, end), _ in self._turns
                 if self._role(message) in ("assistant", "model")
             ]
         if loss_on == "completion":
