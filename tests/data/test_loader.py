@@ -207,7 +207,7 @@ def test_other_errors_for_the_user_keep_their_kind(file, toks, monkeypatch):
     def refuse(*_):
         raise TokenizerError("this text cannot be encoded")
 
-    monkeypatch.setattr("tokenkit.data.collate.encode_batch_with_loss_mask", refuse)
+    monkeypatch.setattr("tokenkit.data.collate.encode_rows", refuse)
     for workers in (0, 1):
         with pytest.raises(TokenizerError, match="^this text cannot be encoded$"):
             take(build(layout(file, workers), toks), 1)
