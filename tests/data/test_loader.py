@@ -221,7 +221,7 @@ from tokenkit.errors import run_main
 from tokenkit.tokenizers import load_tokenizer
 def main():
     tok = load_tokenizer(SPEC_A)
-    tok.encode_batch(["warm up the threads"] * 64)
+    tok.encode_texts(["warm up the threads"] * 64)
     config = make_config(sys.argv[1], data={"train": [sys.argv[1]], "num_workers": 2})
     for batch in build_train_loader(config, tok, None, (), 0, 1):
         pass
