@@ -37,16 +37,15 @@ def test_each_token_is_scored_once_in_a_window_of_bytes(sizes, max_bytes):
     scored = []
     for number, window in enumerate(windows_of(ids, ends, CONTEXT, max_bytes)):
         assert window.ids[0] == CONTEXT and window.first >= 1
-        inside = window.ids[1:]
-        scored += window.ids[window.first :].tolist()
-        size = int(ends[inside[-1]] - ends[inside[0]]) + sizes[inside[0]]
-        assert size <= max_bytes or len(inside) == 1, "a longer token still is a window"
+        inside, new = window.ids[1:], window.ids[window.first :]
+        scored += new.tolist()
         assert (np.diff(inside) == 1).all()
-        # Context is half a window, but for the token that does not fit whole.
-        before = int(ends[inside[window.first - 1]]) - sizes[inside[window.first - 1]]
-        context = before - (int(ends[inside[0]]) - sizes[inside[0]])
-        longest = max(sizes)
-        assert number == 0 or context >= max_bytes - max(1, max_bytes // 2) - 2 * longest
+        begin, end = ends[inside] - np.array(sizes)[inside], ends[inside]
+        # Full, and no token could be spared; one longer than a window still is a window.
+        assert end[-1] - begin[0] >= min(max_bytes, end[-1])
+        assert end[-1] - end[0] < max_bytes
+        step = max(1, max_bytes // 2) if number else max_bytes
+        assert len(new) == 1 or sum(sizes[i] for i in new) <= step
     assert scored == ids.tolist()
 
 

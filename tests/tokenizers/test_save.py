@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from tests.tokenizers import templates
-from tests.tokenizers.samples import GOLDEN, NAMES, read_json, write_folder
+from tests.tokenizers.samples import GOLDEN, NAMES, read_json, with_template, write_folder
 from tests.tokenizers.templates import CHAT
 from tokenkit.errors import TokenizerError
 from tokenkit.tokenizers import Document, encode_rows, load_tokenizer, messages_to_markers
@@ -76,21 +76,10 @@ def test_a_familys_template_writes_its_markers(saved, name: str) -> None:
         plain.apply_chat_template([{"role": "tool", "content": "x"}], tokenize=False)
 
 
-def make_own(folder, template, **config):
-    """A tokenizer folder with its own chat template."""
-    config = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": template} | config
-    data = read_json("bpe_a")
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    size = len(data["model"]["vocab"])
-    for k, token in enumerate(("<s>", "</s>", "<|im_start|>", "<|im_end|>", "[INST]", "[/INST]")):
-        data["added_tokens"].append({"id": size + k, "content": token, "special": True} | flags)
-    return load_tokenizer(str(write_folder(folder, data, config)))
-
-
 @pytest.mark.parametrize("name", ["QWEN3", "MISTRAL", "MOVES_SYSTEM", "GENERATION", "TOOLS"])
 def test_an_own_template_is_kept_verbatim(tmp_path, name: str) -> None:
     template = getattr(templates, name)
-    t = make_own(tmp_path / "own", template)
+    t = with_template(tmp_path / "own", template)
     t.save(tmp_path / "saved")
     plain = AutoTokenizer.from_pretrained(tmp_path / "saved")
     assert plain.chat_template == template
@@ -104,7 +93,7 @@ def test_an_own_template_is_kept_verbatim(tmp_path, name: str) -> None:
 
 def test_several_templates_are_all_kept(tmp_path) -> None:
     named = {"default": templates.QWEN2, "tool_use": templates.TOOLS}
-    t = make_own(tmp_path / "own", [{"name": k, "template": v} for k, v in named.items()])
+    t = with_template(tmp_path / "own", [{"name": k, "template": v} for k, v in named.items()])
     t.save(tmp_path / "saved")
     plain = AutoTokenizer.from_pretrained(tmp_path / "saved")
     assert plain.chat_template == named
@@ -115,7 +104,7 @@ def test_several_templates_are_all_kept(tmp_path) -> None:
 
 
 def test_a_target_that_names_no_family_takes_over_the_sources_chats(tmp_path) -> None:
-    source = make_own(tmp_path / "own", templates.MISTRAL, add_bos_token=True)
+    source = with_template(tmp_path / "own", templates.MISTRAL, add_bos_token=True)
     target = load_tokenizer(f"{GOLDEN}/bpe_b", like=source)
     target.save(tmp_path / "saved")
     plain = AutoTokenizer.from_pretrained(tmp_path / "saved")
