@@ -146,6 +146,8 @@ class _Tinted:
 
     def origin(self, characters: np.ndarray) -> np.ndarray:
         """Place in ``source`` that each character comes from, -1 if it is not tinted."""
+        if not len(self.place):
+            return np.full(len(characters), -1)
         number = characters.astype(np.int64) - FIRST_TINT
         number[number >= 0x10000] -= 2
         number[(number < 0) | (number >= len(self.place))] = -1
