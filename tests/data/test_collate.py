@@ -36,11 +36,9 @@ def toks():
     return load_tokenizer(SPEC_A), load_tokenizer(SPEC_B)
 
 
-def collator(
-    toks, teacher=True, kinds=("unconstrained", "space"), reading=Reading(), limits=(64, 80)
-):
+def collator(toks, teacher=True, kinds=("unconstrained", "space"), reading=None, limits=(64, 80)):
     a, b = toks
-    return Collator(b, a if teacher else None, kinds, reading, *limits)
+    return Collator(b, a if teacher else None, kinds, reading or Reading(), *limits)
 
 
 def test_shapes_and_dtypes(toks):

@@ -125,8 +125,10 @@ def test_a_spec_without_a_family_has_the_sources_chats_and_bos(tmp_path) -> None
     rows = [Conversation(CHAT[1:])]
     ours, theirs = (encode_rows(tok, rows, Reading("assistant"))[0] for tok in (target, source))
     assert ours.data == theirs.data and target.text_bos == source.text_bos == "<s>"
-    counted = [b"".join(row.data[a:b] for a, b in zip(row.begin[row.counted], row.end[row.counted]))
-               for row in (ours, theirs)]  # fmt: skip
+    counted = []
+    for row in (ours, theirs):
+        ranges = zip(row.begin[row.counted], row.end[row.counted], strict=True)
+        counted.append(b"".join(row.data[a:b] for a, b in ranges))
     assert counted[0] == counted[1]
     for token in {"<s>", "</s>", "[INST]", "[/INST]"}:
         assert token in target.ids and token in TEMPLATE_TOKENS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from os.path import commonprefix
 from typing import NamedTuple
@@ -111,12 +112,18 @@ class WrittenChat:
     def spelt(self) -> Spans:
         """Character ranges of special tokens that contents spell out."""
         special = self.writer.special
-        if special is None or not any(special.search(c.text) for c in self.contents):
+        if special is None or not special.search("".join(c.text for c in self.contents)):
             return []
+        joined: Spans = []  # a token may lie across contents that touch
+        for place in self.places:
+            if joined and joined[-1][1] == place.begin:
+                joined[-1] = (joined[-1][0], place.end)
+            else:
+                joined.append((place.begin, place.end))
         return [
-            (place.begin + found.start(), place.begin + found.end())
-            for place in self.places
-            for found in special.finditer(self.text[place.begin : place.end])
+            (begin + found.start(), begin + found.end())
+            for begin, end in joined
+            for found in special.finditer(self.text[begin:end])
         ]
 
     @cached_property
@@ -132,15 +139,41 @@ class WrittenChat:
                 if at >= 0 and (at <= blanks or self._role(message) == "assistant"):
                     found[message] = (end + at, end + at + len(closing))
                     break
+            else:
+                # A call may be closed by a token of its own.
+                call = self.chat.messages[message].get("tool_calls") and self.writer.ends
+                closed = self.writer.special.search(gap) if call else None
+                if closed:
+                    found[message] = (end + closed.start(), end + closed.end())
         return found
+
+    def _said_from(self, message: int, begin: int) -> int:
+        """Where an assistant's turn begins: behind what the template opens it with.
+
+        This is what a model is given when it is to say the turn. A template that writes the past
+        otherwise than it was tells nothing; then the turn begins with its contents.
+        """
+        before = replace(self.chat, messages=self.chat.messages[:message], open=True)
+        try:
+            opened = self.writer.template.render(before)[0]
+        except DataError:
+            return begin
+        return len(opened) if self.text.startswith(opened) and len(opened) <= begin else begin
 
     def _role(self, message: int) -> str:
         return str(self.chat.messages[message].get("role"))
 
     def _turns(self) -> list[tuple[int, tuple[int, int], int]]:
-        """Messages, the range of their contents, and where the next message's begin."""
+        """Messages, the range of their contents, and where the next message's begin.
+
+        What a template repeats of a message later (a called tool's name) is not its turn's.
+        """
         turns: list[list] = []
+        known: set[tuple[int, int]] = set()
         for place in self.places:
+            if (place.content, place.at) in known:
+                continue
+            known.add((place.content, place.at))
             message = self.contents[place.content].message
             if turns and turns[-1][0] == message:
                 turns[-1][1] = (turns[-1][1][0], place.end)
@@ -169,7 +202,7 @@ class WrittenChat:
             ranges = list(self.spans)
         else:
             ranges = [
-                (begin, self.turn_ends.get(message, (0, end))[1])
+                (self._said_from(message, begin), self.turn_ends.get(message, (0, end))[1])
                 for message, (begin, end), _ in self._turns()
                 if self._role(message) in ("assistant", "model")
             ]
