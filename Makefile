@@ -11,11 +11,13 @@ INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint format
+.PHONY: help quickstart test test-real lint format
 
 help:
 	@echo "make quickstart   train, transfer and evaluate a small model offline  [ARGS=...]"
 	@echo "make test         lint and all tests  [ARGS='-k config' for pytest]"
+	@echo "make test-real    slow tests on real tokenizers, templates and a real model (folders in"
+	@echo "                  TOKENKIT_TOKENIZERS, TOKENKIT_CHAT_TEMPLATES, TOKENKIT_MODELS)"
 	@echo "make lint         ruff check and format check"
 	@echo "make format       apply ruff's fixes and format"
 	@echo "variables: PYTHON=$(PYTHON) (3.11 to 3.13), TORCH_INDEX=URL (extra index for torch), ARGS"
@@ -25,6 +27,9 @@ quickstart: $(INSTALLED)
 
 test: lint
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 -q $(ARGS)
+
+test-real: $(INSTALLED)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m "real or golden" $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

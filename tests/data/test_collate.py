@@ -1,23 +1,33 @@
-"""Texts → tensors: padding, truncation, loss masks, chunk ids."""
+"""Rows → tensors: padding, truncation, loss masks, chunk ids."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from tests.data.support import SPEC_A, SPEC_B
+from tests.tokenizers.samples import read_json, write_folder
 from tokenkit.data.collate import Collator
-from tokenkit.tokenizers import align, encode_with_loss_mask, load_tokenizer
+from tokenkit.errors import DataError, TokenizerError
+from tokenkit.tokenizers import (
+    Conversation,
+    Document,
+    Reading,
+    align_pair,
+    encode_rows,
+    load_tokenizer,
+)
 
-TEXTS = [
-    "<|<bos>|>The quick brown fox jumps over the lazy dog, caf\u00e9 \U0001f600.<|<eos>|>",
-    "<|<bos>|>def f(x):\n    return x + 1\n<|<eos>|>",
-    "x",
+ROWS = [
+    Document("The quick brown fox jumps over the lazy dog, caf\u00e9 \U0001f600."),
+    Document("def f(x):\n    return x + 1\n"),
+    Document("x", bos=False, eos=False),
 ]
-CHAT = (
-    "<|<bos>|><|<start_header>|><|<user_name>|><|<end_header>|>Two?<|<eot>|>"
-    "<|<start_header>|><|<assistant_name>|><|<end_header>|>Yes, two.<|<eot>|>"
+CHAT = Conversation(
+    [{"role": "user", "content": "Two?"}, {"role": "assistant", "content": "Yes, two."}]
 )
 
 
@@ -26,13 +36,13 @@ def toks():
     return load_tokenizer(SPEC_A), load_tokenizer(SPEC_B)
 
 
-def collator(toks, teacher=True, kinds=("unconstrained", "space"), loss_on="all", limits=(64, 80)):
+def collator(toks, teacher=True, kinds=("unconstrained", "space"), reading=None, limits=(64, 80)):
     a, b = toks
-    return Collator(b, a if teacher else None, kinds, loss_on, *limits)
+    return Collator(b, a if teacher else None, kinds, reading or Reading(), *limits)
 
 
 def test_shapes_and_dtypes(toks):
-    batch = collator(toks)(TEXTS)
+    batch = collator(toks)(ROWS)
     for ids, mask, loss_mask in (
         (batch.student_ids, batch.student_mask, batch.student_loss_mask),
         (batch.teacher_ids, batch.teacher_mask, batch.teacher_loss_mask),
@@ -49,51 +59,82 @@ def test_shapes_and_dtypes(toks):
 
 
 def test_rows_are_what_the_tokenizers_say(toks):
-    batch = collator(toks, loss_on="assistant")([*TEXTS, CHAT])
+    reading = Reading("assistant")
+    batch = collator(toks, reading=reading)([*ROWS, CHAT])
     sides = (
         (toks[0], batch.teacher_ids, batch.teacher_mask, batch.teacher_loss_mask),
         (toks[1], batch.student_ids, batch.student_mask, batch.student_loss_mask),
     )
     for tok, ids, mask, loss_mask in sides:
-        for number, text in enumerate([*TEXTS, CHAT]):
-            expected, covered = encode_with_loss_mask(tok, text, "assistant")
-            n = len(expected)
-            np.testing.assert_array_equal(ids[number, :n], expected)
-            np.testing.assert_array_equal(loss_mask[number, :n], covered)
+        for number, row in enumerate(encode_rows(tok, [*ROWS, CHAT], reading)):
+            n = len(row.ids)
+            np.testing.assert_array_equal(ids[number, :n], row.ids)
+            np.testing.assert_array_equal(loss_mask[number, :n], row.counted)
             assert mask[number, :n].all() and not mask[number, n:].any()
             assert (ids[number, n:] == tok.pad_id).all() and not loss_mask[number, n:].any()
         assert 0 < loss_mask[3].sum() < mask[3].sum(), "only the answer is covered"
 
 
-def test_chunks_are_those_of_the_alignment(toks):
-    batch = collator(toks)(TEXTS)
-    found = align(
-        *toks, batch.teacher_ids.numpy(), batch.student_ids.numpy(), batch.teacher_mask.numpy(),
-        batch.student_mask.numpy(), kinds=("unconstrained", "space"),
-    )  # fmt: skip
-    for kind in ("unconstrained", "space"):
-        np.testing.assert_array_equal(batch.teacher_chunks[kind], found.teacher_chunks[kind])
-        np.testing.assert_array_equal(batch.student_chunks[kind], found.student_chunks[kind])
-    assert found.stats.items() <= batch.stats.items()
-    assert batch.stats["student_aligned"] > 0
+@pytest.mark.parametrize("kind", ["unconstrained", "space"])
+def test_chunks_are_those_of_each_row_alone(toks, kind):
+    batch = collator(toks)([*ROWS, CHAT])
+    found = [align_pair(*toks, row, kind=kind) for row in [*ROWS, CHAT]]
+    for side in ("teacher", "student"):
+        chunks = getattr(batch, f"{side}_chunks")[kind]
+        mask = getattr(batch, f"{side}_mask")
+        for number, pair in enumerate(found):
+            np.testing.assert_array_equal(chunks[number][mask[number]], getattr(pair, side).chunks)
+        assert (chunks[~mask] == -1).all()
+        aligned = sum(int((getattr(pair, side).chunks >= 0).sum()) for pair in found)
+        if kind == "unconstrained":
+            assert batch.stats[f"{side}_aligned"] == aligned > 0
+            assert batch.stats[f"{side}_tokens"] == int(mask.sum())
+    assert batch.stats["mismatched_rows"] == 0
+
+
+def test_special_tokens_in_rows_are_what_the_reading_says(toks):
+    row = Document("a <|eot_id|> b", where="data.jsonl:3")
+    eot = [tok.ids["<|eot_id|>"] for tok in toks]
+    for spelt, there in (("text", False), ("parse", True)):
+        batch = collator(toks, reading=Reading(spelt=spelt))([row])
+        assert (eot[0] in batch.teacher_ids[batch.teacher_mask][:-1].tolist()) == there
+        assert (eot[1] in batch.student_ids[batch.student_mask][:-1].tolist()) == there
+    with pytest.raises(DataError, match=r"^data\.jsonl:3: the text spells '<\|eot_id\|>'"):
+        collator(toks, reading=Reading(spelt="refuse"))([ROWS[0], row])
+
+
+def test_both_sides_read_the_form_that_one_of_them_needs(tmp_path):
+    """A teacher that composes characters sees "é" where the file has "e" and an accent."""
+    data = read_json("bpe_a") | {"normalizer": {"type": "NFC"}}
+    composing = load_tokenizer(f"{write_folder(tmp_path / 'nfc', data)}:source=Llama3")
+    plain = load_tokenizer(SPEC_B)
+    batch = collator((composing, plain))([Document("cafe\u0301 e\u0301t\u00e9")])
+    assert batch.stats["mismatched_rows"] == 0
+    assert (
+        plain.decode(batch.student_ids[0][batch.student_mask[0]][1:-1]) == "caf\u00e9 \u00e9t\u00e9"
+    )
+    data["normalizer"] = {"type": "NFD"}
+    other = load_tokenizer(f"{write_folder(tmp_path / 'nfd', data)}:source=Llama3")
+    with pytest.raises(TokenizerError, match="see no text alike: .*NFD.*NFC"):
+        collator((composing, other))(ROWS)
 
 
 def test_truncated_rows_are_counted_exactly(toks):
-    lengths = [len(encode_with_loss_mask(toks[1], text, "all")[0]) for text in TEXTS]
+    lengths = [len(row.ids) for row in encode_rows(toks[1], ROWS)]
     longest, second = sorted(lengths)[::-1][:2]
     for limit, truncated in ((longest, 0), (longest - 1, 1), (second, 1), (second - 1, 2)):
-        batch = collator(toks, limits=(limit, 500))(TEXTS)
+        batch = collator(toks, limits=(limit, 500))(ROWS)
         assert batch.stats["truncated_rows"] == truncated
         assert batch.student_mask.sum(1).max() == limit
         assert batch.student_ids.shape[1] <= limit + 7
-        expected, _ = encode_with_loss_mask(toks[1], TEXTS[0], "all", limit)
+        expected = encode_rows(toks[1], ROWS[:1])[0].ids[:limit]
         assert batch.student_ids[0, : len(expected)].tolist() == expected.tolist()
-    assert collator(toks, limits=(500, 4))(TEXTS).stats["truncated_rows"] == 2
-    assert collator(toks, limits=(13, 13))(TEXTS).student_ids.shape == (3, 13)
+    assert collator(toks, limits=(500, 4))(ROWS).stats["truncated_rows"] == 2
+    assert collator(toks, limits=(13, 13))(ROWS).student_ids.shape == (3, 13)
 
 
 def test_without_teacher(toks):
-    batch = collator(toks, teacher=False)(TEXTS)
+    batch = collator(toks, teacher=False)(ROWS)
     assert batch.teacher_ids is batch.teacher_mask is batch.teacher_loss_mask is None
     assert batch.student_chunks == batch.teacher_chunks == {}
     assert batch.stats == {
@@ -102,7 +143,7 @@ def test_without_teacher(toks):
 
 
 def test_rows_of_hardly_any_token(toks):
-    batch = collator(toks)(["", "x"])
+    batch = collator(toks)([replace(ROWS[2], text=text) for text in ("", "x")])
     assert batch.student_mask.sum(1).tolist() == [0, 1]
     assert batch.student_ids.shape == batch.teacher_ids.shape == (2, 8)
     assert (batch.student_chunks["unconstrained"][0] == -1).all()
@@ -117,8 +158,8 @@ def test_pair_bias_reaches_the_alignment(toks):
     always = sparse.csr_array(np.ones(shape, dtype=np.float32))
     never = sparse.csr_array(shape, dtype=np.float32)
     open_, closed = (
-        Collator(toks[1], toks[0], ("unbiased",), "all", 64, 64, PairBias(bias, bias), 0.5)(
-            TEXTS[1:2]
+        Collator(toks[1], toks[0], ("unbiased",), Reading(), 64, 64, PairBias(bias, bias), 0.5)(
+            ROWS[1:2]
         )
         for bias in (never, always)
     )
@@ -126,8 +167,8 @@ def test_pair_bias_reaches_the_alignment(toks):
 
 
 def test_moving_keeps_everything(toks):
-    batch = collator(toks)(TEXTS)
+    batch = collator(toks)(ROWS)
     moved = batch.to(torch.device("meta"))
     assert moved.teacher_ids.device.type == "meta" == moved.student_chunks["space"].device.type
     assert moved.stats == batch.stats and batch.teacher_ids.device.type == "cpu"
-    assert collator(toks, teacher=False)(TEXTS).to(torch.device("cpu")).teacher_ids is None
+    assert collator(toks, teacher=False)(ROWS).to(torch.device("cpu")).teacher_ids is None

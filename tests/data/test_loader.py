@@ -207,7 +207,7 @@ def test_other_errors_for_the_user_keep_their_kind(file, toks, monkeypatch):
     def refuse(*_):
         raise TokenizerError("this text cannot be encoded")
 
-    monkeypatch.setattr("tokenkit.data.collate.encode_batch_with_loss_mask", refuse)
+    monkeypatch.setattr("tokenkit.data.collate.encode_rows", refuse)
     for workers in (0, 1):
         with pytest.raises(TokenizerError, match="^this text cannot be encoded$"):
             take(build(layout(file, workers), toks), 1)
@@ -221,7 +221,7 @@ from tokenkit.errors import run_main
 from tokenkit.tokenizers import load_tokenizer
 def main():
     tok = load_tokenizer(SPEC_A)
-    tok.encode_batch(["warm up the threads"] * 64)
+    tok.encode_texts(["warm up the threads"] * 64)
     config = make_config(sys.argv[1], data={"train": [sys.argv[1]], "num_workers": 2})
     for batch in build_train_loader(config, tok, None, (), 0, 1):
         pass

@@ -12,6 +12,7 @@ from tests.data.support import make_config, write_rows
 from tokenkit.data import mixing
 from tokenkit.data.mixing import build_order
 from tokenkit.errors import ConfigError, DataError
+from tokenkit.tokenizers import Conversation, Document
 
 PLAIN = {"text_mode": "direct_encode_no_force_bos_no_force_eos"}
 
@@ -34,7 +35,7 @@ def _names(files):
 
 
 def texts(order, begin, end):
-    return order.texts(range(begin, end))[0]
+    return [row.text for row in order.rows(range(begin, end))[0]]
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -103,7 +104,7 @@ def test_seeking_is_fast(tmp_path):
     for part in order.passes:
         monkey = part.source.read
         part.source.read = lambda index, monkey=monkey: read.append(index) or monkey(index)
-    order.texts(range(1_000_000, 1_000_008))
+    order.rows(range(1_000_000, 1_000_008))
     assert len(read) == 8
 
 
@@ -111,10 +112,10 @@ def test_empty_rows_give_way_to_others(tmp_path):
     rows = [{"text": f"a{n}" if n % 3 else ""} for n in range(30)]
     file = write_rows(tmp_path / "x.jsonl", rows)
     order = order_of([file])
-    first, empty = order.texts(range(30))
+    first, empty = order.rows(range(30))
     assert empty == 10
-    assert set(first) == {f"a{n}" for n in range(30) if n % 3}
-    assert order.texts(range(7, 9))[0] == first[7:9]
+    assert {row.text for row in first} == {f"a{n}" for n in range(30) if n % 3}
+    assert order.rows(range(7, 9))[0] == first[7:9]
     # Stand-ins are spread over all other rows.
     many = Counter(texts(order, 0, 30_000))
     assert max(many.values()) / min(many.values()) < 1.25
@@ -125,10 +126,10 @@ def test_empty_rows_of_streams_are_dropped_and_reported_once(tmp_path, caplog, m
     rows = [{"text": f"a{n}" if n % 3 else " "} for n in range(30)]
     order = order_of([write_rows(tmp_path / "x.jsonl", rows)], streaming=True, shuffle_buffer=4)
     order.announces = True
-    first, empty = order.texts(range(20))
-    assert sorted(first) == sorted(f"a{n}" for n in range(30) if n % 3)
+    first, empty = order.rows(range(20))
+    assert sorted(row.text for row in first) == sorted(f"a{n}" for n in range(30) if n % 3)
     assert empty in (9, 10)
-    order.texts(range(20, 60))
+    order.rows(range(20, 60))
     said = [record.getMessage() for record in caplog.records]
     assert said == [f"data '{tmp_path}/x.jsonl': 10 of 30 rows are empty and were skipped"]
 
@@ -153,3 +154,13 @@ def test_permutations_are_those_of_numpy(tmp_path):
     order = order_of(letters(tmp_path, [9]), seed=3)
     expected = [f"a{n}" for k in (0, 1) for n in np.random.default_rng((3, 0, k)).permutation(9)]
     assert texts(order, 0, 18) == expected
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_rows_are_texts_or_conversations_that_know_their_place(tmp_path, streaming):
+    chat = [{"role": "user", "content": "Hi."}]
+    file = write_rows(tmp_path / "x.jsonl", [{"text": "a"}, {"messages": chat}])
+    order = order_of([file], shuffle=False, streaming=streaming)
+    rows, _ = order.rows(range(2))
+    assert rows == [Document("a", bos=False, eos=False), Conversation(chat)]
+    assert [row.where for row in rows] == [f"{file}:1", f"{file}:2"]

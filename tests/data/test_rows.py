@@ -2,24 +2,76 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
 
-from tokenkit.data.rows import RowFormat, marked_text, plain_text
-from tokenkit.errors import DataError
+from tokenkit.data.rows import RowFormat, plain_text, read_row
+from tokenkit.errors import ConfigError, DataError
+from tokenkit.tokenizers import Conversation, Document
 
 WHERE = "file.jsonl:7"
 USER = {"role": "user", "content": "Hi."}
 
 
-def test_text_and_messages_get_markers():
-    assert marked_text({"text": "Hi."}, WHERE, RowFormat()) == "<|<bos>|>Hi.<|<eos>|>"
-    turn = "<|<start_header>|><|<user_name>|><|<end_header>|>Hi.<|<eot>|>"
-    assert marked_text({"messages": [USER]}, WHERE, RowFormat()) == f"<|<bos>|>{turn}"
-    assert marked_text({"text": "no", "messages": [USER]}, WHERE, RowFormat()).endswith(turn)
-    surround = RowFormat(text_mode="surround_instruct")
-    assert marked_text({"text": "Hi."}, WHERE, surround).startswith(f"<|<bos>|>{turn}")
+def read(row, **names):
+    return read_row(row, WHERE, RowFormat(**names))
+
+
+def test_texts_are_documents_and_messages_conversations():
+    found = read({"text": "Hi."})
+    assert found == Document("Hi.", bos=True, eos=True) and found.where == WHERE
+    found = read({"messages": [USER]})
+    assert found == Conversation([USER]) and found.where == WHERE
+    assert read({"text": "no", "messages": [USER]}) == Conversation([USER])
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        ("direct_encode", Document("Hi.", True, True)),
+        ("direct_encode_no_force_eos", Document("Hi.", True, False)),
+        ("direct_encode_no_force_bos", Document("Hi.", False, True)),
+        ("direct_encode_no_force_bos_no_force_eos", Document("Hi.", False, False)),
+        ("surround_instruct", Conversation([USER], open=True)),
+    ],
+)
+def test_text_modes(mode, expected):
+    assert read({"text": "Hi."}, text_mode=mode) == expected
+    assert read({"messages": [USER]}, text_mode=mode) == Conversation([USER])
+
+
+def test_an_unknown_text_mode_is_named():
+    with pytest.raises(ConfigError, match="unknown chat mode 'direct'.*direct_encode"):
+        read({"text": "Hi."}, text_mode="direct")
+
+
+def test_tools_and_options_are_read_as_they_are_or_as_json():
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    options = {"enable_thinking": False}
+    expected = Conversation([USER], tools, options)
+    for as_column in (lambda value: value, json.dumps):
+        row = {"tools": as_column(tools), "chat_template_kwargs": as_column(options)}
+        assert read({"messages": [USER], **row}) == expected
+    empty = {"tools": "", "chat_template_kwargs": None}
+    assert read({"messages": [USER], **empty}) == Conversation([USER])
+
+
+def test_keys_that_tables_fill_with_none_are_left_out():
+    arguments = {"city": None}
+    call = {"function": {"name": "f", "arguments": arguments}, "id": None}
+    turn = {"role": "assistant", "content": None, "tool_calls": [call]}
+    (_, found) = read({"messages": [USER | {"name": None}, turn]}).messages
+    expected = {"function": {"name": "f", "arguments": arguments}}
+    assert found == {"role": "assistant", "tool_calls": [expected]}
+
+
+def test_contents_may_be_lists_of_parts():
+    parts = [{"type": "text", "text": "Hi."}, {"type": "text", "text": "Ho."}]
+    row = {"messages": [{"role": "user", "content": parts}]}
+    assert read(row) == Conversation(row["messages"])
+    assert plain_text(row, WHERE, RowFormat()) == "Hi.\nHo."
 
 
 def test_plain_text_joins_turns():
@@ -48,7 +100,7 @@ def test_fields_have_the_names_of_the_config():
     ],
 )
 def test_rows_that_say_nothing(row):
-    assert marked_text(row, WHERE, RowFormat()) == ""
+    assert read(row) is None
     assert plain_text(row, WHERE, RowFormat()) == ""
 
 
@@ -69,16 +121,18 @@ def test_text_beside_an_empty_conversation_is_read():
         ({"messages": "Hi."}, "'messages' must be a list of objects"),
         ({"messages": {"role": "user", "content": "Hi."}}, "'messages' must be a list of objects"),
         ({"messages": ["Hi."]}, "'messages' must be a list of objects"),
-        ({"messages": [{"role": "narrator", "content": "Hi."}]}, "narrator.*assistant"),
         ({"messages": [USER, {"content": "Hi."}]}, "message 1: role is NoneType"),
         ({"messages": [{"role": ["user"], "content": "Hi."}]}, "message 0: role is list"),
-        ({"messages": [{"role": "user", "content": None}]}, "not NoneType"),
-        ({"messages": [{"role": "user", "content": ["Hi."]}]}, "must be text, not list"),
+        ({"messages": [{"role": "user", "content": None}]}, "message 0 needs .*'content'"),
+        ({"messages": [{"role": "user", "content": 3}]}, "content is int, not a string or a list"),
+        ({"messages": [USER], "tools": "{"}, "'tools' is a string, but no JSON"),
+        ({"messages": [USER], "tools": {"a": 1}}, "'tools' is dict, not a list"),
+        ({"messages": [USER], "chat_template_kwargs": "[1]"}, "kwargs' is list, not an object"),
         ({"text": "half \ud83d"}, "character 6 .*surrogate"),
         ({"messages": [{"role": "user", "content": "\ude00"}]}, "character 1 .*surrogate"),
     ],
 )
-@pytest.mark.parametrize("read", [marked_text, plain_text])
-def test_bad_rows_are_refused_by_place(read, row, says):
+@pytest.mark.parametrize("door", [read_row, plain_text])
+def test_bad_rows_are_refused_by_place(door, row, says):
     with pytest.raises(DataError, match=f"^{re.escape(WHERE)}: .*{says}"):
-        read(row, WHERE, RowFormat())
+        door(row, WHERE, RowFormat())

@@ -116,7 +116,7 @@ def test_output_folder_is_never_overwritten(script, tiny_llama, tmp_path):
 
 def test_eval_bpb_equals_transformers(script, tiny_llama, texts_file, tmp_path, capsys):
     script("eval_bpb", "--model", tiny_llama, "--tokenizer", SPEC_A, "--data", texts_file,
-           "--max-documents", 5, "--max-length", 4096, "--json", tmp_path / "r.json")  # fmt: skip
+           "--max-documents", 5, "--max-bytes", 4096, "--json", tmp_path / "r.json")  # fmt: skip
     ours = json.loads((tmp_path / "r.json").read_text())["bits_per_byte"]
     model = AutoModelForCausalLM.from_pretrained(tiny_llama).eval()
     tok = load_tokenizer(SPEC_A)

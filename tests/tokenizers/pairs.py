@@ -22,7 +22,7 @@ OWNERS = {
     "phi3": "llama2",
 }
 _SPECIAL = re.compile(
-    r"<\|[^<>|\s'\"{}]+\|>|<｜[^<>｜\s'\"{}]+｜>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>"
+    r"<\|[^<>|\s'\"{}]+\|?>|<[a-z_]+\|>|<｜[^<>｜\s'\"{}]+｜>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>"
 )
 
 DIALOGS = {

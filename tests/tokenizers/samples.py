@@ -62,6 +62,25 @@ def prefixed(kind: str) -> dict:
     return data
 
 
+TEMPLATE_TOKENS = ("<s>", "</s>", "<|im_start|>", "<|im_end|>", "[INST]", "[/INST]")
+
+
+def with_template(
+    folder: Path, template: object, base: str = "bpe_a", **config: object
+) -> ByteifiedTokenizer:
+    """A tokenizer that brings its own chat template and these special tokens."""
+    config = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": template} | config
+    data = read_json(base)
+    known = {token["content"] for token in data["added_tokens"]}
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    size = len(data["model"]["vocab"])
+    new = [token for token in TEMPLATE_TOKENS if token not in known]
+    data["added_tokens"] += [
+        {"id": size + k, "content": token, "special": True} | flags for k, token in enumerate(new)
+    ]
+    return load_tokenizer(str(write_folder(folder, data, config)))
+
+
 @cache
 def tokenizer(name: str, root: Path) -> ByteifiedTokenizer:
     """One of NAMES; ``root`` is where variants are written."""

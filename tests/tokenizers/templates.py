@@ -1,6 +1,14 @@
-"""Chat templates of the known families, cut down to what decides how turns are written."""
+"""Chat templates, cut down to what decides how turns are written, and a chat."""
 
 from __future__ import annotations
+
+CHAT = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "2 + 2?"},
+    {"role": "assistant", "content": "It is 4."},
+    {"role": "user", "content": "Sure?"},
+    {"role": "assistant", "content": "Yes\n\nI am."},
+]
 
 QWEN2 = (
     "{% if messages[0]['role'] == 'system' %}{{ '<|im_start|>system\\n' + messages[0]['content'] "
@@ -65,3 +73,45 @@ NEW = (
     "'system': 'Rules'}[m.role] + ':\\n' + m.content + '<|stop|>' }}{% endfor %}"
 )
 PLAIN_WORDS = "{% for m in messages %}{{ m.role + ': ' + m.content + '\\n' }}{% endfor %}"
+
+# Marks what the assistant generates
+GENERATION = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}{{ '<|im_start|>assistant\\n' }}"
+    "{% generation %}{{ m.content + '<|im_end|>' }}{% endgeneration %}{{ '\\n' }}"
+    "{% else %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endif %}"
+    "{% endfor %}"
+)
+# Only the last answer keeps its thought.
+DROPS_THOUGHTS = (
+    "{% for m in messages %}{% set c = m.content %}"
+    "{% if m.role == 'assistant' and not loop.last and '</think>' in c %}"
+    "{% set c = c.split('</think>')[-1].lstrip('\\n') %}{% endif %}"
+    "{{ '<|im_start|>' + m.role + '\\n' + c + '<|im_end|>\\n' }}{% endfor %}"
+)
+# The system prompt goes before the last question, as in Mistral's later versions.
+MOVES_SYSTEM = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set s = messages[0]['content'] %}"
+    "{% set messages = messages[1:] %}{% endif %}{% for m in messages %}{% if m.role == 'user' %}"
+    "{{ '[INST] ' + (s + '\\n\\n' if s is defined and loop.index >= loop.length - 1 else '') "
+    "+ m.content + '[/INST]' }}{% else %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}"
+)
+REPEATS = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>' }}"
+    "{% endfor %}{{ '(' + messages[-1].content + ')' }}"
+)
+UPPER = "{% for m in messages %}{{ '<|im_start|>' + m.content | upper + '<|im_end|>' }}{% endfor %}"
+TOOLS = (
+    "{% if tools %}{{ '<|im_start|>tools\\n' + tools | tojson + '<|im_end|>\\n' }}{% endif %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + (m.content or '') }}"
+    "{% for call in m.tool_calls or [] %}{{ '<call>' + call.function | tojson + '</call>' }}"
+    "{% endfor %}{{ '<|im_end|>\\n' }}{% endfor %}"
+)
+LISTS = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}{% for part in m.content %}"
+    "{% if part.type == 'image' %}{{ '<img>' }}{% else %}{{ part.text }}{% endif %}{% endfor %}"
+    "{{ '<|im_end|>\\n' }}{% endfor %}"
+)
+DATED = (
+    "{{ '<|im_start|>Today: ' + strftime_now('%d %B %Y') + '<|im_end|>' }}"
+    "{% for m in messages %}{{ '<|im_start|>' + m.content + '<|im_end|>' }}{% endfor %}"
+)

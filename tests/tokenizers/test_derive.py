@@ -11,8 +11,7 @@ import pytest
 
 from tests.tokenizers import templates
 from tests.tokenizers.samples import GOLDEN, prefixed, read_json, write_folder
-from tokenkit.errors import TokenizerError
-from tokenkit.log import logger
+from tokenkit.errors import DataError, TokenizerError
 from tokenkit.tokenizers import FAMILIES, load_tokenizer, messages_to_markers
 from tokenkit.tokenizers.families import BOS, EOS
 
@@ -21,13 +20,6 @@ DIALOG = [
     {"role": "assistant", "content": "A test,\n\nobviously."},
     {"role": "user", "content": "Sure?"},
 ]
-
-
-@pytest.fixture
-def warnings(caplog):
-    logger.addHandler(caplog.handler)
-    yield caplog
-    logger.removeHandler(caplog.handler)
 
 
 @dataclass
@@ -42,6 +34,7 @@ class Case:
     extra: tuple[str, ...] = ()  # added tokens beside the family's
     adds_bos: bool = False
     differs: tuple[str, ...] = ()  # markers for which the README names a difference
+    written: tuple[str, ...] = ()  # of the others, those that the template writes
 
 
 LLAMA3 = ("<|begin_of_text|>", "<|eot_id|>")
@@ -52,7 +45,7 @@ CASES = {
     ),
     "Qwen3": Case(
         "Qwen3", templates.QWEN3, None, "<|im_end|>", "<|endoftext|>",
-        ("<think>", "</think>"), differs=(BOS, EOS),
+        ("<think>", "</think>", "<tool>"), differs=(BOS, EOS), written=("<think>", "</think>"),
     ),
     "Llama3 instruct": Case("Llama3", templates.LLAMA3, *LLAMA3),
     "Llama3.1 instruct": Case("Llama3", templates.LLAMA3_1, *LLAMA3, adds_bos=True),
@@ -66,7 +59,8 @@ CASES = {
     "TinyLlama": Case("TinyLlama", None, "<s>", "</s>", adds_bos=True),
     "Mistral": Case("Mistral", None, "<s>", "</s>", None, ("[INST]", "[/INST]"), adds_bos=True),
     "Mistral instruct": Case(
-        "Mistral", templates.MISTRAL, "<s>", "</s>", None, ("[INST]", "[/INST]")
+        "Mistral", templates.MISTRAL, "<s>", "</s>", None, ("[INST]", "[/INST]"),
+        written=("[INST]", "[/INST]"),
     ),
 }  # fmt: skip
 
@@ -110,9 +104,9 @@ def test_derived_entries_equal_the_tables(tmp_path, name: str) -> None:
         if derived.replacements[marker] != tokens
     )
     assert different == case.differs
-    assert set(derived.special_tokens) == set(expected.special_tokens)
+    assert set(derived.special_tokens) == {*expected.special_tokens, *case.written}
     if not different:
-        assert derived is expected
+        assert derived.name == expected.name and derived.hints == expected.hints
 
 
 @pytest.mark.parametrize("name", [n for n, c in CASES.items() if c.template])
@@ -172,17 +166,20 @@ def test_a_format_that_no_table_knows(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("template", ["DEEPSEEK", "PLAIN_WORDS"])
-def test_templates_that_markers_cannot_say(tmp_path, warnings, template: str) -> None:
+def test_templates_that_markers_cannot_say_write_the_chats(tmp_path, template: str) -> None:
     case = Case("GPT2", getattr(templates, template), None, "<|endoftext|>")
     tok = load_tokenizer(str(write_case(tmp_path, case)))
     assert not tok.family.has_headers
-    assert "does not write every turn as header, content and end" in warnings.text
+    assert tok.encode_chat(DIALOG) == tok.hf.apply_chat_template(DIALOG, return_dict=False)
 
 
-def test_a_broken_template_is_no_template(tmp_path, warnings) -> None:
-    case = Case("GPT2", "{{ 1 / 0 }}", None, "<|endoftext|>")
-    assert load_tokenizer(str(write_case(tmp_path, case))).family is FAMILIES["GPT2"]
-    assert "chats are written without headers" in warnings.text
+@pytest.mark.parametrize("template", ["{{ 1 / 0 }}", "{% for %}", "{{ raise_exception('no') }}"])
+def test_a_broken_template_says_nothing_and_writes_nothing(tmp_path, template: str) -> None:
+    case = Case("GPT2", template, None, "<|endoftext|>")
+    tok = load_tokenizer(str(write_case(tmp_path, case)))
+    assert tok.family == FAMILIES["GPT2"]
+    with pytest.raises(DataError, match="the chat template refuses the chat: "):
+        tok.encode_chat(DIALOG)
 
 
 def test_without_any_sign_of_an_end_families_are_listed() -> None:

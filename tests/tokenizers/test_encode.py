@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tokenizers.samples import NAMES
-from tokenkit.tokenizers import MARKERS
+from tokenkit.tokenizers import MARKERS, Document, encode_rows
 from tokenkit.tokenizers.markers import literal_pattern
 
 UNICODE = st.text(max_size=60)
@@ -43,7 +43,7 @@ def test_round_trip_and_batches(tok, name: str, texts: list[str]) -> None:
         texts = [text.replace("▁", "_") for text in texts]  # cannot be told from a space
     # These put a space only where there is none: "a" and " a" are encoded alike.
     lenient = name in ("spaced", "metaspace")
-    for text, ids in zip(texts, t.encode_batch(texts), strict=True):
+    for text, ids in zip(texts, t.encode_texts(texts), strict=True):
         assert ids.dtype == np.int32 and np.array_equal(ids, t.encode(text))
         assert t.decode(ids) == (text.removeprefix(" ") if lenient else text)
 
@@ -61,40 +61,45 @@ def test_markers_become_the_familys_tokens(tok, name: str) -> None:
 
 def test_empty_texts(tok) -> None:
     t = tok("qwen2")
-    assert [ids.tolist() for ids in t.encode_batch(["", "<|<bos>|>", "a"])] == [
-        [],
-        [],
-        t.encode("a").tolist(),
-    ]
-    assert t.encode_batch([]) == [] and t.decode([]) == ""
+    assert [ids.tolist() for ids in t.encode_texts(["", "a"])] == [[], t.encode_text("a")]
+    assert t.encode("<|<bos>|>").tolist() == [], "this family has none"
+    assert t.encode_texts([]) == [] and t.decode([]) == ""
 
 
-def test_special_tokens_spelt_in_text_are_special(tok) -> None:
+def test_special_tokens_spelt_in_text_are_what_the_caller_says(tok) -> None:
     t = tok("llama3")
-    assert t.encode("a<|eot_id|>b").tolist() == [*t.encode("a"), t.eos_id, *t.encode("b")]
+    text = "a<|eot_id|>b"
+    assert t.encode_text(text) == [*t.encode_text("a"), t.eos_id, *t.encode_text("b")]
+    assert t.encode_text(text) == t.hf(text, add_special_tokens=False)["input_ids"]
+    spelt = t.encode_texts([text], as_text=True)[0]
+    assert t.eos_id not in spelt and t.decode(spelt) == text
+    assert t.encode_texts(["plain"], as_text=True)[0].tolist() == t.encode_text("plain")
 
 
 @pytest.mark.parametrize("text", ["word " * 4000, "x" * 30000, "-" * 9000 + " end", "日" * 5000])
 @pytest.mark.parametrize("name", ["llama3", "gemma2", "bytes"])
 def test_cut_texts_equal_whole_ones(tok, name: str, text: str) -> None:
     t = tok(name)
-    marked = f"<|<bos>|>{text}<|<eot>|>tail"
-    whole = t.encode(marked)
+    whole = encode_rows(t, [Document(text)])[0]
     for length in (1, 7, 128):
-        assert np.array_equal(t.encode(marked, length), whole[:length])
+        (row,) = encode_rows(t, [Document(text)], max_length=length)
+        assert len(row.ids) > length, "one more says that there are more"
+        for key in ("ids", "begin", "end", "counted"):
+            found = getattr(row.cut(length), key)
+            np.testing.assert_array_equal(found, getattr(whole, key)[:length])
 
 
 def test_cutting_looks_at_a_bounded_prefix(tok, monkeypatch) -> None:
     t = tok("llama3")
     seen = []
-    encode = t._encode_parts
+    encode = t.encode_texts
     monkeypatch.setattr(
         t,
-        "_encode_parts",
-        lambda texts: seen.append(sum(map(len, sum(texts, [])))) or encode(texts),
+        "encode_texts",
+        lambda texts, *options: seen.append(sum(map(len, texts))) or encode(texts, *options),
     )
-    t.encode("word " * 100_000, 64)
-    assert sum(seen) < 64 * 30
+    encode_rows(t, [Document("word " * 100_000)], max_length=64)
+    assert 0 < sum(seen) < 64 * 30
 
 
 def test_half_a_surrogate_pair_is_replaced(tok) -> None:
@@ -106,8 +111,9 @@ def test_prefix_space_is_put_before_every_piece(tok) -> None:
     t = tok("spaced")
     assert t.tokens[t.encode("lines")[0]].startswith("Ġ")
     assert np.array_equal(t.encode("lines"), t.encode(" lines"))
-    parts = t.encode_parts([["one", "<|eot_id|>", "two"]])[0]
-    assert [t.tokens[ids[0]][0] for ids in parts] == ["Ġ", "<", "Ġ"]
+    ids = t.encode_text("one<|eot_id|>two")
+    place = ids.index(t.ids["<|eot_id|>"])
+    assert [t.tokens[ids[k]][0] for k in (0, place, place + 1)] == ["Ġ", "<", "Ġ"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import logging
+import unicodedata
 
 import numpy as np
 import pytest
+from transformers import AutoTokenizer
 
 from tests.tokenizers.samples import GOLDEN, NAMES, prefixed, read_json, write_folder
 from tokenkit.errors import TokenizerError
 from tokenkit.log import logger
-from tokenkit.tokenizers import load_tokenizer, warn_of_missing_bos
+from tokenkit.tokenizers import Document, encode_rows, load_tokenizer, warn_of_missing_bos
 
 
 @pytest.fixture
@@ -105,15 +106,25 @@ def test_added_token_must_not_clash_with_a_byte() -> None:
         load_tokenizer(f"{GOLDEN}/bpe_a:source=GPT2", tokens_to_add=("é",))
 
 
-def test_unicode_normaliser_is_removed_loudly(tmp_path, warnings) -> None:
+@pytest.mark.parametrize("form", ["NFC", "NFD", "NFKC", "NFKD"])
+def test_a_lone_unicode_normaliser_is_kept(tmp_path, form: str) -> None:
     data = read_json("bpe_b")
-    data["normalizer"] = {"type": "NFC"}
+    data["normalizer"] = {"type": form}
     t = load_tokenizer(f"{write_folder(tmp_path, data)}:source=Qwen2")
-    assert (
-        "normalises text to NFC" in warnings.text and warnings.records[0].levelno >= logging.WARNING
-    )
+    plain = AutoTokenizer.from_pretrained(tmp_path)
+    text = "e\u0301 \u00e9 \ufb01"
+    assert t.normal_form == form
+    assert t.encode_text(text) == plain(text, add_special_tokens=False)["input_ids"]
+    assert t.decode(t.encode(text)) == unicodedata.normalize(form, text)
+    (row,) = encode_rows(t, [Document(text, bos=False, eos=False)])
+    assert row.data == unicodedata.normalize(form, text).encode() and row.begin.min() == 0
+    assert row.end[-1] == len(row.data)
+
+
+def test_without_a_normaliser_text_is_as_it_is(tok) -> None:
     decomposed = "e\u0301"
-    assert t.decode(t.encode(decomposed)) == decomposed
+    assert tok("qwen2").normal_form == "" and tok("gemma2").normal_form == ""
+    assert tok("qwen2").decode(tok("qwen2").encode(decomposed)) == decomposed
 
 
 def test_missing_bytes_are_reported(tmp_path, warnings) -> None:
@@ -142,8 +153,8 @@ def broken(kind: str) -> dict:
     elif kind == "no byte fallback":
         data = read_json("spm")
         data["model"]["byte_fallback"] = False
-    elif kind == "NFC in a sequence":
-        steps = [{"type": "NFC"}, {"type": "Prepend", "prepend": "x"}]
+    elif kind == "two Unicode forms":
+        steps = [{"type": "NFC"}, {"type": "NFD"}]
         data["normalizer"] = {"type": "Sequence", "normalizers": steps}
     else:
         data["normalizer"] = {
@@ -160,7 +171,7 @@ def broken(kind: str) -> dict:
         ("WordLevel", "its model is WordLevel"),
         ("plain BPE", "neither byte-level nor SentencePiece-style"),
         ("no byte fallback", "no byte fallback"),
-        ("NFC in a sequence", r"normalises text \(NFC\)"),
+        ("two Unicode forms", r"normalises text \(NFC\)"),
         ("Lowercase", r"normalises text \(Lowercase\)"),
         ("Replace", r"normalises text \(Replace .* by ' '\)"),
     ],

@@ -27,7 +27,8 @@ pytestmark = pytest.mark.real
 
 TEXTS = [
     "Plain prose, with punctuation; and a second sentence.\n\nA new paragraph.",
-    "  begins with spaces", "ends with spaces   ", "\n\nnewlines around\n\n\n", "\t\ttabs\n\t\tmore",
+    "  begins with spaces", "ends with spaces   ", "\n\nnewlines around\n\n\n",
+    "\t\ttabs\n\t\tmore",
     "def f(x):\n\treturn {'a': [1, 2]}\n\n\n# done", "12345 + 67.890 = 1e10; 007",
     "日本語の文章。中文文本,混合 English。", "👩‍👩‍👧‍👦 🏳️‍🌈 👍🏽", "cafe\u0301 café ﬁ ½ Å Å",
     "mixed\r\nline\rends\n\r\n", "a <unk> b c", "<|im_end|> spelt <|eot_id|> </s> <eos> out",

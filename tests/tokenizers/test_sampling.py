@@ -14,8 +14,11 @@ from tests.tokenizers.specs import tokenizer
 from tokenkit.errors import ConfigError
 from tokenkit.tokenizers import (
     FAMILIES,
+    Conversation,
+    Document,
     SamplerSettings,
     count_pretokens,
+    encode_rows,
     sample_tokenizer,
     surface_forms,
 )
@@ -29,6 +32,10 @@ TEXTS = [
     "",
 ]
 SMALL = SamplerSettings(size_mean=500, size_min=450, size_max=500, noise_mean=0.0)
+
+
+def like(family: str):
+    return tokenizer(f"bpe_a:source=Llama3:target={family}")
 
 
 def brute_force(counts: dict[str, int], longest: int) -> Counter[str]:
@@ -53,7 +60,7 @@ def test_substrings_equal_brute_force(texts, longest):
 
 def test_pretokens_cut_like_the_tokenizer():
     sampled = sample_tokenizer(
-        count_pretokens(TEXTS), SMALL, FAMILIES["Llama3"], np.random.default_rng(0)
+        count_pretokens(TEXTS), SMALL, like("Llama3"), np.random.default_rng(0)
     )
     cut = sampled.tok.hf.backend_tokenizer.pre_tokenizer.pre_tokenize_str
     for text in TEXTS:
@@ -63,7 +70,7 @@ def test_pretokens_cut_like_the_tokenizer():
 
 def test_without_noise_the_best_substrings_become_tokens():
     counts = count_pretokens(TEXTS * 3)
-    tok = sample_tokenizer(counts, SMALL, FAMILIES["Llama3"], np.random.default_rng(0)).tok
+    tok = sample_tokenizer(counts, SMALL, like("Llama3"), np.random.default_rng(0)).tok
     assert len(tok) == 500
     scores = {s: n * len(s.encode()) for s, n in brute_force(counts, 16).items()}
     chosen = {s for s in scores if to_alphabet(s.encode()) in tok.ids}
@@ -76,7 +83,7 @@ def test_without_noise_the_best_substrings_become_tokens():
 
 def test_log_probs_are_the_shares():
     counts = count_pretokens(TEXTS)
-    sampled = sample_tokenizer(counts, SMALL, FAMILIES["Llama3"], np.random.default_rng(0))
+    sampled = sample_tokenizer(counts, SMALL, like("Llama3"), np.random.default_rng(0))
     scores = {s: n * len(s.encode()) for s, n in brute_force(counts, 16).items()}
     share = scores[" the"] / sum(scores.values())
     assert sampled.log_probs[sampled.tok.ids["Ġthe"]] == pytest.approx(np.log(share))
@@ -87,7 +94,7 @@ def test_log_probs_are_the_shares():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_any_text_round_trips_in_every_family(family):
     sampled = sample_tokenizer(
-        count_pretokens(TEXTS), SMALL, FAMILIES[family], np.random.default_rng(1)
+        count_pretokens(TEXTS), SMALL, like(family), np.random.default_rng(1)
     )
     tok = pickle.loads(pickle.dumps(sampled.tok))  # data workers pickle tokenizers
     for text in [*TEXTS, "\x00 ﷽ Ω≈ç√ 🏴‍☠️ <|other|>"]:
@@ -103,7 +110,7 @@ def test_seeded_and_independent_of_the_order_of_texts():
 
     def draw(texts, seed):
         rng = np.random.default_rng(seed)
-        sampled = sample_tokenizer(count_pretokens(texts), noisy, FAMILIES["GPT2"], rng)
+        sampled = sample_tokenizer(count_pretokens(texts), noisy, like("GPT2"), rng)
         return sampled.tok.tokens, sampled.log_probs.tolist()
 
     first = draw(TEXTS, 1)
@@ -112,7 +119,7 @@ def test_seeded_and_independent_of_the_order_of_texts():
 
 
 def test_without_text_there_are_still_all_bytes():
-    tok = sample_tokenizer({}, SMALL, FAMILIES["GPT2"], np.random.default_rng(0)).tok
+    tok = sample_tokenizer({}, SMALL, like("GPT2"), np.random.default_rng(0)).tok
     assert tok.decode(tok.encode("é\n")) == "é\n"
 
 
@@ -132,7 +139,7 @@ def test_bad_settings_are_named(values, named):
 def test_too_small_a_vocabulary_is_refused():
     tiny = SamplerSettings(size_mean=300, size_min=1, size_max=300)
     with pytest.raises(ConfigError, match="a vocabulary of 300 tokens is too small"):
-        sample_tokenizer({"a": 1}, tiny, FAMILIES["GPT2"], np.random.default_rng(0))
+        sample_tokenizer({"a": 1}, tiny, like("GPT2"), np.random.default_rng(0))
 
 
 def test_surface_forms_spell_the_token_and_cut_long_ones():
@@ -164,3 +171,16 @@ def test_whole_characters_is_the_longest_text(raw):
         for b in range(a + end - begin + 1, len(raw) + 1):
             with pytest.raises(UnicodeDecodeError):
                 raw[a:b].decode()
+
+
+def test_chats_and_texts_are_written_as_by_the_tokenizer_it_is_like():
+    source = tokenizer("bpe_a:source=Llama3")
+    tok = sample_tokenizer(count_pretokens(TEXTS), SMALL, source, np.random.default_rng(0)).tok
+    chat = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "é 日本"}]
+    rows = [Document("the cat"), Conversation(chat), Conversation(chat, open=True)]
+    found, expected = encode_rows(tok, rows), encode_rows(source, rows)
+    assert [row.data for row in found] == [row.data for row in expected]
+    assert tok.text_bos == source.text_bos == "<|begin_of_text|>"
+    special = [[t.tokens[i] for i in rows[1].ids if t.tokens[i].startswith("<|")]
+               for t, rows in ((tok, found), (source, expected))]  # fmt: skip
+    assert special[0] == special[1] and len(special[0]) == 7

@@ -56,8 +56,10 @@ def wait_for_step(output_dir, step, timeout=120):
         "hypernet, FSDP 2",
     ],
 )
-def test_killed_run_resumes_bit_for_bit(base_arguments, tmp_path, world, extra):
-    argv = [*base_arguments, *RUN, *extra]
+def test_killed_run_resumes_bit_for_bit(base_arguments, texts_file, tmp_path, world, extra):
+    # Validation before each save: it leaves parameters gathered that are to be saved in shards.
+    validation = ["--data.validation", str(texts_file), "--eval.max_documents", "2"]
+    argv = [*base_arguments, *RUN, *validation, "--eval.interval", "1", *extra]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()

@@ -5,7 +5,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 
 from tokenkit.models.causal_lm import CausalLM
 from tokenkit.models.hypernet_vocabulary import HypernetVocabulary
@@ -44,3 +49,13 @@ def apply_fsdp(model: CausalLM, dp_mesh: DeviceMesh, dtype: torch.dtype) -> None
     fully_shard(model, reshard_after_forward=False, **options)
     for method in ("predict_embeddings", "source_embeddings"):
         register_fsdp_forward_method(model, method)
+
+
+def reshard(model: nn.Module) -> None:
+    """Let go of gathered parameters, so that a module's parameters are its shards again.
+
+    A forward pass without a backward one (validation) leaves what stays gathered behind.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()

@@ -68,7 +68,8 @@ def load_tokenizer(
     if parsed.conversion == "manual_add_prefix_space":
         put_space_before_pieces(hf.backend_tokenizer)
         data = _pipeline(hf)
-    add_tokens(hf, form.tokens, special=True)
+    add_tokens(hf, [token for token in form.tokens if token not in form.plain], special=True)
+    add_tokens(hf, form.plain, special=False)
     check_additions(hf, tokens_to_add, kind, spec)
     add_tokens(hf, tokens_to_add, special=False)
     tok = ByteifiedTokenizer(
@@ -93,6 +94,7 @@ class _Speech:
     Attributes:
         tokens: special tokens that it needs for this.
         control: those of them that chats and texts are written with.
+        plain: those of them that are no special ones, such as ``<tool_call>``.
     """
 
     family: Family
@@ -100,6 +102,7 @@ class _Speech:
     text_bos: str
     tokens: tuple[str, ...]
     control: tuple[str, ...]
+    plain: tuple[str, ...] = ()
 
 
 def _speech(
@@ -109,7 +112,9 @@ def _speech(
     own = ChatTemplate.of(hf, date)
     if like is not None and not (spec.source or spec.target):
         tokens = dict.fromkeys([*like.control_tokens, *like.family.special_tokens])
-        return _Speech(like.family, like.chat, like.text_bos, tuple(tokens), like.control_tokens)
+        plain = _plain(like.hf, like.control_tokens)
+        control = like.control_tokens
+        return _Speech(like.family, like.chat, like.text_bos, tuple(tokens), control, plain)
     source = get_family(spec.source) if spec.source else derive_family(hf, str(spec))
     if spec.target:
         family = get_family(spec.target)
@@ -127,7 +132,13 @@ def _speech(
         more = (token for token in control if token in special)
         tokens = tuple(dict.fromkeys([*source.special_tokens, *more]))
         source = replace(source, special_tokens=tokens)
-    return _Speech(source, own, bos, source.special_tokens, control)
+    return _Speech(source, own, bos, source.special_tokens, control, _plain(hf, control))
+
+
+def _plain(hf: PreTrainedTokenizerFast, tokens: Sequence[str]) -> tuple[str, ...]:
+    """Those added tokens that are no special ones."""
+    special = {token.content for token in hf.added_tokens_decoder.values() if token.special}
+    return tuple(token for token in tokens if token not in special)
 
 
 def _load_hf(spec: TokenizerSpec) -> PreTrainedTokenizerFast:
@@ -186,7 +197,8 @@ def _byte_level_tokenizer(hf: PreTrainedTokenizerFast, speech: _Speech) -> PreTr
     All pieces weigh the same, so a template token such as "ĊĊ" is also used in running text.
     """
     family = speech.family
-    special = [*family.special_tokens, *speech.control]
+    control = [token for token in speech.control if token not in speech.plain]
+    special = [*family.special_tokens, *control]
     template = family.template_tokens() | set(speech.control)
     vocabulary = [*BYTE_CHARACTERS, *sorted(template - set(BYTE_CHARACTERS))]
     backend = Tokenizer(models.Unigram([(token, 0.0) for token in vocabulary]))

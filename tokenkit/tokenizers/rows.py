@@ -15,7 +15,7 @@ import numpy as np
 from tokenkit.errors import ConfigError, DataError, TokenizerError
 from tokenkit.registry import did_you_mean
 from tokenkit.tokenizers.alignment.locate import locate, locate_rows
-from tokenkit.tokenizers.chat.places import with_texts
+from tokenkit.tokenizers.chat.places import names_of, with_texts
 from tokenkit.tokenizers.chat.template import Conversation, Spans
 from tokenkit.tokenizers.chat.writing import ChatWriter, Part, WrittenChat, without
 from tokenkit.tokenizers.families import MARKERS
@@ -161,10 +161,10 @@ def _placed(row: Row) -> Iterator[None]:
     """Errors of a row begin with its file and line."""
     try:
         yield
-    except DataError as error:
+    except (DataError, TokenizerError) as error:
         if not row.where:
             raise
-        raise DataError(f"{row.where}: {error}") from error
+        raise type(error)(f"{row.where}: {error}") from error
 
 
 def write_chat(tok: ByteifiedTokenizer, chat: Conversation) -> WrittenChat:
@@ -213,12 +213,21 @@ def _draft(tok: ByteifiedTokenizer, row: Row, chat: WrittenChat | None, reading:
         spelt = tok.spelt_special.search(text) if tok.spelt_special else None
         if reading.spelt == "refuse":
             _refuse_spelt(text, spelt and spelt[0])
+        if reading.spelt == "text" and spelt and GUARD in text:
+            raise DataError("the text spells a special token and holds U+10FFFD; take one out")
         return _Draft(row, chat, text, guarded=bool(spelt) and reading.spelt == "text")
     text = chat.text
     if reading.spelt == "refuse":
         for content in chat.contents:
             spelt = tok.spelt_special.search(content.text) if tok.spelt_special else None
             _refuse_spelt(content.text, spelt and spelt[0])
+    if reading.spelt != "parse" and tok.spelt_special:
+        found = next(filter(None, map(tok.spelt_special.search, set(names_of(chat.chat)))), None)
+        if found:
+            raise DataError(
+                f"the chat spells the special token '{found[0]}' in a name, a key, a tool or an "
+                "option, where it cannot be read as text"
+            )
     if reading.spelt == "parse" or not chat.spelt:
         return _Draft(row, chat, text, guarded=False)
     if GUARD in text:
@@ -259,7 +268,7 @@ def _encode(tok: ByteifiedTokenizer, drafts: list[_Draft], max_length: int | Non
 def _check_guarded(tok: ByteifiedTokenizer, draft: _Draft) -> None:
     """Refuse a row of whose ordinary text the tokenizer's model itself makes a special token."""
     special = int(np.isin(draft.ids, list(tok.guard.special)).sum())
-    if special > draft.text.count(GUARD):
+    if special > (draft.text.count(GUARD) if draft.chat else 0):
         where = f"{draft.row.where}: " if draft.row.where else ""
         raise DataError(
             f"{where}the row spells a special token, which tokenizer '{tok.spec}' cannot write as "

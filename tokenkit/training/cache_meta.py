@@ -179,7 +179,11 @@ def _teacher(config: Config, folder: Path, own: bool) -> dict[str, Any]:
 
 def _tokenizer(tok: ByteifiedTokenizer) -> dict[str, str]:
     spec, pipeline = tok.spec, tok.hf.backend_tokenizer.to_str()
-    options = f"{spec.source}:{spec.target}:{spec.conversion}:{tok.family.name}:{pipeline}"
+    chat = sorted(tok.chat.texts.items()) if tok.chat else []
+    options = (
+        f"{spec.source}:{spec.target}:{spec.conversion}:{tok.family.name}:{tok.text_bos}:{chat}:"
+        f"{pipeline}"
+    )
     digest = hashlib.blake2b(options.encode(), digest_size=16).hexdigest()
     return {"spec": str(spec), "fingerprint": digest}
 

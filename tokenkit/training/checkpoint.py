@@ -29,6 +29,7 @@ from tokenkit.config.schema import CheckpointConfig
 from tokenkit.errors import CheckpointError
 from tokenkit.log import logger
 from tokenkit.parallelisms import Parallel
+from tokenkit.parallelisms.fsdp import reshard
 from tokenkit.training.optimizer import trainable_parameters
 
 
@@ -44,9 +45,10 @@ def list_steps(root: Path) -> list[int]:
 
 def tensors_to_save(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor]:
     """``model.<name>`` and ``optimizer.<name>.<moment>``; Adam's moments are created if missing."""
+    reshard(model)
+    persistent = model.state_dict().keys()
     parameters = trainable_parameters(model)
     tensors = {f"model.{name}": p.detach() for name, p in parameters.items()}
-    persistent = model.state_dict().keys()
     tensors |= {f"model.{name}": b for name, b in model.named_buffers() if name in persistent}
     if optimizer is None:
         return tensors

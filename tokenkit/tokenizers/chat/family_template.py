@@ -40,7 +40,8 @@ def family_template(family: Family) -> str:
         f"{{{{- {literal(bos)} -}}}}"
         "{%- for message in messages -%}"
         "{%- if message['role'] not in names -%}"
-        f"{{{{- raise_exception('unknown role (allowed: {allowed})') -}}}}"
+        "{{- raise_exception(\"unknown role '\" ~ message['role'] ~ \"' "
+        f'(allowed: {allowed})") -}}}}'
         "{%- endif -%}"
         f"{{{{- {literal(start)} + names[message['role']] + {literal(end)} "
         f"+ message['content'] + {literal(eot)} -}}}}"

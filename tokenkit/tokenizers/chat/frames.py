@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
 
 from tokenkit.errors import DataError
 from tokenkit.tokenizers.chat.places import Place
@@ -21,11 +21,41 @@ MOST_SHAPES = 4096  # remembered
 Shape = tuple[object, ...]
 
 
-class Frame(NamedTuple):
-    """Template text before, between and behind contents, and which content comes where."""
+def said_from(
+    template: ChatTemplate, chat: Conversation, rendered: str, message: int, begin: int
+) -> int:
+    """Where an assistant's turn begins: behind what the template opens it with.
 
-    literals: list[str]  # one more than contents
+    This is what a model is given when it is to say the turn. A template that writes the past
+    otherwise than it was tells nothing; then the turn begins with its contents.
+
+    Args:
+        begin: of the message's contents in ``rendered``.
+    """
+    before = replace(chat, messages=chat.messages[:message], open=True)
+    try:
+        opened = template.render(before)[0]
+    except DataError:
+        return begin
+    return len(opened) if rendered.startswith(opened) and len(opened) <= begin else begin
+
+
+@dataclass
+class Frame:
+    """What surrounds the contents of a shape.
+
+    Attributes:
+        literals: template text before, between and behind contents, one more than these.
+        order: which content comes where.
+        trial, rendered: the chat that it was read off, and what the template wrote of it.
+        openings: characters of an assistant's turn before its contents, by message.
+    """
+
+    literals: list[str]
     order: list[int]
+    trial: Conversation
+    rendered: str
+    openings: dict[int, int] = field(default_factory=dict)
 
 
 class Frames:
@@ -49,15 +79,23 @@ class Frames:
             return None
         return _fit(frame, [message["content"] for message in chat.messages], rendered)
 
+    def opening(self, chat: Conversation, message: int) -> int:
+        """Characters of an assistant's turn before its contents, for a chat that was placed."""
+        frame = self.known[_shape(chat)]
+        if message not in frame.openings:
+            begin = frame.rendered.find(frame.trial.messages[message]["content"])
+            first = said_from(self.template, frame.trial, frame.rendered, message, begin)
+            frame.openings[message] = begin - first
+        return frame.openings[message]
+
     def _read(self, chat: Conversation) -> Frame | None:
         """The frame, None if the template does anything but put contents into one."""
         words = [f"zq{number}qz" for number in range(len(chat.messages))]
-        trial = [
-            {"role": message["role"], "content": word}
-            for message, word in zip(chat.messages, words, strict=True)
-        ]
+        roles = [message["role"] for message in chat.messages]
+        messages = [{"role": r, "content": w} for r, w in zip(roles, words, strict=True)]
+        trial = Conversation(messages, open=chat.open)
         try:
-            rendered = self.template.render(Conversation(trial, open=chat.open))[0]
+            rendered = self.template.render(trial)[0]
         except DataError:
             return None
         pieces = re.split(f"({'|'.join(words)})", rendered)
@@ -65,7 +103,7 @@ class Frames:
         # Between two contents, only a mark tells whose blanks are whose.
         if not order or not all(map(str.strip, literals[1:-1])):
             return None
-        return Frame(literals, order)
+        return Frame(literals, order, trial, rendered)
 
 
 def _shape(chat: Conversation) -> Shape | None:

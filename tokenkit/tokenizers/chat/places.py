@@ -11,7 +11,7 @@ content's ends were kept is told by rendering it without them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -23,9 +23,10 @@ from tokenkit.tokenizers.chat.template import ChatTemplate, Conversation
 FIRST_TINT = 0xF0000  # the private-use planes 15 and 16, without their last two characters
 PLANE = 0x10000 - 2
 TINTS = 2 * PLANE
-LONG_EDGE = 512  # of contents too many to be tinted whole, so much at both ends
-# Not contents: keys of a message whose values a template reads as names.
-_NO_CONTENT = {"role", "type", "id", "tool_call_id"}
+LONG_EDGE = 512  # of contents too many to be tinted whole, at most so much at both ends
+# Keys whose values a template reads as names, but for those of a call's arguments.
+_NAMES = {"role", "type", "id", "tool_call_id"}
+_ARGUMENTS = "arguments"
 # What ``strip`` takes away, and what JSON writes otherwise: never tinted.
 _NEUTRAL = "".join(c for c in map(chr, range(0x3001)) if c.isspace() or c < " " or c in '"\\\x7f')
 _NEUTRAL_CODES = np.unique(np.frombuffer(_NEUTRAL.encode("utf-32-le"), np.uint32))
@@ -60,28 +61,53 @@ def contents_of(chat: Conversation) -> list[Content]:
     return found
 
 
-def _texts(value: Any) -> Iterator[str]:
+def _texts(value: Any, names: Collection[str] = _NAMES) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
         for key, item in value.items():
-            if key not in _NO_CONTENT:
-                yield from _texts(item)
+            if key not in names:
+                yield from _texts(item, () if key == _ARGUMENTS else names)
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _texts(item)
+            yield from _texts(item, names)
+
+
+def names_of(chat: Conversation) -> Iterator[str]:
+    """Every other string of the chat, which is never looked for in what a template writes."""
+
+    def names(value: Any, inside: bool) -> Iterator[str]:
+        """``inside``: of arguments, where values are contents and keys are not."""
+        if isinstance(value, dict):
+            for key, item in value.items():
+                if inside:
+                    yield str(key)
+                elif key in _NAMES and isinstance(item, str):
+                    yield item
+                yield from names(item, inside or key == _ARGUMENTS)
+        elif isinstance(value, list | tuple):
+            for item in value:
+                yield from names(item, inside)
+
+    yield from names(list(chat.messages), False)
+    for extra in (list(chat.tools or ()), dict(chat.options)):
+        yield from names(extra, True)
+        yield from _texts(extra, ())
 
 
 def with_texts(chat: Conversation, change: Callable[[str], str]) -> Conversation:
     """The chat with its texts changed, one after another in the order of :func:`contents_of`."""
 
-    def swap(value: Any) -> Any:
+    def swap(value: Any, names: Collection[str] = _NAMES) -> Any:
         if isinstance(value, str):
             return change(value)
         if isinstance(value, dict):
-            return {k: v if k in _NO_CONTENT else swap(v) for k, v in value.items()}
+            return {
+                k: v if k in names else swap(v, () if k == _ARGUMENTS else names)
+                for k, v in value.items()
+            }
         if isinstance(value, list | tuple):
-            return [swap(item) for item in value]
+            return [swap(item, names) for item in value]
         return value
 
     return replace(chat, messages=[swap(message) for message in chat.messages])
@@ -130,7 +156,7 @@ class _Tinted:
                     at = text.find(string, at + 1)
         if np.count_nonzero(tint) > TINTS:
             tint &= self._near_edges()
-        self.place = np.flatnonzero(tint)[:TINTS]  # [K] of each tint
+        self.place = np.flatnonzero(tint)  # [K] of each tint
         number = np.arange(len(self.place), dtype=np.uint32)
         tints = np.where(number < PLANE, FIRST_TINT + number, 0x100000 + number - PLANE)
         shown = self.source.copy()
@@ -143,9 +169,12 @@ class _Tinted:
 
     def _near_edges(self) -> np.ndarray:
         near = np.zeros(len(self.source), bool)
+        edge = min(LONG_EDGE, TINTS // (2 * len(self.texts)))
+        if not edge:
+            raise DataError(f"a chat of {len(self.texts):,} texts is too long to be placed")
         for begin, end in zip(self.bounds[:-1], self.bounds[1:], strict=True):
-            near[begin : min(end, begin + LONG_EDGE)] = True
-            near[max(begin, end - LONG_EDGE) : end] = True
+            near[begin : min(end, begin + edge)] = True
+            near[max(begin, end - edge) : end] = True
         return near
 
     def origin(self, characters: np.ndarray) -> np.ndarray:

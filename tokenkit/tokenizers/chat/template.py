@@ -115,7 +115,14 @@ class ChatTemplate:
                 add_generation_prompt=chat.open,
                 **{**self.tokens, **chat.options},
             )
-        except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+        except (
+            TemplateError,
+            TypeError,
+            ValueError,
+            ArithmeticError,
+            LookupError,
+            AttributeError,
+        ) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise DataError(f"the chat template refuses the chat: {reason}") from error
         return rendered[0], list(spans[0]) if marks else None

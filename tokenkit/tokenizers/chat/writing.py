@@ -9,7 +9,7 @@ from os.path import commonprefix
 from typing import NamedTuple
 
 from tokenkit.errors import DataError
-from tokenkit.tokenizers.chat.frames import Frames
+from tokenkit.tokenizers.chat.frames import Frames, said_from
 from tokenkit.tokenizers.chat.places import Content, Place, contents_of, find_places
 from tokenkit.tokenizers.chat.template import ChatTemplate, Conversation, Spans
 
@@ -107,21 +107,30 @@ class WrittenChat:
     @cached_property
     def places(self) -> list[Place]:
         """Where the contents stand. Raises DataError if that cannot be told."""
-        found = self.writer.frames.places(self.chat, self.text)
-        if found is None:
-            found = find_places(self.writer.template, self.chat, self.text, self.contents)
-        return found
+        if self._framed is not None:
+            return self._framed
+        return find_places(self.writer.template, self.chat, self.text, self.contents)
+
+    @cached_property
+    def _framed(self) -> list[Place] | None:
+        return self.writer.frames.places(self.chat, self.text)
 
     @cached_property
     def spelt(self) -> Spans:
         """Character ranges of special tokens that contents spell out."""
         special = self.writer.special
-        if special is None or not any(special.search(c.text) for c in self.contents):
+        if special is None or not special.search("".join(c.text for c in self.contents)):
             return []
+        joined: Spans = []  # a token may lie across contents that touch
+        for place in self.places:
+            if joined and joined[-1][1] == place.begin:
+                joined[-1] = (joined[-1][0], place.end)
+            else:
+                joined.append((place.begin, place.end))
         return [
-            (place.begin + found.start(), place.begin + found.end())
-            for place in self.places
-            for found in special.finditer(self.text[place.begin : place.end])
+            (begin + found.start(), begin + found.end())
+            for begin, end in joined
+            for found in special.finditer(self.text[begin:end])
         ]
 
     @cached_property
@@ -137,16 +146,35 @@ class WrittenChat:
                 if at >= 0 and (at <= blanks or self._role(message) == "assistant"):
                     found[message] = (end + at, end + at + len(closing))
                     break
+            else:
+                # A call may be closed by a token of its own.
+                call = self.chat.messages[message].get("tool_calls") and self.writer.ends
+                closed = self.writer.special.search(gap) if call else None
+                if closed:
+                    found[message] = (end + closed.start(), end + closed.end())
         return found
+
+    def _said_from(self, message: int, begin: int) -> int:
+        """Where an assistant's turn begins; see :func:`said_from`."""
+        if self._framed is not None:
+            return begin - self.writer.frames.opening(self.chat, message)
+        return said_from(self.writer.template, self.chat, self.text, message, begin)
 
     def _role(self, message: int) -> str:
         return str(self.chat.messages[message].get("role"))
 
     @cached_property
     def _turns(self) -> list[tuple[int, tuple[int, int], int]]:
-        """Messages, the range of their contents, and where the next message's begin."""
+        """Messages, the range of their contents, and where the next message's begin.
+
+        What a template repeats of a message later (a called tool's name) is not its turn's.
+        """
         turns: list[list] = []
+        known: set[tuple[int, int]] = set()
         for place in self.places:
+            if (place.content, place.at) in known:
+                continue
+            known.add((place.content, place.at))
             message = self.contents[place.content].message
             if turns and turns[-1][0] == message:
                 turns[-1][1] = (turns[-1][1][0], place.end)
@@ -175,7 +203,7 @@ class WrittenChat:
             ranges = list(self.spans)
         else:
             ranges = [
-                (begin, self.turn_ends.get(message, (0, end))[1])
+                (self._said_from(message, begin), self.turn_ends.get(message, (0, end))[1])
                 for message, (begin, end), _ in self._turns
                 if self._role(message) in ("assistant", "model")
             ]
