@@ -65,8 +65,8 @@ class Frames:
         self.template = template
         self.known: dict[Shape, Frame | None] = {}
 
-    def places(self, chat: Conversation, rendered: str) -> list[Place] | None:
-        """Where the contents stand, from left to right; None if that takes tinting."""
+    def fit(self, chat: Conversation, rendered: str) -> tuple[Frame, list[Place]] | None:
+        """The chat's frame and where contents stand, from left to right; None if not framed."""
         shape = _shape(chat)
         if shape is None:
             return None
@@ -77,11 +77,11 @@ class Frames:
         frame = self.known[shape]
         if frame is None:
             return None
-        return _fit(frame, [message["content"] for message in chat.messages], rendered)
+        places = _fit(frame, [message["content"] for message in chat.messages], rendered)
+        return None if places is None else (frame, places)
 
-    def opening(self, chat: Conversation, message: int) -> int:
-        """Characters of an assistant's turn before its contents, for a chat that was placed."""
-        frame = self.known[_shape(chat)]
+    def opening(self, frame: Frame, message: int) -> int:
+        """Characters of an assistant's turn before its contents."""
         if message not in frame.openings:
             begin = frame.rendered.find(frame.trial.messages[message]["content"])
             first = said_from(self.template, frame.trial, frame.rendered, message, begin)
