@@ -48,6 +48,7 @@ class Frame:
         literals: template text before, between and behind contents, one more than these.
         order: which content comes where.
         trial, rendered: the chat that it was read off, and what the template wrote of it.
+        once: whether no content is written twice.
         openings: characters of an assistant's turn before its contents, by message.
     """
 
@@ -55,6 +56,7 @@ class Frame:
     order: list[int]
     trial: Conversation
     rendered: str
+    once: bool
     openings: dict[int, int] = field(default_factory=dict)
 
 
@@ -103,7 +105,7 @@ class Frames:
         # Between two contents, only a mark tells whose blanks are whose.
         if not order or not all(map(str.strip, literals[1:-1])):
             return None
-        return Frame(literals, order, trial, rendered)
+        return Frame(literals, order, trial, rendered, len(order) == len(set(order)))
 
 
 def _shape(chat: Conversation) -> Shape | None:

@@ -169,6 +169,10 @@ class WrittenChat:
 
         What a template repeats of a message later (a called tool's name) is not its turn's.
         """
+        if self._framed is not None and self._framed[0].once:  # the common case, quickly
+            begins = [place.begin for place in self.places[1:]]
+            pairs = zip(self.places, [*begins, len(self.text)], strict=True)
+            return [(place.content, (place.begin, place.end), limit) for place, limit in pairs]
         turns: list[list] = []
         known: set[tuple[int, int]] = set()
         for place in self.places:
