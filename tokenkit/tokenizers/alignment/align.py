@@ -232,7 +232,7 @@ class _Chunks:
         return values[first[self.row]] if len(values) else values
 
     def merged(self, closed: np.ndarray) -> np.ndarray:
-        """Join chunks up to and including each closed one; ids from 0 in each row, int32 ``[C]``."""
+        """Join chunks up to and including each closed one; int32 ``[C]``, from 0 in each row."""
         # What is joined must be one stretch of text.
         closed = closed | np.append(self.begin[1:] != self.end[:-1], True)[: len(closed)]
         before = np.cumsum(closed, dtype=np.int32) - closed

@@ -226,13 +226,10 @@ def _joined(tinted: _Tinted, origin: np.ndarray, characters: np.ndarray) -> list
     goes_on = (np.diff(at) == np.diff(source)) & (np.diff(content) == 0)
     goes_on &= differing[at[1:]] == differing[at[:-1]]
     breaks = np.flatnonzero(~goes_on)
-    firsts, lasts = np.append(0, breaks + 1), np.append(breaks, len(at) - 1)
-    return [
-        Place(
-            int(at[a]), int(at[b]) + 1, int(content[a]), int(source[a] - tinted.bounds[content[a]])
-        )
-        for a, b in zip(firsts.tolist(), lasts.tolist(), strict=True)
-    ]
+    first, last = np.append(0, breaks + 1), np.append(breaks, len(at) - 1)
+    number = content[first]
+    columns = at[first], at[last] + 1, number, source[first] - tinted.bounds[number]
+    return [Place(*row) for row in np.stack(columns, axis=1).tolist()]
 
 
 def _with_edges(
