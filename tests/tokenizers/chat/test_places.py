@@ -117,7 +117,7 @@ def test_arguments_of_tool_calls_are_contents() -> None:
     assert [(k, text) for k, text, _ in found] == [
         (0, "a"),
         (1, "f"),
-        (2, "say "),
+        (2, "say"),
         (2, "x"),
         (2, "now"),
     ]
