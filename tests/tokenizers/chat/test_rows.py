@@ -34,10 +34,10 @@ WRITTEN = {
     ],
     "GENERATION": [
         ("<|im_start|>user\n2 + 2?<|im_end|>\n<|im_start|>assistant\n", False),
-        ("It is 4.<|im_end|>", True),
-        ("\n<|im_start|>user\nSure?<|im_end|>\n<|im_start|>assistant\n", False),
-        ("Yes\n\nI am.<|im_end|>", True),
-        ("\n", False),
+        ("It is 4.", True),
+        ("<|im_end|>\n<|im_start|>user\nSure?<|im_end|>\n<|im_start|>assistant\n", False),
+        ("Yes\n\nI am.", True),
+        ("<|im_end|>\n", False),
     ],
     "MISTRAL": [
         ("<s>[INST] 2 + 2? [/INST] ", False),

@@ -71,7 +71,7 @@ def test_tools_have_a_template_of_their_own() -> None:
 
 def test_generation_blocks_are_told() -> None:
     text, spans = ChatTemplate({"default": templates.GENERATION}, {}).render(Conversation(CHAT))
-    assert [text[a:b] for a, b in spans] == ["It is 4.<|im_end|>", "Yes\n\nI am.<|im_end|>"]
+    assert [text[a:b] for a, b in spans] == ["It is 4.", "Yes\n\nI am."]
     assert ChatTemplate({"default": templates.QWEN2}, {}).render(Conversation(CHAT))[1] is None
 
 

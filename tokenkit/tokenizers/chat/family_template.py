@@ -41,7 +41,7 @@ def family_template(family: Family) -> str:
         "{%- for message in messages -%}"
         "{%- if message['role'] not in names -%}"
         "{{- raise_exception(\"unknown role '\" ~ message['role'] ~ \"' "
-        f"(allowed: {allowed})\") -}}}}"
+        f'(allowed: {allowed})") -}}}}'
         "{%- endif -%}"
         f"{{{{- {literal(start)} + names[message['role']] + {literal(end)} "
         f"+ message['content'] + {literal(eot)} -}}}}"
