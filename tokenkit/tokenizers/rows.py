@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import chain
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from tokenkit.errors import ConfigError, DataError, TokenizerError
 from tokenkit.registry import did_you_mean
-from tokenkit.tokenizers.alignment.locate import locate
+from tokenkit.tokenizers.alignment.locate import locate, locate_rows
 from tokenkit.tokenizers.chat.places import names_of, with_texts
 from tokenkit.tokenizers.chat.template import Conversation, Spans
 from tokenkit.tokenizers.chat.writing import ChatWriter, Part, WrittenChat, without
@@ -142,10 +143,16 @@ def encode_rows(
             chat = write_chat(tok, row) if isinstance(row, Conversation) else None
             drafts.append(_draft(tok, row, chat, reading))
     _encode(tok, drafts, max_length)
+    seen = [_seen(tok, draft) for draft in drafts]
+    ids, data = [draft.ids for draft in drafts], [text.encode() for text in seen]
+    located = locate_rows(tok, ids, data)
     encoded = []
-    for draft in drafts:
+    for draft, text, raw, (begin, end) in zip(drafts, seen, data, located, strict=True):
         with _placed(draft.row):
-            encoded.append(_encoded(tok, draft, reading))
+            if draft.chat is None:
+                encoded.append(_document(tok, draft, text, raw, begin, end))
+            else:
+                encoded.append(_chat(tok, draft, reading, text, raw, begin, end))
     return encoded
 
 
@@ -215,7 +222,7 @@ def _draft(tok: ByteifiedTokenizer, row: Row, chat: WrittenChat | None, reading:
             spelt = tok.spelt_special.search(content.text) if tok.spelt_special else None
             _refuse_spelt(content.text, spelt and spelt[0])
     if reading.spelt != "parse" and tok.spelt_special:
-        found = next(filter(None, map(tok.spelt_special.search, names_of(chat.chat))), None)
+        found = next(filter(None, map(tok.spelt_special.search, set(names_of(chat.chat)))), None)
         if found:
             raise DataError(
                 f"the chat spells the special token '{found[0]}' in a name, a key, a tool or an "
@@ -272,35 +279,43 @@ def _check_guarded(tok: ByteifiedTokenizer, draft: _Draft) -> None:
 # From ids to places ---------------------------------------------------------------------------
 
 
-def _encoded(tok: ByteifiedTokenizer, draft: _Draft, reading: Reading) -> EncodedRow:
-    if draft.chat is None:
-        return _encoded_document(tok, draft.row, draft)
-    return _encoded_chat(tok, draft.chat, draft, reading)
+def _seen(tok: ByteifiedTokenizer, draft: _Draft) -> str:
+    """The row's text in the tokenizer's form, without guards."""
+    return _normal(tok, draft.text if draft.chat is None else draft.chat.text)
 
 
-def _encoded_document(tok: ByteifiedTokenizer, row: Document, draft: _Draft) -> EncodedRow:
-    text = _normal(tok, draft.text)
-    data = text.encode()
-    begin, end = locate(tok, draft.ids, data)
-    counted = np.ones(len(draft.ids), bool)
+def _document(
+    tok: ByteifiedTokenizer,
+    draft: _Draft,
+    text: str,
+    data: bytes,
+    begin: np.ndarray,
+    end: np.ndarray,
+) -> EncodedRow:
+    row = draft.row
     spelt = [m.span() for m in tok.spelt_special.finditer(text)] if draft.guarded else []
+    bos = [tok.ids[tok.text_bos]] if row.bos and tok.text_bos else []
+    eos = [tok.eos_id] if row.eos and draft.whole else []
+    before, after = (b"".join([tok.token_bytes[i] for i in special]) for special in (bos, eos))
+    known = begin >= 0
+    own = slice(len(bos), len(bos) + len(known))
+    size = len(bos) + len(known) + len(eos)
+    ids, places, counted = np.empty(size, np.int32), np.empty((2, size), np.int64), np.ones(size, bool)
+    ids[: own.start], ids[own], ids[own.stop :] = bos, draft.ids, eos
+    places[:, own] = begin, end
+    places[:, own] += len(before) * known
+    edges = [0, len(before), len(before) + len(data), len(before) + len(data) + len(after)]
+    places[:, : own.start] = np.array(edges[:2])[:, None]
+    places[:, own.stop :] = np.array(edges[2:])[:, None]
     if spelt:
-        counted = _inside(_to_bytes(text, without([(0, len(text))], spelt)), begin, end)
-    parts = [Part("content", 0, 0, 0, len(data))]
-    pieces = [(draft.ids, begin, end, counted, data)]
-    if row.bos and tok.text_bos:
-        pieces.insert(0, _special_piece(tok, tok.ids[tok.text_bos]))
-        parts.insert(0, Part("unit", "bos", 0, 0, 0))
-    if row.eos and draft.whole:
-        pieces.append(_special_piece(tok, tok.eos_id))
-        parts.append(Part("unit", "eos", 0, 0, 0))
-    return _join(pieces, parts)
-
-
-def _special_piece(tok: ByteifiedTokenizer, special: int) -> tuple:
-    raw = tok.token_bytes[special]
-    at = np.zeros(1, np.int64)
-    return np.array([special], np.int32), at, at + len(raw), np.ones(1, bool), raw
+        ranges = without([(0, len(text))], spelt)
+        counted[own] = _inside(_to_bytes(text, ranges), begin, end)
+    parts = [Part("content", 0, 0, *edges[1:3])]
+    if bos:
+        parts.insert(0, Part("unit", "bos", 0, *edges[:2]))
+    if eos:
+        parts.append(Part("unit", "eos", 0, *edges[2:]))
+    return EncodedRow(before + data + after, ids, *places, counted, lambda: parts)
 
 
 def _join(pieces: list[tuple], parts: list[Part]) -> EncodedRow:
@@ -322,13 +337,17 @@ def _join(pieces: list[tuple], parts: list[Part]) -> EncodedRow:
     )
 
 
-def _encoded_chat(
-    tok: ByteifiedTokenizer, chat: WrittenChat, draft: _Draft, reading: Reading
+def _chat(
+    tok: ByteifiedTokenizer,
+    draft: _Draft,
+    reading: Reading,
+    normal: str,
+    data: bytes,
+    begin: np.ndarray,
+    end: np.ndarray,
 ) -> EncodedRow:
+    chat = draft.chat
     text = chat.text
-    normal = _normal(tok, text)
-    data = normal.encode()
-    begin, end = locate(tok, draft.ids, data)
 
     def moved(ranges: Spans) -> Spans:
         """Ranges of the text in bytes of its normal form."""
@@ -341,10 +360,13 @@ def _encoded_chat(
     else:
         counted = _inside(moved(chat.counted(reading.loss_on)), begin, end)
 
+    @cache
     def parts() -> list[Part]:
-        found = chat.parts
-        ranges = moved([(part.begin, part.end) for part in found])
-        return [p._replace(begin=a, end=b) for p, (a, b) in zip(found, ranges, strict=True)]
+        if normal is text and text.isascii():
+            return chat.parts
+        ranges = moved([(part.begin, part.end) for part in chat.parts])
+        pairs = zip(chat.parts, ranges, strict=True)
+        return [Part(part.kind, part.key, part.at, *place) for part, place in pairs]
 
     return EncodedRow(data, draft.ids, begin, end, counted, parts)
 

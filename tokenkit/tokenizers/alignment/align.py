@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -73,10 +74,11 @@ def align_rows(
     chunks = _Chunks(scale, sides)
     result = Alignment()
     for kind in kinds:
-        number = None
-        if kind == "space":
+        if kind == "unconstrained":
+            number = chunks.smallest()
+        elif kind == "space":
             number = chunks.merged(chunks.special() | chunks.before_space())
-        elif kind == "unbiased":
+        else:
             number = chunks.merged(chunks.special() | chunks.unbiased(pair_bias, bias_threshold))
         result.teacher_chunks[kind], result.student_chunks[kind] = (
             chunks.of_tokens(k, number) for k in (0, 1)
@@ -86,10 +88,8 @@ def align_rows(
     for name, side, chunk in names:
         result.stats[f"{name}_tokens"] = len(side.ids)
         result.stats[f"{name}_aligned"] = int(np.count_nonzero(chunk >= 0))
-    pairs = zip(teacher_rows, student_rows, strict=True)
-    result.stats["mismatched_rows"] = sum(
-        bool((t.begin < 0).any() or (s.begin < 0).any()) for t, s in pairs
-    )
+    unknown = [side.row[~side.located].tolist() for side in sides]
+    result.stats["mismatched_rows"] = len(set().union(*unknown))
     return result
 
 
@@ -129,14 +129,18 @@ class _Scale:
         """Places ``[N]`` where tokens begin and end on the common scale, −1 for those outside."""
         if not len(self.place):
             return np.full(len(begin), -1), np.full(len(begin), -1)
-        k = np.searchsorted(self.begin[side], begin, side="right") - 1
-        starts, stops, place = self.begin[side][k], self.end[side][k], self.place[k]
-        inside = (k >= 0) & (begin >= starts) & (end <= stops)
-        first, last = place + begin - starts, place + end - starts
-        unit = self.unit[k]
-        first = np.where(unit, place + np.where(begin == starts, 0, 1 + side), first)
-        last = np.where(unit, place + np.where(end == stops, UNIT, 1 + side), last)
-        return np.where(inside, first, -1), np.where(inside, last, -1)
+        starts, stops = self.begin[side], self.end[side]
+        k = np.searchsorted(starts, begin, side="right") - 1
+        shift = (self.place - starts)[k]
+        first, last = begin + shift, end + shift
+        in_unit = np.flatnonzero(self.unit[k])
+        unit = k[in_unit]
+        place, within = self.place[unit], 1 + side
+        first[in_unit] = place + np.where(begin[in_unit] == starts[unit], 0, within)
+        last[in_unit] = place + np.where(end[in_unit] == stops[unit], UNIT, within)
+        outside = np.flatnonzero((k < 0) | (end > stops[k]))
+        first[outside] = last[outside] = -1
+        return first, last
 
 
 class _Side:
@@ -152,21 +156,25 @@ class _Side:
         self.row = np.repeat(np.arange(len(rows)), np.diff(self.bounds))
         begin = _cat([row.begin for row in rows], np.int64)
         end = _cat([row.end for row in rows], np.int64)
-        offset = scale.offset[k][self.row]
-        located = begin >= 0
-        first, last = scale.locate(k, begin + offset, end + offset)
-        self.first, self.last = np.where(located, first, -1), np.where(located, last, -1)
-        self.real = (self.first >= 0) & (self.last > self.first)
+        offset = np.repeat(scale.offset[k], np.diff(self.bounds))
+        self.located = begin >= 0
+        self.first, self.last = scale.locate(k, begin + offset, end + offset)
         # A token of no bytes (a space that the tokenizer put in) goes with the next one.
-        self.empty = located & (end == begin)
+        self.empty = self.located & (end == begin)
+        self.real = self.located & (self.last > self.first)
+        nowhere = np.flatnonzero(~self.real)
+        self.first[nowhere] = self.last[nowhere] = -1
 
-    def marked(self, places: np.ndarray, size: int) -> np.ndarray:
-        marks = np.zeros(size, bool)
-        marks[places] = True
-        return marks
+    @staticmethod
+    def marked(places: Sequence[np.ndarray], size: int) -> np.ndarray:
+        """Bool ``[size]``; places of −1 are none."""
+        marks = np.zeros(size + 1, bool)
+        for some in places:
+            marks[some] = True
+        return marks[:-1]
 
     def split(self, values: np.ndarray) -> list[np.ndarray]:
-        return np.split(values, self.bounds[1:-1]) if len(self.bounds) > 1 else []
+        return [values[a:b] for a, b in pairwise(self.bounds.tolist())]
 
 
 def _cat(arrays: list[np.ndarray], dtype: type) -> np.ndarray:
@@ -180,21 +188,21 @@ class _Chunks:
         self.scale, self.sides = scale, sides
         marks = np.ones(scale.size, bool)
         for side in sides:
-            edges = np.concatenate([side.first[side.real], side.last[side.real]])
-            marks &= side.marked(edges, scale.size)
+            marks &= side.marked((side.first, side.last), scale.size)
         self.edges = np.flatnonzero(marks)
         sizes = np.diff(self.edges)
         whole = np.ones(len(sizes), bool)
+        last_edge = np.cumsum(marks, dtype=np.int32) - 1  # at or before each place
         between = []  # stretch of each token
         for side in sides:
-            stretch = np.searchsorted(self.edges, side.first, side="right") - 1
+            stretch = last_edge[side.first]
             stretch[~side.real | (stretch >= len(sizes))] = -1
             between.append(stretch)
             known = stretch >= 0
             lengths = (side.last - side.first)[known]
             covered = np.bincount(stretch[known], lengths, minlength=len(sizes))
             whole &= covered == sizes
-        number = np.where(whole, np.cumsum(whole) - 1, -1)
+        number = np.where(whole, np.cumsum(whole, dtype=np.int32) - 1, -1)
         self.begin, self.end = self.edges[:-1][whole], self.edges[1:][whole]  # [C]
         self.row = np.searchsorted(scale.rows, self.begin, side="right") - 1
         self.chunk = []  # [N] each
@@ -209,12 +217,14 @@ class _Chunks:
                 chunk[i] = chunk[i + 1]
         return chunk
 
-    def of_tokens(self, k: int, number: np.ndarray | None) -> list[np.ndarray]:
-        """Chunk ids from 0 in each row; ``number`` renumbers the chunks ``[C]``."""
-        if number is None:
-            number = np.arange(len(self.begin)) - self._first_of_row(np.arange(len(self.begin)))
-        ids = np.append(number, -1)[self.chunk[k]].astype(np.int32)
-        return self.sides[k].split(ids)
+    def of_tokens(self, k: int, number: np.ndarray) -> list[np.ndarray]:
+        """Ids of one side's tokens, row by row; ``number`` renumbers the chunks ``[C]``."""
+        return self.sides[k].split(np.append(number, np.int32(-1))[self.chunk[k]])
+
+    def smallest(self) -> np.ndarray:
+        """Every chunk by itself; ids from 0 in each row, int32 ``[C]``."""
+        number = np.arange(len(self.begin), dtype=np.int32)
+        return number - self._first_of_row(number)
 
     def _first_of_row(self, values: np.ndarray) -> np.ndarray:
         """The value of each chunk's row's first chunk, ``[C]``."""
@@ -222,10 +232,10 @@ class _Chunks:
         return values[first[self.row]] if len(values) else values
 
     def merged(self, closed: np.ndarray) -> np.ndarray:
-        """Join chunks up to and including each closed one; ids from 0 in each row, ``[C]``."""
+        """Join chunks up to and including each closed one; ids from 0 in each row, int32 ``[C]``."""
         # What is joined must be one stretch of text.
         closed = closed | np.append(self.begin[1:] != self.end[:-1], True)[: len(closed)]
-        before = np.cumsum(closed) - closed
+        before = np.cumsum(closed, dtype=np.int32) - closed
         return before - self._first_of_row(before)
 
     def counted(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -258,8 +268,8 @@ class _Chunks:
         found = np.ones(self.scale.size, bool)
         for side in self.sides:
             spaced = side.layout.starts_with_space[side.ids] & ~side.layout.special[side.ids]
-            following = np.append(spaced[1:] & (side.row[1:] == side.row[:-1]), False)
-            found &= side.marked(side.last[following & side.real], self.scale.size)
+            following = spaced[1:] & (side.row[1:] == side.row[:-1])
+            found &= side.marked((side.last[:-1][following],), self.scale.size)
         return found[self.end]
 
     def unbiased(self, pair_bias: PairBias, threshold: float) -> np.ndarray:

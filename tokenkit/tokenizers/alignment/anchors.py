@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import NamedTuple
 
 from tokenkit.tokenizers.chat.writing import Part
@@ -83,8 +84,9 @@ def _bytes_of(data: bytes, characters: int) -> int:
 
 def _same_start(x: bytes, y: bytes) -> int:
     """Length of the common beginning."""
-    size = min(len(x), len(y))
-    low, high = 0, size
+    low, high = 0, min(len(x), len(y))
+    if x[:high] == y[:high] or x[:1] != y[:1]:
+        return high if x[:1] == y[:1] else 0
     while low < high:
         middle = (low + high + 1) // 2
         if x[:middle] == y[:middle]:
@@ -99,7 +101,7 @@ class _Gaps:
 
     def __init__(self, a: EncodedRow, b: EncodedRow) -> None:
         self.a, self.b = a.data, b.data
-        self.units_a = [part for part in a.parts() if part.kind == "unit"]
+        self.units_a = deque(part for part in a.parts() if part.kind == "unit")
         self.units_b = {part.key: part for part in b.parts() if part.kind == "unit"}
         # What stands for one neutral marker is one unit, even if both sides write it alike.
         self.bind = a.marked and b.marked
@@ -110,11 +112,10 @@ class _Gaps:
         if self.a[a:a_end] == self.b[b:b_end] and not self.bind:
             self._add(a, a_end, b, b_end)
             return
-        for unit in self.units_a:
+        while self.units_a and self.units_a[0].end <= a_end:
+            unit = self.units_a.popleft()
             other = self.units_b.get(unit.key)
-            if other is None or not (a <= unit.begin and unit.end <= a_end):
-                continue
-            if not (b <= other.begin and other.end <= b_end):
+            if other is None or unit.begin < a or not (b <= other.begin and other.end <= b_end):
                 continue
             self._template(a, unit.begin, b, other.begin)
             same = self.a[unit.begin : unit.end] == self.b[other.begin : other.end]
@@ -125,6 +126,8 @@ class _Gaps:
 
     def _template(self, a: int, a_end: int, b: int, b_end: int) -> None:
         """Text of the templates, compared from both ends."""
+        if a >= a_end or b >= b_end:
+            return
         x, y = self.a[a:a_end], self.b[b:b_end]
         start = _same_start(x, y)
         self._add(a, a + start, b, b + start)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,7 @@ class Layout:
 
     Attributes:
         lengths: bytes.
+        bytes, starts: all tokens' bytes joined, and where each token's begin in them.
         starts_with_space: bool.
         special: bool, added tokens that are special.
         added: bool, all added tokens; text between them is encoded piece by piece.
@@ -30,6 +32,8 @@ class Layout:
 
     def __init__(self, tok: ByteifiedTokenizer) -> None:
         self.lengths = np.array([len(raw) for raw in tok.token_bytes], np.int64)
+        self.bytes = np.frombuffer(b"".join(tok.token_bytes), np.uint8)
+        self.starts = np.cumsum(self.lengths) - self.lengths
         self.starts_with_space = np.array([t.startswith(SPACE) for t in tok.tokens], bool)
         self.special = np.zeros(len(tok), bool)
         self.added = np.zeros(len(tok), bool)
@@ -63,14 +67,34 @@ def locate(tok: ByteifiedTokenizer, ids: np.ndarray, data: bytes) -> tuple[np.nd
     Returns:
         int64 ``[T]`` begins and ends; −1 where a token's bytes are not the text's.
     """
-    lengths = layout(tok).lengths[ids]
+    return locate_rows(tok, [ids], [data])[0]
+
+
+def locate_rows(
+    tok: ByteifiedTokenizer, rows: Sequence[np.ndarray], datas: Sequence[bytes]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Like :func:`locate` for many texts at once."""
+    known = layout(tok)
+    ids = np.concatenate([np.zeros(0, np.int32), *rows])
+    lengths = known.lengths[ids]
     end = np.cumsum(lengths)
-    raw = tok.token_bytes
-    if data.startswith(b"".join([raw[i] for i in ids.tolist()])):
-        return end - lengths, end
-    if tok.kind == "sentencepiece" and METASPACE in data:
-        return _locate_metaspaces(tok, ids, data)
-    return _Walk(tok, ids, data).run()
+    begin = end - lengths
+    # All tokens' bytes, one after another: as a rule, they are the texts'.
+    places = np.repeat((known.starts[ids] - begin).astype(np.int32), lengths)
+    places += np.arange(len(places), dtype=np.int32)
+    spelt = known.bytes[places].tobytes()
+    located, stop, at = [], 0, 0
+    for row, data in zip(rows, datas, strict=True):
+        own = slice(stop, stop + len(row))
+        stop, begins_at = own.stop, at
+        at = int(end[stop - 1]) if stop else 0
+        if data.startswith(spelt[begins_at:at]):
+            located.append((begin[own] - begins_at, end[own] - begins_at))
+        elif tok.kind == "sentencepiece" and METASPACE in data:
+            located.append(_locate_metaspaces(tok, row, data))
+        else:
+            located.append(_Walk(tok, row, data).run())
+    return located
 
 
 def _locate_metaspaces(

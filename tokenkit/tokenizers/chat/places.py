@@ -29,6 +29,8 @@ _NAMES = {"role", "type", "id", "tool_call_id"}
 _ARGUMENTS = "arguments"
 # What ``strip`` takes away, and what JSON writes otherwise: never tinted.
 _NEUTRAL = "".join(c for c in map(chr, range(0x3001)) if c.isspace() or c < " " or c in '"\\\x7f')
+_NEUTRAL_CODES = np.unique(np.frombuffer(_NEUTRAL.encode("utf-32-le"), np.uint32))
+_IS_NEUTRAL = np.isin(np.arange(_NEUTRAL_CODES[-1] + 1), _NEUTRAL_CODES)
 
 
 class Place(NamedTuple):
@@ -50,11 +52,13 @@ class Content(NamedTuple):
 
 def contents_of(chat: Conversation) -> list[Content]:
     """Every text in the messages, in order."""
-    return [
-        Content(number, str(message.get("role")), text)
-        for number, message in enumerate(chat.messages)
-        for text in _texts(message)
-    ]
+    found = []
+    for number, message in enumerate(chat.messages):
+        role, content = str(message.get("role")), message.get("content")
+        plain = isinstance(content, str) and len(message) == 2 and "role" in message
+        texts = (content,) if plain else _texts(message)
+        found += [Content(number, role, text) for text in texts]
+    return found
 
 
 def _texts(value: Any, names: Collection[str] = _NAMES) -> Iterator[str]:
@@ -143,7 +147,7 @@ class _Tinted:
         self.texts = texts
         self.source = np.concatenate([_codes(text) for text in texts])  # [C] all contents joined
         self.bounds = np.append(0, np.cumsum([len(text) for text in texts]))
-        tint = ~np.isin(self.source, _codes(_NEUTRAL))
+        tint = (self.source > _NEUTRAL_CODES[-1]) | ~_IS_NEUTRAL.take(self.source, mode="clip")
         for string in kept_strings:
             for begin, text in zip(self.bounds, texts, strict=False):
                 at = text.find(string)
@@ -207,25 +211,21 @@ def _joined(tinted: _Tinted, origin: np.ndarray, characters: np.ndarray) -> list
     at = np.flatnonzero(origin >= 0)
     if not len(at):
         return []
+    # What each character would be if the content went on as at the last tinted one before it.
+    before = np.maximum.accumulate(np.where(origin >= 0, np.arange(len(origin)), 0))
+    follows = origin[before] + np.arange(len(origin)) - before
+    same = characters == tinted.source.take(follows, mode="clip")
+    differing = np.cumsum(~same)
     source = origin[at]
     content = np.searchsorted(tinted.bounds, source, side="right") - 1
-    breaks = np.flatnonzero((np.diff(at) != 1) | (np.diff(source) != 1) | (np.diff(content) != 0))
+    goes_on = (np.diff(at) == np.diff(source)) & (np.diff(content) == 0)
+    goes_on &= differing[at[1:]] == differing[at[:-1]]
+    breaks = np.flatnonzero(~goes_on)
     firsts, lasts = np.append(0, breaks + 1), np.append(breaks, len(at) - 1)
-    runs: list[Place] = []
-    for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
-        number = int(content[first])
-        begin, end = int(at[first]), int(at[last]) + 1
-        offset = int(source[first] - tinted.bounds[number])
-        if runs and runs[-1].content == number:
-            before = runs[-1]
-            ends_at = before.at + before.end - before.begin
-            start = tinted.bounds[number]
-            gap = tinted.source[start + ends_at : start + offset]
-            if offset >= ends_at and np.array_equal(gap, characters[before.end : begin]):
-                runs[-1] = before._replace(end=end)
-                continue
-        runs.append(Place(begin, end, number, offset))
-    return runs
+    return [
+        Place(int(at[a]), int(at[b]) + 1, int(content[a]), int(source[a] - tinted.bounds[content[a]]))
+        for a, b in zip(firsts.tolist(), lasts.tolist(), strict=True)
+    ]
 
 
 def _with_edges(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from functools import cached_property
 from os.path import commonprefix
 from typing import NamedTuple
 
 from tokenkit.errors import DataError
+from tokenkit.tokenizers.chat.frames import Frames, said_from
 from tokenkit.tokenizers.chat.places import Content, Place, contents_of, find_places
 from tokenkit.tokenizers.chat.template import ChatTemplate, Conversation, Spans
 
@@ -44,6 +44,7 @@ class ChatWriter:
 
     def __init__(self, template: ChatTemplate, special_tokens: Iterable[str]) -> None:
         self.template = template
+        self.frames = Frames(template)
         names = sorted(filter(None, special_tokens), key=len, reverse=True)
         self.special = re.compile("|".join(map(re.escape, names))) if names else None
 
@@ -106,7 +107,13 @@ class WrittenChat:
     @cached_property
     def places(self) -> list[Place]:
         """Where the contents stand. Raises DataError if that cannot be told."""
+        if self._framed is not None:
+            return self._framed
         return find_places(self.writer.template, self.chat, self.text, self.contents)
+
+    @cached_property
+    def _framed(self) -> list[Place] | None:
+        return self.writer.frames.places(self.chat, self.text)
 
     @cached_property
     def spelt(self) -> Spans:
@@ -130,7 +137,7 @@ class WrittenChat:
     def turn_ends(self) -> dict[int, tuple[int, int]]:
         """Message number → character range of what closes its turn, special tokens included."""
         found: dict[int, tuple[int, int]] = {}
-        for message, (_, end), limit in self._turns():
+        for message, (_, end), limit in self._turns:
             gap = self.text[end:limit]
             blanks = len(gap) - len(gap.lstrip())
             for closing in self.writer.ends:
@@ -148,21 +155,15 @@ class WrittenChat:
         return found
 
     def _said_from(self, message: int, begin: int) -> int:
-        """Where an assistant's turn begins: behind what the template opens it with.
-
-        This is what a model is given when it is to say the turn. A template that writes the past
-        otherwise than it was tells nothing; then the turn begins with its contents.
-        """
-        before = replace(self.chat, messages=self.chat.messages[:message], open=True)
-        try:
-            opened = self.writer.template.render(before)[0]
-        except DataError:
-            return begin
-        return len(opened) if self.text.startswith(opened) and len(opened) <= begin else begin
+        """Where an assistant's turn begins; see :func:`said_from`."""
+        if self._framed is not None:
+            return begin - self.writer.frames.opening(self.chat, message)
+        return said_from(self.writer.template, self.chat, self.text, message, begin)
 
     def _role(self, message: int) -> str:
         return str(self.chat.messages[message].get("role"))
 
+    @cached_property
     def _turns(self) -> list[tuple[int, tuple[int, int], int]]:
         """Messages, the range of their contents, and where the next message's begin.
 
@@ -182,7 +183,7 @@ class WrittenChat:
         limits = [*(found[0] for _, found in turns[1:]), len(self.text)]
         return [(*turn, limit) for turn, limit in zip(turns, limits, strict=False)]
 
-    @property
+    @cached_property
     def parts(self) -> list[Part]:
         """Contents and ends of turns, from left to right."""
         found = [Part("content", p.content, p.at, p.begin, p.end) for p in self.places]
@@ -203,7 +204,7 @@ class WrittenChat:
         else:
             ranges = [
                 (self._said_from(message, begin), self.turn_ends.get(message, (0, end))[1])
-                for message, (begin, end), _ in self._turns()
+                for message, (begin, end), _ in self._turns
                 if self._role(message) in ("assistant", "model")
             ]
         if loss_on == "completion":
