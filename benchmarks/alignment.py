@@ -7,7 +7,7 @@ by both tokenizers. ``tokenize`` is the two backends' own encoding of what is wr
 the two chat templates, run once a chat. ``align`` is all else between rows and aligned chunks:
 ids as arrays, where tokens and contents stand, loss masks (``loss_on = "assistant"``), chunks.
 
-Without specs, real tokenizers with their own templates are taken from the folder TOKENKIT_TOKENIZERS
+Without specs, real tokenizers with their own templates are taken from TOKENKIT_TOKENIZERS
 (llama3, qwen2_5, mistral_nemo). Without that, two byte-level tokenizers (32,768 and 49,152 tokens)
 are trained first, with the templates of Llama3 and Qwen2, and bytes are a third target. The last
 line is JSON about the first pair: ``align_over_tokenize``, ``chat_align_over_tokenize`` and

@@ -28,8 +28,7 @@ WRITTEN = {
         ("<|im_start|>user\n2 + 2?<|im_end|>\n<|im_start|>assistant\n", False),
         ("It is 4.<|im_end|>", True),
         ("\n<|im_start|>user\nSure?<|im_end|>\n<|im_start|>assistant\n", False),
-        ("<think>\n\n</think>\n\n", False),
-        ("Yes\n\nI am.<|im_end|>", True),
+        ("<think>\n\n</think>\n\nYes\n\nI am.<|im_end|>", True),
         ("\n", False),
     ],
     "GENERATION": [
@@ -40,16 +39,16 @@ WRITTEN = {
         ("<|im_end|>\n", False),
     ],
     "MISTRAL": [
-        ("<s>[INST] 2 + 2? [/INST] ", False),
-        ("It is 4.</s>", True),
-        ("[INST] Sure? [/INST] ", False),
-        ("Yes\n\nI am.</s>", True),
+        ("<s>[INST] 2 + 2? [/INST]", False),
+        (" It is 4.</s>", True),
+        ("[INST] Sure? [/INST]", False),
+        (" Yes\n\nI am.</s>", True),
     ],
     "PLAIN_WORDS": [
-        ("user: 2 + 2?\nassistant: ", False),
-        ("It is 4.", True),
-        ("\nuser: Sure?\nassistant: ", False),
-        ("Yes\n\nI am.", True),
+        ("user: 2 + 2?\nassistant:", False),
+        (" It is 4.", True),
+        ("\nuser: Sure?\nassistant:", False),
+        (" Yes\n\nI am.", True),
         ("\n", False),
     ],
 }
@@ -83,7 +82,7 @@ def test_losses_count_what_assistants_say_and_what_closes_their_turns(make, name
         "completion": [k == last for k in range(len(pieces))],
     }[loss_on]
     under = np.repeat(wanted, [len(text.encode()) for text, _ in pieces])
-    # A token counts if all its bytes do (" It" of Mistral begins with the template's space).
+    # A token counts if all its bytes do (" It" of Mistral with the template's space).
     expected = [bool(under[a:b].all()) for a, b in zip(row.begin, row.end, strict=True)]
     assert row.counted.tolist() == expected and row.counted.dtype == bool
     assert 0 < row.counted.sum() and (loss_on == "all") == row.counted.all()

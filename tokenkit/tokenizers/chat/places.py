@@ -223,7 +223,9 @@ def _joined(tinted: _Tinted, origin: np.ndarray, characters: np.ndarray) -> list
     breaks = np.flatnonzero(~goes_on)
     firsts, lasts = np.append(0, breaks + 1), np.append(breaks, len(at) - 1)
     return [
-        Place(int(at[a]), int(at[b]) + 1, int(content[a]), int(source[a] - tinted.bounds[content[a]]))
+        Place(
+            int(at[a]), int(at[b]) + 1, int(content[a]), int(source[a] - tinted.bounds[content[a]])
+        )
         for a, b in zip(firsts.tolist(), lasts.tolist(), strict=True)
     ]
 
