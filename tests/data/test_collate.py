@@ -36,9 +36,12 @@ def toks():
     return load_tokenizer(SPEC_A), load_tokenizer(SPEC_B)
 
 
-def collator(toks, teacher=True, kinds=("unconstrained", "space"), reading=None, limits=(64, 80)):
+ALL = Reading("all")
+
+
+def collator(toks, teacher=True, kinds=("unconstrained", "space"), reading=ALL, limits=(64, 80)):
     a, b = toks
-    return Collator(b, a if teacher else None, kinds, reading or Reading(), *limits)
+    return Collator(b, a if teacher else None, kinds, reading, *limits)
 
 
 def test_shapes_and_dtypes(toks):

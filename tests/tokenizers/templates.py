@@ -74,10 +74,10 @@ NEW = (
 )
 PLAIN_WORDS = "{% for m in messages %}{{ m.role + ': ' + m.content + '\\n' }}{% endfor %}"
 
-# Marks what the assistant generates
+# Marks what the assistant generates: not what closes its turn
 GENERATION = (
     "{% for m in messages %}{% if m.role == 'assistant' %}{{ '<|im_start|>assistant\\n' }}"
-    "{% generation %}{{ m.content + '<|im_end|>' }}{% endgeneration %}{{ '\\n' }}"
+    "{% generation %}{{ m.content }}{% endgeneration %}{{ '<|im_end|>\\n' }}"
     "{% else %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endif %}"
     "{% endfor %}"
 )

@@ -27,7 +27,8 @@ def said_from(
     """Where an assistant's turn begins: behind what the template opens it with.
 
     This is what a model is given when it is to say the turn. A template that writes the past
-    otherwise than it was tells nothing; then the turn begins with its contents.
+    otherwise than it was, or knows no ``add_generation_prompt``, tells nothing; then the turn
+    begins with its contents, and the space before them, which is part of their first token.
 
     Args:
         begin: of the message's contents in ``rendered``.
@@ -37,7 +38,14 @@ def said_from(
         opened = template.render(before)[0]
     except DataError:
         return begin
-    return len(opened) if rendered.startswith(opened) and len(opened) <= begin else begin
+    first = begin
+    if rendered.startswith(opened) and len(opened) <= begin:
+        knows = "add_generation_prompt" in template.text_for(chat.tools)
+        if knows or rendered[len(opened) : begin].isspace():
+            first = len(opened)
+    while rendered[first - 1 : first] == " ":
+        first -= 1
+    return first
 
 
 @dataclass
