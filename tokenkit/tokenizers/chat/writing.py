@@ -72,11 +72,14 @@ class ChatWriter:
         else:
             return ()
         last = rendered.split(_TRIAL[3])[1].lstrip()
-        middle = rendered.split(_TRIAL[1])[1].split(_TRIAL[2])[0].lstrip()
+        middle, asked = (
+            rendered.split(_TRIAL[k])[1].split(_TRIAL[k + 1])[0].lstrip() for k in (1, 2)
+        )
         if not last or self.special is None:
             return ()
         common = self._to_last_special(commonprefix([last, middle]))
-        if common:
+        # Some templates open an answer behind the last turn, too: what is common has its header.
+        if common and last != asked:
             return (common,)
         firsts = [self.special.match(text) for text in (last, middle)]
         return tuple(dict.fromkeys(found[0] for found in firsts if found))
