@@ -7,12 +7,13 @@ by both tokenizers. ``tokenize`` is the two backends' own encoding of what is wr
 the two chat templates, run once a chat. ``align`` is all else between rows and aligned chunks:
 ids as arrays, where tokens and contents stand, loss masks (``loss_on = "assistant"``), chunks.
 
-Without specs, real tokenizers with their own templates are taken from TOKENKIT_TOKENIZERS
-(llama3, qwen2_5, mistral_nemo). Without that, two byte-level tokenizers (32,768 and 49,152 tokens)
-are trained first, with the templates of Llama3 and Qwen2, and bytes are a third target. The last
-line is JSON about the first pair: ``align_over_tokenize``, ``chat_align_over_tokenize`` and
-``chat_render_over_tokenize`` (the worst of T = 512 and 2048), ``tokens_per_second`` (teacher tokens
-of documents aligned; the worst) and ``bytes``, the peak memory of aligning one batch by T.
+Without specs, real tokenizers with their own templates are taken from the folder in
+TOKENKIT_TOKENIZERS (llama3, qwen2_5, mistral_nemo). Without that, two byte-level tokenizers (32,768
+and 49,152 tokens) are trained first, with the templates of Llama3 and Qwen2, and bytes are a third
+target. The last line is JSON about the first pair: ``align_over_tokenize``,
+``chat_align_over_tokenize`` and ``chat_render_over_tokenize`` (the worst of T = 512 and 2048; by T
+in ``chat_align_by_length``), ``tokens_per_second`` (teacher tokens of documents aligned; the worst)
+and ``bytes``, the peak memory of aligning one batch of documents by T.
 """
 
 from __future__ import annotations
@@ -181,6 +182,7 @@ def summary(documents: dict[int, dict], chats: dict[int, dict]) -> dict:
     return {
         "align_over_tokenize": round(max(d["ratio"][kind] for d, _ in pairs), 4),
         "chat_align_over_tokenize": round(max(c["ratio"][kind] for _, c in pairs), 4),
+        "chat_align_by_length": {str(t): round(c["ratio"][kind], 4) for t, c in chats.items()},
         "chat_render_over_tokenize": round(max(c["render"] for _, c in pairs), 4),
         "tokens_per_second": round(min(d["speed"][kind] for d, _ in pairs)),
         "bytes": {str(length): found["bytes"] for length, found in documents.items()},

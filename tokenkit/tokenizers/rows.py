@@ -300,11 +300,8 @@ def _document(
     known = begin >= 0
     own = slice(len(bos), len(bos) + len(known))
     size = len(bos) + len(known) + len(eos)
-    ids, places, counted = (
-        np.empty(size, np.int32),
-        np.empty((2, size), np.int64),
-        np.ones(size, bool),
-    )
+    ids, places = np.empty(size, np.int32), np.empty((2, size), np.int64)
+    counted = np.ones(size, bool)
     ids[: own.start], ids[own], ids[own.stop :] = bos, draft.ids, eos
     places[:, own] = begin, end
     places[:, own] += len(before) * known

@@ -222,7 +222,7 @@ class _Chunks:
         return self.sides[k].split(np.append(number, np.int32(-1))[self.chunk[k]])
 
     def smallest(self) -> np.ndarray:
-        """Every chunk by itself; ids from 0 in each row, ``[C]``."""
+        """Every chunk by itself; ids from 0 in each row, int32 ``[C]``."""
         number = np.arange(len(self.begin), dtype=np.int32)
         return number - self._first_of_row(number)
 
@@ -232,7 +232,7 @@ class _Chunks:
         return values[first[self.row]] if len(values) else values
 
     def merged(self, closed: np.ndarray) -> np.ndarray:
-        """Join chunks up to and including each closed one; ids from 0 in each row, ``[C]``."""
+        """Join chunks up to and including each closed one; int32 ``[C]``, from 0 in each row."""
         # What is joined must be one stretch of text.
         closed = closed | np.append(self.begin[1:] != self.end[:-1], True)[: len(closed)]
         before = np.cumsum(closed, dtype=np.int32) - closed

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
+from functools import lru_cache
 from typing import NamedTuple
 
 from tokenkit.tokenizers.chat.writing import Part
 from tokenkit.tokenizers.rows import EncodedRow
 
 UNIT = 3  # places of a unit on the common scale: its beginning, its inside on either side, its end
+LONG_GAP = 1024  # bytes; longer ones are not remembered
 
 
 class Interval(NamedTuple):
@@ -109,34 +111,49 @@ class _Gaps:
 
     def fill(self, a: int, a_end: int, b: int, b_end: int) -> None:
         """Match the gap between two contents, or before the first or after the last."""
-        if self.a[a:a_end] == self.b[b:b_end] and not self.bind:
-            self._add(a, a_end, b, b_end)
-            return
+        units = []  # of the gap, on both sides
         while self.units_a and self.units_a[0].end <= a_end:
             unit = self.units_a.popleft()
             other = self.units_b.get(unit.key)
-            if other is None or unit.begin < a or not (b <= other.begin and other.end <= b_end):
-                continue
-            self._template(a, unit.begin, b, other.begin)
-            same = self.a[unit.begin : unit.end] == self.b[other.begin : other.end]
-            whole = self.bind or not same
-            self._add(unit.begin, unit.end, other.begin, other.end, unit=whole)
-            a, b = unit.end, other.end
-        self._template(a, a_end, b, b_end)
-
-    def _template(self, a: int, a_end: int, b: int, b_end: int) -> None:
-        """Text of the templates, compared from both ends."""
-        if a >= a_end or b >= b_end:
-            return
+            if other is not None and unit.begin >= a and b <= other.begin and other.end <= b_end:
+                units.append((unit.begin - a, unit.end - a, other.begin - b, other.end - b))
         x, y = self.a[a:a_end], self.b[b:b_end]
-        start = _same_start(x, y)
-        self._add(a, a + start, b, b + start)
-        end = min(_same_start(x[::-1], y[::-1]), min(len(x), len(y)) - start)
-        self._add(a_end - end, a_end, b_end - end, b_end)
+        match = _match if len(x) + len(y) <= LONG_GAP else _match.__wrapped__
+        for i in match(x, y, tuple(units), self.bind):
+            self.found.append(Interval(i.a + a, i.a_end + a, i.b + b, i.b_end + b, i.unit))
 
-    def _add(self, a: int, a_end: int, b: int, b_end: int, unit: bool = False) -> None:
-        if a < a_end and b < b_end:
-            self.found.append(Interval(a, a_end, b, b_end, unit))
+
+@lru_cache(maxsize=4096)
+def _match(
+    x: bytes, y: bytes, units: tuple[tuple[int, int, int, int], ...], bind: bool
+) -> list[Interval]:
+    """Intervals of a gap; templates fill most of them with the same few texts."""
+    if x == y and not bind:
+        return [Interval(0, len(x), 0, len(y))] if x else []
+    found: list[Interval] = []
+    a = b = 0
+    for a_begin, a_end, b_begin, b_end in units:
+        if b_begin < b:  # in another order on the other side
+            continue
+        found += _template(x, y, a, a_begin, b, b_begin)
+        if a_begin < a_end and b_begin < b_end:
+            whole = bind or x[a_begin:a_end] != y[b_begin:b_end]
+            found.append(Interval(a_begin, a_end, b_begin, b_end, whole))
+        a, b = a_end, b_end
+    return found + _template(x, y, a, len(x), b, len(y))
+
+
+def _template(x: bytes, y: bytes, a: int, a_end: int, b: int, b_end: int) -> list[Interval]:
+    """Text of the templates, compared from both ends."""
+    start = _same_start(x[a:a_end], y[b:b_end])
+    ours, theirs = x[a + start : a_end], y[b + start : b_end]
+    end = _same_start(ours[::-1], theirs[::-1])
+    found = []
+    if start:
+        found.append(Interval(a, a + start, b, b + start))
+    if end:
+        found.append(Interval(a_end - end, a_end, b_end - end, b_end))
+    return found
 
 
 def _joined(intervals: list[Interval]) -> list[Interval]:

@@ -56,6 +56,7 @@ class Frame:
         literals: template text before, between and behind contents, one more than these.
         order: which content comes where.
         trial, rendered: the chat that it was read off, and what the template wrote of it.
+        once: whether no content is written twice.
         openings: characters of an assistant's turn before its contents, by message.
     """
 
@@ -63,6 +64,7 @@ class Frame:
     order: list[int]
     trial: Conversation
     rendered: str
+    once: bool
     openings: dict[int, int] = field(default_factory=dict)
 
 
@@ -73,8 +75,8 @@ class Frames:
         self.template = template
         self.known: dict[Shape, Frame | None] = {}
 
-    def places(self, chat: Conversation, rendered: str) -> list[Place] | None:
-        """Where the contents stand, from left to right; None if that takes tinting."""
+    def fit(self, chat: Conversation, rendered: str) -> tuple[Frame, list[Place]] | None:
+        """The chat's frame and where contents stand, from left to right; None if not framed."""
         shape = _shape(chat)
         if shape is None:
             return None
@@ -85,11 +87,11 @@ class Frames:
         frame = self.known[shape]
         if frame is None:
             return None
-        return _fit(frame, [message["content"] for message in chat.messages], rendered)
+        places = _fit(frame, [message["content"] for message in chat.messages], rendered)
+        return None if places is None else (frame, places)
 
-    def opening(self, chat: Conversation, message: int) -> int:
-        """Characters of an assistant's turn before its contents, for a chat that was placed."""
-        frame = self.known[_shape(chat)]
+    def opening(self, frame: Frame, message: int) -> int:
+        """Characters of an assistant's turn before its contents."""
         if message not in frame.openings:
             begin = frame.rendered.find(frame.trial.messages[message]["content"])
             first = said_from(self.template, frame.trial, frame.rendered, message, begin)
@@ -111,7 +113,7 @@ class Frames:
         # Between two contents, only a mark tells whose blanks are whose.
         if not order or not all(map(str.strip, literals[1:-1])):
             return None
-        return Frame(literals, order, trial, rendered)
+        return Frame(literals, order, trial, rendered, len(order) == len(set(order)))
 
 
 def _shape(chat: Conversation) -> Shape | None:

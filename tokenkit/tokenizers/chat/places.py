@@ -27,6 +27,7 @@ LONG_EDGE = 512  # of contents too many to be tinted whole, at most so much at b
 # Keys whose values a template reads as names, but for those of a call's arguments.
 _NAMES = {"role", "type", "id", "tool_call_id"}
 _ARGUMENTS = "arguments"
+_PLAIN = {"role", "content"}  # keys of most messages
 # What ``strip`` takes away, and what JSON writes otherwise: never tinted.
 _NEUTRAL = "".join(c for c in map(chr, range(0x3001)) if c.isspace() or c < " " or c in '"\\\x7f')
 _NEUTRAL_CODES = np.unique(np.frombuffer(_NEUTRAL.encode("utf-32-le"), np.uint32))
@@ -55,7 +56,7 @@ def contents_of(chat: Conversation) -> list[Content]:
     found = []
     for number, message in enumerate(chat.messages):
         role, content = str(message.get("role")), message.get("content")
-        plain = isinstance(content, str) and len(message) == 2 and "role" in message
+        plain = message.keys() == _PLAIN and isinstance(content, str)
         texts = (content,) if plain else _texts(message)
         found += [Content(number, role, text) for text in texts]
     return found
@@ -89,7 +90,11 @@ def names_of(chat: Conversation) -> Iterator[str]:
             for item in value:
                 yield from names(item, inside)
 
-    yield from names(list(chat.messages), False)
+    for message in chat.messages:
+        if message.keys() == _PLAIN and isinstance(message["content"], str):
+            yield str(message["role"])
+        else:
+            yield from names(message, False)
     for extra in (list(chat.tools or ()), dict(chat.options)):
         yield from names(extra, True)
         yield from _texts(extra, ())
@@ -221,13 +226,10 @@ def _joined(tinted: _Tinted, origin: np.ndarray, characters: np.ndarray) -> list
     goes_on = (np.diff(at) == np.diff(source)) & (np.diff(content) == 0)
     goes_on &= differing[at[1:]] == differing[at[:-1]]
     breaks = np.flatnonzero(~goes_on)
-    firsts, lasts = np.append(0, breaks + 1), np.append(breaks, len(at) - 1)
-    return [
-        Place(
-            int(at[a]), int(at[b]) + 1, int(content[a]), int(source[a] - tinted.bounds[content[a]])
-        )
-        for a, b in zip(firsts.tolist(), lasts.tolist(), strict=True)
-    ]
+    first, last = np.append(0, breaks + 1), np.append(breaks, len(at) - 1)
+    number = content[first]
+    columns = at[first], at[last] + 1, number, source[first] - tinted.bounds[number]
+    return [Place(*row) for row in np.stack(columns, axis=1).tolist()]
 
 
 def _with_edges(

@@ -9,7 +9,7 @@ from os.path import commonprefix
 from typing import NamedTuple
 
 from tokenkit.errors import DataError
-from tokenkit.tokenizers.chat.frames import Frames, said_from
+from tokenkit.tokenizers.chat.frames import Frame, Frames, said_from
 from tokenkit.tokenizers.chat.places import Content, Place, contents_of, find_places
 from tokenkit.tokenizers.chat.template import ChatTemplate, Conversation, Spans
 
@@ -108,12 +108,12 @@ class WrittenChat:
     def places(self) -> list[Place]:
         """Where the contents stand. Raises DataError if that cannot be told."""
         if self._framed is not None:
-            return self._framed
+            return self._framed[1]
         return find_places(self.writer.template, self.chat, self.text, self.contents)
 
     @cached_property
-    def _framed(self) -> list[Place] | None:
-        return self.writer.frames.places(self.chat, self.text)
+    def _framed(self) -> tuple[Frame, list[Place]] | None:
+        return self.writer.frames.fit(self.chat, self.text)
 
     @cached_property
     def spelt(self) -> Spans:
@@ -157,7 +157,7 @@ class WrittenChat:
     def _said_from(self, message: int, begin: int) -> int:
         """Where an assistant's turn begins; see :func:`said_from`."""
         if self._framed is not None:
-            return begin - self.writer.frames.opening(self.chat, message)
+            return begin - self.writer.frames.opening(self._framed[0], message)
         return said_from(self.writer.template, self.chat, self.text, message, begin)
 
     def _role(self, message: int) -> str:
@@ -169,6 +169,10 @@ class WrittenChat:
 
         What a template repeats of a message later (a called tool's name) is not its turn's.
         """
+        if self._framed is not None and self._framed[0].once:  # the common case, quickly
+            begins = [place.begin for place in self.places[1:]]
+            pairs = zip(self.places, [*begins, len(self.text)], strict=True)
+            return [(place.content, (place.begin, place.end), limit) for place, limit in pairs]
         turns: list[list] = []
         known: set[tuple[int, int]] = set()
         for place in self.places:
