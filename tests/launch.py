@@ -31,6 +31,8 @@ def _rank_main(rank: int, world: int, port: int, argv: list[str], log: str) -> N
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+    # The server that forks these processes may have been started by a test that asked for it.
+    os.environ.pop("TOKENKIT_TRACEBACK", None)
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world),
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), HF_HUB_OFFLINE="1",
