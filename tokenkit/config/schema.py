@@ -80,7 +80,9 @@ class DataConfig:
     split: str = key("train", "split of hf: datasets")
     streaming: bool = key(False, "stream hf: datasets instead of downloading them first")
     text_field: str = key("text", "column of plain texts")
-    messages_field: str = key("messages", "column of conversations")
+    messages_field: str = key(
+        "messages", "column of conversations (with tools and chat_template_kwargs beside it)"
+    )
     shuffle: bool = key(True, "shuffle the rows, anew in each epoch")
     shuffle_buffer: int = key(10000, "rows held for shuffling a stream", minimum=1)
     num_workers: int = key(0, "processes per rank that prepare batches (0: none)", minimum=0)
@@ -230,7 +232,7 @@ class EvalConfig:
         [], "specs of unseen tokenizers to validate on (with tokenizer_sampler)"
     )
     max_documents: int = key(64, "validation texts", minimum=1)
-    batch_size: int = key(8, "texts per forward pass", minimum=1)
+    batch_size: int = key(8, "windows per forward pass", minimum=1)
     max_bytes: int = key(2048, "bytes of text per window", minimum=16)
 
 
