@@ -132,8 +132,10 @@ def test_texts_that_a_tokenizer_cannot_write_are_left_out_of_both_sides(
     whole = tokenizer("bpe_a:source=Llama3")
     caplog.clear()
     assert writable_texts([whole, lacking], ["word", "two words", "日本"]) == ["word", "日本"]
-    (said,) = [record.getMessage() for record in caplog.records]
-    assert said.startswith("document 2 ('two words') is left out: tokenizer '")
+    # Other libraries may speak meanwhile.
+    said = {record.getMessage() for record in caplog.records if record.name == "tokenkit"}
+    (named,) = (line for line in said if line.startswith("document "))
+    assert named.startswith("document 2 ('two words') is left out: tokenizer '")
     with pytest.raises(DataError, match="no document is left"):
         writable_texts([whole, lacking], ["two words"])
     assert writable_texts([whole], []) == []
