@@ -21,7 +21,7 @@ from tokenkit.tokenizers import (
     messages_to_markers,
     surface_forms,
 )
-from tokenkit.tokenizers.rows import encode_marked
+from tokenkit.tokenizers.chat.marked import encode_marked
 from tokenkit.transfer import fvt
 from tokenkit.transfer.mined import compute_mined_mapping
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from tests.tokenizers.samples import NAMES
+from tests.tokenizers.samples import NAMES, with_template
 from tests.tokenizers.test_encode import TEXT
 from tokenkit.errors import TokenizerError
 from tokenkit.tokenizers import (
@@ -24,7 +24,7 @@ from tokenkit.tokenizers import (
     encode_rows,
     load_pair_bias,
 )
-from tokenkit.tokenizers.rows import encode_marked
+from tokenkit.tokenizers.chat.marked import encode_marked
 
 KINDS = ("unconstrained", "space")
 CHAT = [
@@ -137,14 +137,18 @@ def test_ends_of_turns_match(tok) -> None:
     assert pair.teacher.loss_mask[ends[0]] and pair.student.loss_mask[ends[1]]
 
 
-def test_templates_that_differ_in_a_system_prompt_align_around_it(tok) -> None:
+def test_templates_that_differ_in_a_system_prompt_align_around_it(tok, tmp_path) -> None:
     """What one side alone writes is in no chunk; all else is, headers included."""
-    t = tok("qwen2")
-    chats = [[{"role": "system", "content": "Be brief."}, *CHAT], CHAT]
-    rows = [encode_rows(t, [Conversation(chat)])[0] for chat in chats]
-    found = align_rows(t, t, [rows[0]], [rows[1]])
-    # contents are told apart by their number, which a system prompt moves: only ends agree
-    assert (found.student_chunks["unconstrained"][0] >= 0).any()
+    turns = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content }}"
+    turns += "{{ '<|im_end|>\\n' }}{% endfor %}"
+    prompt = "<|im_start|>system\nBe brief.<|im_end|>\n"
+    said = "{{ '" + prompt.replace("\n", "\\n") + "' }}" + turns
+    plain, prompted = with_template(tmp_path / "a", turns), with_template(tmp_path / "b", said)
+    pair = align_pair(prompted, plain, CHAT)
+    assert (pair.student.chunks >= 0).all()
+    system = pair.teacher.byte_ranges[:, 0] < len(prompt)
+    assert ((pair.teacher.chunks < 0) == system).all()
+    assert check(pair) == len(pair.student.ids)
 
 
 @pytest.mark.parametrize(("teacher", "student"), PAIRS)

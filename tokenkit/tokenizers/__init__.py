@@ -7,6 +7,7 @@ from tokenkit.tokenizers.alignment.align import Alignment, align_rows
 from tokenkit.tokenizers.alignment.pair import AlignedPair, AlignedSide, align_pair
 from tokenkit.tokenizers.chat.marked import CHAT_MODES, apply_chat_mode, messages_to_markers
 from tokenkit.tokenizers.chat.template import ChatTemplate, Conversation
+from tokenkit.tokenizers.encode import encode_rows
 from tokenkit.tokenizers.expansion import InputExpander
 from tokenkit.tokenizers.extend import extend
 from tokenkit.tokenizers.families import FAMILIES, MARKERS, Family
@@ -21,7 +22,6 @@ from tokenkit.tokenizers.rows import (
     EncodedRow,
     Reading,
     Row,
-    encode_rows,
     joint_form,
     normalised,
 )

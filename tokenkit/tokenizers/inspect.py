@@ -9,8 +9,8 @@ import numpy as np
 
 from tokenkit.errors import TokenizerError
 from tokenkit.tokenizers.alignment.align import align_rows
+from tokenkit.tokenizers.chat.marked import encode_marked
 from tokenkit.tokenizers.families import MARKERS
-from tokenkit.tokenizers.rows import encode_marked
 from tokenkit.tokenizers.tokenizer import ByteifiedTokenizer
 
 # Foreground and background of chunks in turn (ANSI "select graphic rendition" parameters).

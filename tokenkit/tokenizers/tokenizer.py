@@ -215,7 +215,7 @@ class ByteifiedTokenizer:
             DataError: if the template refuses the chat.
             TokenizerError: if the tokenizer has no template.
         """
-        from tokenkit.tokenizers.rows import chat_ids
+        from tokenkit.tokenizers.encode import chat_ids
 
         return chat_ids(self, messages, **options)
 

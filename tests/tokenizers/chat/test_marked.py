@@ -16,7 +16,7 @@ from tokenkit.tokenizers import (
     encode_rows,
     messages_to_markers,
 )
-from tokenkit.tokenizers.rows import encode_marked
+from tokenkit.tokenizers.chat.marked import encode_marked
 
 
 def test_messages_become_markers() -> None:

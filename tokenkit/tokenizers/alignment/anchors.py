@@ -144,10 +144,9 @@ def _match(
 
 
 def _template(x: bytes, y: bytes, a: int, a_end: int, b: int, b_end: int) -> list[Interval]:
-    """Text of the templates, compared from both ends."""
-    start = _same_start(x[a:a_end], y[b:b_end])
-    ours, theirs = x[a + start : a_end], y[b + start : b_end]
-    end = _same_start(ours[::-1], theirs[::-1])
+    """Text of the templates, compared from both ends: first the header of what follows."""
+    end = _same_start(x[a:a_end][::-1], y[b:b_end][::-1])
+    start = _same_start(x[a : a_end - end], y[b : b_end - end])
     found = []
     if start:
         found.append(Interval(a, a + start, b, b + start))

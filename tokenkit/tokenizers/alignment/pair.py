@@ -10,8 +10,9 @@ import numpy as np
 
 from tokenkit.tokenizers.alignment.align import align_rows
 from tokenkit.tokenizers.chat.template import Conversation
+from tokenkit.tokenizers.encode import encode_rows
 from tokenkit.tokenizers.pair_bias import PairBias
-from tokenkit.tokenizers.rows import Document, Reading, Row, encode_rows, joint_form, normalised
+from tokenkit.tokenizers.rows import Document, Reading, Row, joint_form, normalised
 from tokenkit.tokenizers.tokenizer import ByteifiedTokenizer
 
 
@@ -63,7 +64,7 @@ def align_pair(
             ``parse``.
 
     Raises:
-        DataError, TokenizerError: as :func:`tokenkit.tokenizers.rows.encode_rows`.
+        DataError, TokenizerError: as :func:`tokenkit.tokenizers.encode.encode_rows`.
     """
     row = text_or_messages
     if isinstance(row, str):

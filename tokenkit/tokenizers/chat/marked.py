@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from tokenkit.errors import ConfigError, DataError
 from tokenkit.registry import did_you_mean
+from tokenkit.tokenizers.alignment.locate import locate
+from tokenkit.tokenizers.chat.writing import Part
 from tokenkit.tokenizers.families import (
     ASSISTANT_NAME,
     BOS,
@@ -17,6 +22,9 @@ from tokenkit.tokenizers.families import (
     START_HEADER,
     USER_NAME,
 )
+from tokenkit.tokenizers.guard import well_formed
+from tokenkit.tokenizers.rows import Document, EncodedRow, in_form
+from tokenkit.tokenizers.tokenizer import ByteifiedTokenizer
 
 CHAT_MODES = (
     "surround_instruct",
@@ -74,3 +82,52 @@ def apply_chat_mode(text: str, mode: str) -> str:
     if "no_force_eos" not in mode and not text.endswith((EOT, EOS)):
         text += EOS
     return text
+
+
+def with_markers(row: Document) -> str:
+    """A text as the reference's mode of its BOS and EOS writes it."""
+    mode = "direct_encode" + "_no_force_bos" * (not row.bos) + "_no_force_eos" * (not row.eos)
+    return apply_chat_mode(row.text, mode)
+
+
+def encode_marked(tok: ByteifiedTokenizer, marked_text: str) -> EncodedRow:
+    """A text with neutral markers, each marker a unit; ids as :meth:`ByteifiedTokenizer.encode`."""
+    pieces: list[tuple] = []
+    parts: list[Part] = []
+    split = tok.split(marked_text)
+    texts = tok.encode_texts(split[::2])
+    for number, piece in enumerate(split):
+        if number % 2 == 0:
+            ids = texts[number // 2]
+            data = in_form(well_formed(piece), tok.normal_form).encode()
+            begin, end = locate(tok, ids, data)
+            parts.append(Part("content", number, 0, 0, 0))
+        else:
+            ids = tok.marker_ids[piece]
+            if ids is None:
+                continue
+            raw = [tok.token_bytes[i] for i in ids.tolist()]
+            end = np.cumsum([len(r) for r in raw])
+            begin, data = end - np.array([len(r) for r in raw]), b"".join(raw)
+            parts.append(Part("unit", number, 0, 0, 0))
+        pieces.append((ids, begin, end, np.ones(len(ids), bool), data))
+    return replace(_join(pieces, parts), marked=True)
+
+
+def _join(pieces: list[tuple], parts: list[Part]) -> EncodedRow:
+    """Pieces ``(ids, begin, end, counted, data)`` one after another, a part for each."""
+    offset, moved, begins, ends = 0, [], [], []
+    for part, (_, begin, end, _, data) in zip(parts, pieces, strict=True):
+        moved.append(part._replace(begin=offset, end=offset + len(data)))
+        begins.append(np.where(begin < 0, -1, begin + offset))
+        ends.append(np.where(end < 0, -1, end + offset))
+        offset += len(data)
+    ids, _, _, counted, data = zip(*pieces, strict=True)
+    return EncodedRow(
+        b"".join(data),
+        np.concatenate(ids),
+        np.concatenate(begins),
+        np.concatenate(ends),
+        np.concatenate(counted),
+        lambda: moved,
+    )

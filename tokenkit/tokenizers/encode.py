@@ -1,0 +1,306 @@
+"""From rows to ids, the bytes each token stands for, and what the loss counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from tokenkit.errors import DataError, TokenizerError
+from tokenkit.tokenizers.alignment.locate import locate_rows
+from tokenkit.tokenizers.chat.marked import encode_marked, with_markers
+from tokenkit.tokenizers.chat.places import names_of
+from tokenkit.tokenizers.chat.template import Conversation, Spans
+from tokenkit.tokenizers.chat.writing import ChatWriter, Part, WrittenChat, without
+from tokenkit.tokenizers.families import MARKERS
+from tokenkit.tokenizers.guard import GUARD, well_formed
+from tokenkit.tokenizers.rows import Document, EncodedRow, Reading, Row, in_form
+from tokenkit.tokenizers.tokenizer import ByteifiedTokenizer
+
+# A text is first cut to this many characters per wanted token; real text needs about four.
+CLIP_CHARACTERS_PER_TOKEN = 24
+# Tokens this close to a cut may differ from those of the whole text.
+CLIP_MARGIN = 16
+
+
+@dataclass
+class _Draft:
+    """A row on its way to ids."""
+
+    row: Row
+    chat: WrittenChat | None
+    text: str  # to encode, special tokens guarded
+    guarded: bool
+    whole: bool = True
+    ids: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+
+
+def encode_rows(
+    tok: ByteifiedTokenizer,
+    rows: Sequence[Row],
+    reading: Reading | None = None,
+    max_length: int | None = None,
+) -> list[EncodedRow]:
+    """Encode rows in as few calls as possible.
+
+    Args:
+        max_length: tokens wanted of each row; one more is returned where there are more.
+
+    Raises:
+        DataError: if a chat cannot be written by the tokenizer's template, or a row spells a
+            special token and may not, or cannot be read as text.
+        TokenizerError: if there is a chat but no template.
+    """
+    reading = reading or Reading()
+    if reading.spelt == "parse" and any(isinstance(row, Document) for row in rows):
+        return [
+            encode_marked(tok, with_markers(row)) if isinstance(row, Document)
+            else encode_rows(tok, [row], reading, max_length)[0]
+            for row in rows
+        ]  # fmt: skip
+    drafts = []
+    for row in rows:
+        with _placed(row):
+            chat = write_chat(tok, row) if isinstance(row, Conversation) else None
+            drafts.append(_draft(tok, row, chat, reading))
+    _encode(tok, drafts, max_length)
+    seen = [_seen(tok, draft) for draft in drafts]
+    ids, data = [draft.ids for draft in drafts], [text.encode() for text in seen]
+    located = locate_rows(tok, ids, data)
+    encoded = []
+    for draft, text, raw, (begin, end) in zip(drafts, seen, data, located, strict=True):
+        with _placed(draft.row):
+            if draft.chat is None:
+                encoded.append(_document(tok, draft, text, raw, begin, end))
+            else:
+                encoded.append(_chat(tok, draft, reading, text, raw, begin, end))
+    return encoded
+
+
+@contextmanager
+def _placed(row: Row) -> Iterator[None]:
+    """Errors of a row begin with its file and line."""
+    try:
+        yield
+    except (DataError, TokenizerError) as error:
+        if not row.where:
+            raise
+        raise type(error)(f"{row.where}: {error}") from error
+
+
+def write_chat(tok: ByteifiedTokenizer, chat: Conversation) -> WrittenChat:
+    """Raises TokenizerError without a template, DataError if the template refuses the chat."""
+    return chat_writer(tok).write(chat)
+
+
+def chat_writer(tok: ByteifiedTokenizer) -> ChatWriter:
+    """The tokenizer's writer, made once.
+
+    Raises:
+        TokenizerError: if it has no chat template.
+    """
+    if tok.writer is None:
+        if tok.chat is None:
+            raise TokenizerError(
+                f"tokenizer '{tok.spec}' has no chat template, so it cannot read conversations; "
+                "name a family in its spec (':target=Qwen2', say) or use plain texts"
+            )
+        special = [t.content for t in tok.hf.added_tokens_decoder.values() if t.special]
+        tok.writer = ChatWriter(tok.chat, special)
+    return tok.writer
+
+
+def chat_ids(
+    tok: ByteifiedTokenizer,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    add_generation_prompt: bool = False,
+    **options: Any,
+) -> list[int]:
+    """Ids of a chat; see :meth:`ByteifiedTokenizer.encode_chat`."""
+    written = write_chat(tok, Conversation(messages, tools, options, add_generation_prompt))
+    draft = _draft(tok, written.chat, written, Reading())
+    _encode(tok, [draft], None)
+    return draft.ids.tolist()
+
+
+# From rows to ids -----------------------------------------------------------------------------
+
+
+def _draft(tok: ByteifiedTokenizer, row: Row, chat: WrittenChat | None, reading: Reading) -> _Draft:
+    """Say what is to be encoded; special tokens that are meant are guarded if others are not."""
+    if chat is None:
+        text = well_formed(row.text)
+        spelt = tok.spelt_special.search(text) if tok.spelt_special else None
+        if reading.spelt == "refuse":
+            _refuse_spelt(text, spelt and spelt[0])
+        if reading.spelt == "text" and spelt and GUARD in text:
+            raise DataError("the text spells a special token and holds U+10FFFD; take one out")
+        return _Draft(row, chat, text, guarded=bool(spelt) and reading.spelt == "text")
+    text = chat.text
+    if reading.spelt == "refuse":
+        for content in chat.contents:
+            spelt = tok.spelt_special.search(content.text) if tok.spelt_special else None
+            _refuse_spelt(content.text, spelt and spelt[0])
+    if reading.spelt != "parse" and tok.spelt_special:
+        found = next(filter(None, map(tok.spelt_special.search, set(names_of(chat.chat)))), None)
+        if found:
+            raise DataError(
+                f"the chat spells the special token '{found[0]}' in a name, a key, a tool or an "
+                "option, where it cannot be read as text"
+            )
+    if reading.spelt == "parse" or not chat.spelt:
+        return _Draft(row, chat, text, guarded=False)
+    if GUARD in text:
+        raise DataError("the chat spells a special token and holds U+10FFFD; take one out")
+    meant = [found.start() for found in tok.spelt_special.finditer(text)]
+    holes = {begin for begin, _ in chat.spelt}
+    cuts = [0, *(at for at in meant if at not in holes), len(text)]
+    guarded = GUARD.join(text[a:b] for a, b in zip(cuts, cuts[1:], strict=False))
+    return _Draft(row, chat, guarded, guarded=True)
+
+
+def _refuse_spelt(text: str, special: str | None) -> None:
+    found = special or next((marker for marker in MARKERS if marker in text), None)
+    if found:
+        raise DataError(
+            f"the text spells '{found}', which is no ordinary text (chat.special_tokens = "
+            "'refuse'; 'text' reads it as text)"
+        )
+
+
+def _encode(tok: ByteifiedTokenizer, drafts: list[_Draft], max_length: int | None) -> None:
+    """Fill in the ids; texts certainly too long are encoded in part."""
+    budget = None if max_length is None else CLIP_CHARACTERS_PER_TOKEN * max_length
+    for guarded in (False, True):
+        todo = [draft for draft in drafts if draft.guarded is guarded]
+        found = tok.encode_texts([draft.text[:budget] for draft in todo], guarded)
+        for draft, ids in zip(todo, found, strict=True):
+            draft.ids = ids
+            draft.whole = budget is None or len(draft.text) <= budget
+            if not draft.whole and len(ids) < max_length + CLIP_MARGIN:
+                draft.ids, draft.whole = tok.encode_texts([draft.text], guarded)[0], True
+            if not draft.whole:
+                draft.ids = draft.ids[: max_length + 1]
+            if guarded:
+                with _placed(draft.row):
+                    _check_guarded(tok, draft)
+
+
+def _check_guarded(tok: ByteifiedTokenizer, draft: _Draft) -> None:
+    """Refuse a row of whose ordinary text the tokenizer's model itself makes a special token."""
+    special = int(np.isin(draft.ids, list(tok.guard.special)).sum())
+    if special > (draft.text.count(GUARD) if draft.chat else 0):
+        raise DataError(
+            f"the row spells a special token, which tokenizer '{tok.spec}' cannot write as "
+            "text (chat.special_tokens = 'parse' reads it as the token)"
+        )
+
+
+# From ids to places ---------------------------------------------------------------------------
+
+
+def _seen(tok: ByteifiedTokenizer, draft: _Draft) -> str:
+    """The row's text in the tokenizer's form, without guards."""
+    return in_form(draft.text if draft.chat is None else draft.chat.text, tok.normal_form)
+
+
+def _document(
+    tok: ByteifiedTokenizer,
+    draft: _Draft,
+    text: str,
+    data: bytes,
+    begin: np.ndarray,
+    end: np.ndarray,
+) -> EncodedRow:
+    row = draft.row
+    spelt = [m.span() for m in tok.spelt_special.finditer(text)] if draft.guarded else []
+    bos = [tok.ids[tok.text_bos]] if row.bos and tok.text_bos else []
+    eos = [tok.eos_id] if row.eos and draft.whole else []
+    before, after = (b"".join([tok.token_bytes[i] for i in special]) for special in (bos, eos))
+    known = begin >= 0
+    own = slice(len(bos), len(bos) + len(known))
+    size = len(bos) + len(known) + len(eos)
+    ids, places = np.empty(size, np.int32), np.empty((2, size), np.int64)
+    counted = np.ones(size, bool)
+    ids[: own.start], ids[own], ids[own.stop :] = bos, draft.ids, eos
+    places[:, own] = begin, end
+    places[:, own] += len(before) * known
+    edges = [0, len(before), len(before) + len(data), len(before) + len(data) + len(after)]
+    places[:, : own.start] = np.array(edges[:2])[:, None]
+    places[:, own.stop :] = np.array(edges[2:])[:, None]
+    if spelt:
+        ranges = without([(0, len(text))], spelt)
+        counted[own] = _inside(_to_bytes(text, ranges), begin, end)
+    parts = [Part("content", 0, 0, *edges[1:3])]
+    if bos:
+        parts.insert(0, Part("unit", "bos", 0, *edges[:2]))
+    if eos:
+        parts.append(Part("unit", "eos", 0, *edges[2:]))
+    return EncodedRow(before + data + after, ids, *places, counted, lambda: parts)
+
+
+def _chat(
+    tok: ByteifiedTokenizer,
+    draft: _Draft,
+    reading: Reading,
+    normal: str,
+    data: bytes,
+    begin: np.ndarray,
+    end: np.ndarray,
+) -> EncodedRow:
+    chat = draft.chat
+    text = chat.text
+
+    def moved(ranges: Spans) -> Spans:
+        """Ranges of the text in bytes of its normal form."""
+        if normal is not text:
+            ranges = [
+                tuple(len(in_form(text[:at], tok.normal_form)) for at in pair) for pair in ranges
+            ]
+        return _to_bytes(normal, ranges)
+
+    if reading.loss_on == "all" and not chat.spelt:
+        counted = np.ones(len(draft.ids), bool)
+    else:
+        counted = _inside(moved(chat.counted(reading.loss_on)), begin, end)
+
+    @cache
+    def parts() -> list[Part]:
+        if normal is text and text.isascii():
+            return chat.parts
+        ranges = moved([(part.begin, part.end) for part in chat.parts])
+        pairs = zip(chat.parts, ranges, strict=True)
+        return [Part(part.kind, part.key, part.at, *place) for part, place in pairs]
+
+    return EncodedRow(data, draft.ids, begin, end, counted, parts)
+
+
+def _to_bytes(text: str, ranges: Spans) -> Spans:
+    """Character ranges, from left to right, as byte ranges."""
+    if text.isascii():
+        return ranges
+    edges = np.unique([0, *chain.from_iterable(ranges)])
+    sizes = [len(text[a:b].encode()) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    place = dict(zip(edges.tolist(), np.cumsum([0, *sizes]).tolist(), strict=True))
+    return [(place[a], place[b]) for a, b in ranges]
+
+
+def _inside(ranges: Spans, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Tokens ``[T]`` whose bytes all lie in the ranges (one of them, or several that touch)."""
+    joined: list[list[int]] = []
+    for a, b in sorted(ranges):
+        if joined and a <= joined[-1][1]:
+            joined[-1][1] = max(b, joined[-1][1])
+        else:
+            joined.append([a, b])
+    if not joined:
+        return np.zeros(len(begin), bool)
+    starts, stops = np.array(joined).T
+    place = np.searchsorted(starts, begin, side="right") - 1
+    return (begin >= 0) & (place >= 0) & (end <= stops[place])
