@@ -32,18 +32,3 @@ def _write(node: dict) -> str:
         return ""
     pattern = branches[0] if len(branches) == 1 else f"(?:{'|'.join(branches)})"
     return f"(?:{pattern})?" if "" in node else pattern
-
-
-def clip_parts(parts: list[str], budget: int) -> list[str]:
-    """The first parts of a split text, about ``budget`` characters; ``parts`` itself if shorter."""
-    if sum(map(len, parts)) <= budget:
-        return parts
-    kept: list[str] = []
-    for place, part in enumerate(parts):
-        if place % 2 == 0:
-            part = part[:budget]
-        kept.append(part)
-        budget -= len(part)
-        if budget <= 0:
-            break
-    return kept

@@ -31,7 +31,12 @@ from tokenkit.models.hypernet_build import build_hypernet_vocabulary, fill_hyper
 from tokenkit.models.lora import add_lora, init_lora
 from tokenkit.models.weights import copy_full
 from tokenkit.parallelisms import DTYPES, Parallel, parallelize, parallelize_vocabulary
-from tokenkit.tokenizers import ByteifiedTokenizer, load_tokenizer, warn_of_missing_bos
+from tokenkit.tokenizers import (
+    ByteifiedTokenizer,
+    joint_form,
+    load_tokenizer,
+    warn_of_missing_bos,
+)
 from tokenkit.training.cache_meta import check_cache, read_meta
 from tokenkit.training.teacher import LiveTeacher, SelfTeacher, TeacherSource
 from tokenkit.training.teacher_cache import CachedTeacher
@@ -64,8 +69,10 @@ def load_tokenizers(config: Config, needs_teacher: bool) -> Tokenizers:
         teacher = load_tokenizer(spec, date=date)
     else:
         teacher = source
-    if teacher is not None and teacher is not source:
-        warn_of_missing_bos(teacher, target)
+    if teacher is not None:
+        joint_form(teacher, target)  # refuses what would be refused at the first row
+        if teacher is not source:
+            warn_of_missing_bos(teacher, target)
     return Tokenizers(source, target, teacher)
 
 
