@@ -1,0 +1,57 @@
+"""Texts that a model samples: the same for one seed, and never over a file."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+
+from tests.launch import SPEC_A
+from tests.models.tiny import save_tiny
+from tokenkit.errors import DataError
+from tokenkit.tokenizers import load_tokenizer
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = save_tiny(tmp_path_factory.mktemp("sampled") / "m", "llama", vocab_size=1505)
+    load_tokenizer(SPEC_A).save(folder)
+    return folder
+
+
+def texts(path) -> list[str]:
+    return [json.loads(line)["text"] for line in path.read_text().splitlines()]
+
+
+def test_one_seed_gives_the_texts_of_plain_generation(script, folder, tmp_path):
+    prompts = tmp_path / "prompts"
+    prompts.write_text("The sea\n\nOnce\n")
+    given = ["--model", folder, "--count", 3, "--max-tokens", 6, "--batch-size", 3, "--seed", 4]
+    for name in "ab":
+        script("sample_texts", "--output", tmp_path / name, "--prompts", prompts, *given)
+    found = texts(tmp_path / "a")
+    assert found == texts(tmp_path / "b") and len(found) == 3
+    assert [text[:4] for text in found] == ["The ", "Once", "The "]
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="bfloat16")
+    inputs = tokenizer(["The sea", "Once", "The sea"], return_tensors="pt", padding=True,
+                       add_special_tokens=False)  # fmt: skip
+    set_seed(4)
+    rows = model.generate(
+        input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"],
+        do_sample=True, top_k=0, max_new_tokens=6,
+    )  # fmt: skip
+    plain = tokenizer.batch_decode(rows, skip_special_tokens=True)
+    assert found == [text.strip() for text in plain]
+
+
+def test_what_is_there_stays(script, folder, tmp_path):
+    taken = tmp_path / "taken"
+    taken.write_text("mine")
+    with pytest.raises(DataError, match="already exists"):
+        script("sample_texts", "--model", folder, "--output", taken)
+    with pytest.raises(DataError, match="cannot be read"):
+        script("sample_texts", "--model", folder, "--output", tmp_path / "x", "--prompts", "none")
+    assert taken.read_text() == "mine" and not (tmp_path / "x").exists()
