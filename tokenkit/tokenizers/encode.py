@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain
@@ -14,7 +13,6 @@ import numpy as np
 from tokenkit.errors import DataError, TokenizerError
 from tokenkit.tokenizers.alignment.locate import locate_rows
 from tokenkit.tokenizers.chat.marked import encode_marked, with_markers
-from tokenkit.tokenizers.chat.places import names_of
 from tokenkit.tokenizers.chat.template import Conversation, Spans
 from tokenkit.tokenizers.chat.writing import ChatWriter, Part, WrittenChat, without
 from tokenkit.tokenizers.families import MARKERS
@@ -65,32 +63,30 @@ def encode_rows(
         ]  # fmt: skip
     drafts = []
     for row in rows:
-        with _placed(row):
+        try:
             chat = write_chat(tok, row) if isinstance(row, Conversation) else None
             drafts.append(_draft(tok, row, chat, reading))
+        except (DataError, TokenizerError) as error:
+            raise _placed(row, error) from error
     _encode(tok, drafts, max_length)
     seen = [_seen(tok, draft) for draft in drafts]
     ids, data = [draft.ids for draft in drafts], [text.encode() for text in seen]
     located = locate_rows(tok, ids, data)
     encoded = []
     for draft, text, raw, (begin, end) in zip(drafts, seen, data, located, strict=True):
-        with _placed(draft.row):
+        try:
             if draft.chat is None:
                 encoded.append(_document(tok, draft, text, raw, begin, end))
             else:
                 encoded.append(_chat(tok, draft, reading, text, raw, begin, end))
+        except DataError as error:
+            raise _placed(draft.row, error) from error
     return encoded
 
 
-@contextmanager
-def _placed(row: Row) -> Iterator[None]:
-    """Errors of a row begin with its file and line."""
-    try:
-        yield
-    except (DataError, TokenizerError) as error:
-        if not row.where:
-            raise
-        raise type(error)(f"{row.where}: {error}") from error
+def _placed(row: Row, error: DataError | TokenizerError) -> DataError | TokenizerError:
+    """The error, beginning with the row's file and line."""
+    return type(error)(f"{row.where}: {error}") if row.where else error
 
 
 def write_chat(tok: ByteifiedTokenizer, chat: Conversation) -> WrittenChat:
@@ -148,7 +144,7 @@ def _draft(tok: ByteifiedTokenizer, row: Row, chat: WrittenChat | None, reading:
             spelt = tok.spelt_special.search(content.text) if tok.spelt_special else None
             _refuse_spelt(content.text, spelt and spelt[0])
     if reading.spelt != "parse" and tok.spelt_special:
-        found = next(filter(None, map(tok.spelt_special.search, set(names_of(chat.chat)))), None)
+        found = next(filter(None, map(tok.spelt_special.search, chat.names)), None)
         if found:
             raise DataError(
                 f"the chat spells the special token '{found[0]}' in a name, a key, a tool or an "
@@ -188,17 +184,19 @@ def _encode(tok: ByteifiedTokenizer, drafts: list[_Draft], max_length: int | Non
             if not draft.whole:
                 draft.ids = draft.ids[: max_length + 1]
             if guarded:
-                with _placed(draft.row):
-                    _check_guarded(tok, draft)
+                _check_guarded(tok, draft)
 
 
 def _check_guarded(tok: ByteifiedTokenizer, draft: _Draft) -> None:
     """Refuse a row of whose ordinary text the tokenizer's model itself makes a special token."""
     special = int(np.isin(draft.ids, list(tok.guard.special)).sum())
     if special > (draft.text.count(GUARD) if draft.chat else 0):
-        raise DataError(
-            f"the row spells a special token, which tokenizer '{tok.spec}' cannot write as "
-            "text (chat.special_tokens = 'parse' reads it as the token)"
+        raise _placed(
+            draft.row,
+            DataError(
+                f"the row spells a special token, which tokenizer '{tok.spec}' cannot write as "
+                "text (chat.special_tokens = 'parse' reads it as the token)"
+            ),
         )
 
 

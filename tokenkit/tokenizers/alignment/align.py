@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 
@@ -110,8 +110,8 @@ class _Scale:
         sizes = np.array([[len(row.data) + 1 for row in side] for side in (a, b)], np.int64)
         sizes = sizes.reshape(2, -1)
         self.offset = np.cumsum(sizes, axis=1) - sizes
-        joined = [interval for row in found for interval in row]
-        table = np.array(joined, np.int64).reshape(-1, 5).T
+        flat = chain.from_iterable(chain.from_iterable(found))
+        table = np.fromiter(flat, np.int64).reshape(-1, 5).T
         row = np.repeat(np.arange(len(found)), [len(intervals) for intervals in found])
         self.begin = table[[0, 2]] + self.offset[:, row]
         self.end = table[[1, 3]] + self.offset[:, row]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from tokenkit.errors import DataError
 from tokenkit.tokenizers.chat.places import Place
@@ -58,6 +59,7 @@ class Frame:
         trial, rendered: the chat that it was read off, and what the template wrote of it.
         once: whether no content is written twice.
         openings: characters of an assistant's turn before its contents, by message.
+        closings: where, behind its contents, what closes a turn begins and ends, by message.
     """
 
     literals: list[str]
@@ -66,6 +68,12 @@ class Frame:
     rendered: str
     once: bool
     openings: dict[int, int] = field(default_factory=dict)
+    closings: dict[int, tuple[int, int] | None] = field(default_factory=dict)
+
+    @cached_property
+    def roles(self) -> frozenset[str]:
+        """The strings of its chats that are no contents."""
+        return frozenset(message["role"] for message in self.trial.messages)
 
 
 class Frames:

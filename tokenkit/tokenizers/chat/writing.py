@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from os.path import commonprefix
 from typing import NamedTuple
 
 from tokenkit.errors import DataError
 from tokenkit.tokenizers.chat.frames import Frame, Frames, said_from
-from tokenkit.tokenizers.chat.places import Content, Place, contents_of, find_places
+from tokenkit.tokenizers.chat.places import Content, Place, contents_of, find_places, names_of
 from tokenkit.tokenizers.chat.template import ChatTemplate, Conversation, Spans
 
 # Contents of a trial chat; no template and no tokenizer has these words.
@@ -118,11 +118,25 @@ class WrittenChat:
     def _framed(self) -> tuple[Frame, list[Place]] | None:
         return self.writer.frames.fit(self.chat, self.text)
 
+    @property
+    def _once(self) -> bool:
+        """Whether the frame knows everything between the contents: the common case, quickly."""
+        return self._framed is not None and self._framed[0].once
+
+    @property
+    def names(self) -> Collection[str]:
+        """Every string of the chat that is no content."""
+        return set(names_of(self.chat)) if self._framed is None else self._framed[0].roles
+
     @cached_property
     def spelt(self) -> Spans:
         """Character ranges of special tokens that contents spell out."""
         special = self.writer.special
-        if special is None or not special.search("".join(c.text for c in self.contents)):
+        if self._framed is None:
+            texts = [content.text for content in self.contents]
+        else:
+            texts = [message["content"] for message in self.chat.messages]
+        if special is None or not special.search("".join(texts)):
             return []
         joined: Spans = []  # a token may lie across contents that touch
         for place in self.places:
@@ -139,23 +153,27 @@ class WrittenChat:
     @cached_property
     def turn_ends(self) -> dict[int, tuple[int, int]]:
         """Message number → character range of what closes its turn, special tokens included."""
+        known = self._framed[0].closings if self._once else {}
         found: dict[int, tuple[int, int]] = {}
         for message, (_, end), limit in self._turns:
-            gap = self.text[end:limit]
-            blanks = len(gap) - len(gap.lstrip())
-            for closing in self.writer.ends:
-                at = gap.find(closing)
-                # An assistant's turn may end with more than its contents (of a tool call, say).
-                if at >= 0 and (at <= blanks or self._role(message) == "assistant"):
-                    found[message] = (end + at, end + at + len(closing))
-                    break
-            else:
-                # A call may be closed by a token of its own.
-                call = self.chat.messages[message].get("tool_calls") and self.writer.ends
-                closed = self.writer.special.search(gap) if call else None
-                if closed:
-                    found[message] = (end + closed.start(), end + closed.end())
+            if message not in known:
+                known[message] = self._closing(message, self.text[end:limit])
+            if closing := known[message]:
+                found[message] = (end + closing[0], end + closing[1])
         return found
+
+    def _closing(self, message: int, gap: str) -> tuple[int, int] | None:
+        """What closes a turn in the text between its contents and the next message's."""
+        blanks = len(gap) - len(gap.lstrip())
+        for closing in self.writer.ends:
+            at = gap.find(closing)
+            # An assistant's turn may end with more than its contents (of a tool call, say).
+            if at >= 0 and (at <= blanks or self._role(message) == "assistant"):
+                return at, at + len(closing)
+        # A call may be closed by a token of its own.
+        call = self.chat.messages[message].get("tool_calls") and self.writer.ends
+        closed = self.writer.special.search(gap) if call else None
+        return closed and closed.span()
 
     def _said_from(self, message: int, begin: int) -> int:
         """Where an assistant's turn begins; see :func:`said_from`."""
@@ -172,7 +190,7 @@ class WrittenChat:
 
         What a template repeats of a message later (a called tool's name) is not its turn's.
         """
-        if self._framed is not None and self._framed[0].once:  # the common case, quickly
+        if self._once:
             begins = [place.begin for place in self.places[1:]]
             pairs = zip(self.places, [*begins, len(self.text)], strict=True)
             return [(place.content, (place.begin, place.end), limit) for place, limit in pairs]
