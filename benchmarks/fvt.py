@@ -34,7 +34,7 @@ from benchmarks.common import hardware, peak_bytes, resident_bytes  # noqa: E402
 from benchmarks.mined import train_pair  # noqa: E402
 from tokenkit.tokenizers import load_tokenizer  # noqa: E402
 from tokenkit.transfer import fvt  # noqa: E402
-from tokenkit.transfer.rows import CHUNK_ROWS  # noqa: E402
+from tokenkit.transfer.new_rows import CHUNK_ROWS  # noqa: E402
 
 
 def measure(source: str, target: str, width: int) -> dict[str, object]:

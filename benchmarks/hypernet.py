@@ -24,10 +24,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import hardware, peak_bytes, resident_bytes  # noqa: E402
 from tokenkit.config.schema_hypernet import HypernetConfig  # noqa: E402
-from tokenkit.data.token_forms import TokenForms  # noqa: E402
-from tokenkit.models.hypernet_build import build_hypernet_vocabulary, fill_hypernet  # noqa: E402
-from tokenkit.models.hypernet_vocabulary import HypernetVocabulary  # noqa: E402
-from tokenkit.models.vocabulary import Vocabulary  # noqa: E402
+from tokenkit.models.vocabulary.hypernet import HypernetVocabulary  # noqa: E402
+from tokenkit.models.vocabulary.hypernet_build import build_hypernet_vocabulary, fill_hypernet  # noqa: E402
+from tokenkit.models.vocabulary.table import Vocabulary  # noqa: E402
+from tokenkit.tokenizers.sampling.token_forms import TokenForms  # noqa: E402
 
 SOURCE_ROWS, LONGEST = 32_000, 8
 # Shares of tokens spelt with 1, 2, … source tokens: sampled vocabularies spelt by a 32k BPE

@@ -25,7 +25,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import hardware, peak_bytes, resident_bytes  # noqa: E402
-from tokenkit.models.linear_scores import linear_scores  # noqa: E402
+from tokenkit.ops.linear_scores import linear_scores  # noqa: E402
 
 MIB = 2**20
 

@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tokenkit.batch import Batch
 from tokenkit.config import config_from_dict
-from tokenkit.data import Batch
 from tokenkit.losses.base import Loss, Signals
 from tokenkit.losses.latents import Latents
 from tokenkit.losses.mined import MinED
 from tokenkit.losses.registry import LOSSES
 from tokenkit.losses.side_path import SidePath
-from tokenkit.models.vocabulary import PositionScores, Vocabulary
+from tokenkit.models.vocabulary.table import PositionScores, Vocabulary
 
 ROW = 512  # tokens per row
 CHUNK_KINDS = ("unconstrained", "space", "unbiased")
@@ -24,7 +24,7 @@ CHUNK_KINDS = ("unconstrained", "space", "unbiased")
 class KeptVocabulary(Vocabulary):
     """Makes all logits (and log-probs and probs) of a batch at once and keeps them."""
 
-    def stream(self, function, hidden, *rows, train_matrix=True):
+    def chunked_loss(self, function, hidden, *rows, train_matrix=True):
         matrix = self.output_matrix if train_matrix else self.output_matrix.detach()
         return function((hidden.to(matrix.dtype) @ matrix.T).float(), *rows).sum()
 

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import QWEN_WORDS, hardware, library_text, train_bpe  # noqa: E402
 from tokenkit.tokenizers import load_tokenizer  # noqa: E402
-from tokenkit.transfer.mined import compute_mined_mapping  # noqa: E402
+from tokenkit.tokenizers.pairs.mined import compute_mined_mapping  # noqa: E402
 
 
 def train_pair(folder: Path, quick: bool) -> tuple[str, str]:

@@ -20,9 +20,9 @@ from tqdm.auto import tqdm
 from tokenkit.config import load_config, validate
 from tokenkit.data import build_train_loader
 from tokenkit.errors import ConfigError, run_main
+from tokenkit.export.folder import check_output_folder
 from tokenkit.log import init_logger, logger
 from tokenkit.losses import LOSSES, boundary_mask
-from tokenkit.models.hf_export import check_output_folder
 from tokenkit.parallelisms import init_parallel
 from tokenkit.training.build import (
     build_student,

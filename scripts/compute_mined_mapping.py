@@ -19,7 +19,7 @@ import numpy as np
 from tokenkit.errors import TokenkitError, run_main
 from tokenkit.log import init_logger
 from tokenkit.tokenizers import load_tokenizer
-from tokenkit.transfer.mined import compute_mined_mapping, save_mined_mapping
+from tokenkit.tokenizers.pairs.mined import compute_mined_mapping, save_mined_mapping
 
 
 def main() -> None:

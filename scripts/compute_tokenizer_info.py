@@ -25,13 +25,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from tokenkit.data.rows import RowFormat
+from tokenkit.data.read_row import RowFormat
 from tokenkit.data.token_counts import SHARD_ROWS, Corpus, TokenCounts, count_corpus
 from tokenkit.errors import run_main
+from tokenkit.export.folder import check_output_folder
 from tokenkit.log import init_logger, logger
-from tokenkit.models.hf_export import check_output_folder
 from tokenkit.tokenizers import PairBias, load_tokenizer
-from tokenkit.tokenizers.pair_statistics import (
+from tokenkit.tokenizers.pairs.statistics import (
     ADDITIVE,
     pair_bias,
     save_pair_bias,

@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from tokenkit.errors import run_main
+from tokenkit.export.folder import check_output_folder, save_hf_folder
 from tokenkit.log import init_logger, logger
-from tokenkit.models.hf_export import check_output_folder, save_hf_folder
 from tokenkit.training.build import student_rows
 from tokenkit.training.restore import load_run, merged_tensors
 

@@ -22,8 +22,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tokenkit.errors import ConfigError, run_main
 from tokenkit.evaluation.device import default_device, usable_device
 from tokenkit.evaluation.folder import folder_bits_per_byte, read_texts
+from tokenkit.export.apply_hypernet import apply_hypernet
+from tokenkit.export.folder import check_output_folder
+from tokenkit.export.zero_shot import open_donor, transfer_model
 from tokenkit.log import init_logger
-from tokenkit.models.hf_export import check_output_folder
 from tokenkit.tokenizers import (
     ByteifiedTokenizer,
     extend,
@@ -31,12 +33,10 @@ from tokenkit.tokenizers import (
     prune,
     warn_of_missing_bos,
 )
-from tokenkit.tokenizers.prune import ids_of_entries, most_frequent
-from tokenkit.tokenizers.token_list import read_token_list
-from tokenkit.training.apply_hypernet import apply_hypernet
+from tokenkit.tokenizers.editing.prune import ids_of_entries, most_frequent
+from tokenkit.tokenizers.editing.token_list import read_token_list
 from tokenkit.training.restore import load_run_config
 from tokenkit.transfer import INITIALIZERS
-from tokenkit.transfer.zero_shot import open_donor, transfer_model
 
 HYPERNET = "hypernet"
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.launch import SPEC_A, SPEC_B
+from tokenkit.batch import Batch
 from tokenkit.config import Config, config_from_dict
-from tokenkit.data import Batch
-from tokenkit.data.token_forms import TokenForms
+from tokenkit.tokenizers.sampling.token_forms import TokenForms
 
 __all__ = ["SPEC_A", "SPEC_B", "equal", "make_config", "write_rows"]
 

@@ -12,10 +12,10 @@ from tests.data.support import SPEC_A, SPEC_B, equal, make_config, write_rows
 from tokenkit.data import build_train_loader
 from tokenkit.data.mixing import build_order
 from tokenkit.data.sampled import TokenizerStream
-from tokenkit.data.token_forms import forms_for, make_token_forms
 from tokenkit.losses.lexical import Lexical
 from tokenkit.tokenizers import encode_rows, load_tokenizer
 from tokenkit.tokenizers.alphabet import literal_bytes
+from tokenkit.tokenizers.sampling.token_forms import forms_for, make_token_forms
 
 SAMPLER = {
     "enable": True, "size_mean": 800, "size_std": 40, "size_min": 600, "size_max": 900, "texts": 12,

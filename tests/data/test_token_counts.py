@@ -11,7 +11,7 @@ import pytest
 from tests.launch import SPEC_A, SPEC_B
 from tokenkit.data import token_counts
 from tokenkit.data.json_files import JsonLines
-from tokenkit.data.rows import RowFormat
+from tokenkit.data.read_row import RowFormat
 from tokenkit.data.token_counts import Corpus, count_corpus, count_shard, pieces
 from tokenkit.errors import DataError
 from tokenkit.tokenizers import load_tokenizer

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from tests.golden_runners.losses import check, load_arrays
+from tokenkit.batch import Batch
 from tokenkit.config import config_from_dict
-from tokenkit.data import Batch
 from tokenkit.losses.base import Signals
 from tokenkit.losses.divergences import Divergence
 from tokenkit.losses.dskd import DSKD
 from tokenkit.losses.latents import Latents
 from tokenkit.losses.mined import MinED
 from tokenkit.losses.uld import ULD
-from tokenkit.models.logit_stream import stream_logits
+from tokenkit.ops.chunked_loss import chunked_loss
 
 
 class Matrices:
@@ -26,9 +26,9 @@ class Matrices:
     def __init__(self, *matrices: Tensor) -> None:
         self.by_width = {matrix.shape[1]: matrix for matrix in matrices}
 
-    def stream(self, function, hidden, *rows, train_matrix=True):
+    def chunked_loss(self, function, hidden, *rows, train_matrix=True):
         matrix = self.by_width[hidden.shape[1]]
-        return stream_logits(function, hidden, matrix, *rows, rows_of_block=7)
+        return chunked_loss(function, hidden, matrix, *rows, rows_of_block=7)
 
     def block_logits(self, hidden):
         return hidden.detach() @ self.by_width[hidden.shape[1]].T

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from tests.losses.reference import reference_alm
+from tokenkit.batch import Batch
 from tokenkit.config import config_from_dict
-from tokenkit.data import Batch
 from tokenkit.losses import LOSSES
 from tokenkit.losses.aggregation import combine_weights, mixture
 from tokenkit.losses.base import Signals
-from tokenkit.models.linear_scores import linear_scores
+from tokenkit.ops.linear_scores import linear_scores
 from tokenkit.training.gradients import gram_matrices
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "losses"

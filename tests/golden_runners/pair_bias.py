@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.golden_runners.tokenizers import find
-from tokenkit.tokenizers.pair_statistics import pair_bias, unigram_probabilities
+from tokenkit.tokenizers.pairs.statistics import pair_bias, unigram_probabilities
 
 
 def run_pair_bias(folder: Path, case: dict) -> None:

@@ -22,8 +22,8 @@ from tokenkit.tokenizers import (
     surface_forms,
 )
 from tokenkit.tokenizers.chat.marked import encode_marked
+from tokenkit.tokenizers.pairs.mined import compute_mined_mapping
 from tokenkit.transfer import fvt
-from tokenkit.transfer.mined import compute_mined_mapping
 
 # Where we depart from the reference, row by row.
 # - Of added tokens of which one begins another, the reference takes the first, the tokenizer

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from tokenkit.batch import Batch
 from tokenkit.config import config_from_dict
-from tokenkit.data import Batch
 from tokenkit.losses import LOSSES
 from tokenkit.losses.base import Signals
 

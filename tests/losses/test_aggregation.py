@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tokenkit.balance.schedule import loss_weight
 from tokenkit.losses.aggregation import approx_gradmag_weights, combine_weights, mixture
-from tokenkit.losses.schedule import loss_weight
 from tokenkit.training.gradients import gram_matrices
 
 LAMBDAS = torch.tensor([1.0, 2.0, 0.5])

@@ -9,7 +9,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.losses.reference import make_loss, random_case, reference_alm, run
-from tokenkit.data import Batch
+from tokenkit.batch import Batch
 from tokenkit.losses import LOSSES
 from tokenkit.losses.alm_diffs import DIFFERENCES
 from tokenkit.losses.base import Signals

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from tests.losses.reference import random_case
+from tokenkit.batch import Batch
 from tokenkit.config import config_from_dict
 from tokenkit.config.schema_losses import DIVERGENCES
-from tokenkit.data import Batch
 from tokenkit.losses.base import Signals
 from tokenkit.losses.divergences import Divergence
 from tokenkit.losses.dskd import DSKD, Projected
@@ -21,7 +21,7 @@ from tokenkit.losses.latents import Latents
 from tokenkit.losses.mined import MinED
 from tokenkit.losses.side_path import SidePath
 from tokenkit.losses.uld import ULD
-from tokenkit.models.vocabulary import Vocabulary
+from tokenkit.models.vocabulary.table import Vocabulary
 
 WIDTH, STUDENT_VOCAB, TEACHER_VOCAB = 8, 19, 23
 SIDE_PATH = ("kl", "reverse_kl", "kl_subset", "reverse_kl_subset", "log_abs", "abs")

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.losses.reference import make_loss
-from tokenkit.data import Batch
+from tokenkit.batch import Batch
 from tokenkit.losses.base import Signals
 
 

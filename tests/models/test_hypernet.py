@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from tokenkit.config.schema_hypernet import HypernetConfig
-from tokenkit.data.token_forms import TokenForms
-from tokenkit.models import hypernet_vocabulary
 from tokenkit.models.hypernet import Hypernet, moments
-from tokenkit.models.hypernet_build import build_hypernet_vocabulary, fill_hypernet
-from tokenkit.models.vocabulary import Vocabulary
+from tokenkit.models.vocabulary import hypernet as hypernet_vocabulary
+from tokenkit.models.vocabulary.hypernet_build import build_hypernet_vocabulary, fill_hypernet
+from tokenkit.models.vocabulary.table import Vocabulary
+from tokenkit.tokenizers.sampling.token_forms import TokenForms
 
 SOURCE, WIDTH = 40, 16
 VARIANTS = [

@@ -17,7 +17,7 @@ TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 def model_with_adapters(request, tmp_path):
     source, model = load(save_tiny(tmp_path / "m", request.param))
     before = {name: p.detach().clone() for name, p in model.backbone.named_parameters()}
-    add_lora(model.backbone, source.family, TARGETS, rank=4, alpha=8.0)
+    add_lora(model.backbone, source.architecture, TARGETS, rank=4, alpha=8.0)
     init_lora(model.backbone, seed=0)
     return model, before
 
@@ -65,4 +65,4 @@ def test_only_adapters_are_trained(model_with_adapters):
 def test_gpt2_is_refused(tmp_path):
     source, model = load(save_tiny(tmp_path / "m", "gpt2"))
     with pytest.raises(ModelError, match="use 'full'"):
-        add_lora(model.backbone, source.family, TARGETS, 4, 8.0)
+        add_lora(model.backbone, source.architecture, TARGETS, 4, 8.0)

@@ -11,11 +11,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from tests.tokenizers.pairs import MODEL, real_tokenizer
+from tests.tokenizers.real_pairs import MODEL, real_tokenizer
 from tokenkit.evaluation.bits_per_byte import bits_per_byte
+from tokenkit.export.zero_shot import transfer_model
 from tokenkit.models.causal_lm import load_causal_lm
 from tokenkit.tokenizers import load_tokenizer
-from tokenkit.transfer.zero_shot import transfer_model
 
 pytestmark = pytest.mark.real
 

@@ -10,8 +10,8 @@ from scipy import sparse
 
 from tests.launch import SPEC_A, SPEC_B, read_losses, train
 from tokenkit.tokenizers import load_tokenizer
-from tokenkit.tokenizers.pair_bias import FILES
-from tokenkit.transfer.mined import compute_mined_mapping, save_mined_mapping
+from tokenkit.tokenizers.pairs.bias import FILES
+from tokenkit.tokenizers.pairs.mined import compute_mined_mapping, save_mined_mapping
 
 LORA = ["--student.train", "lora", "--lora.rank", "4", "--lora.alpha", "8"]
 APPROX = ["--loss.aggregation", "approx_gradmag_preserve_mag"]

@@ -15,7 +15,7 @@ import pytest
 from tests.launch import SPEC_A, SPEC_B
 from tokenkit.errors import DataError, TokenkitError
 from tokenkit.tokenizers import load_pair_bias, load_tokenizer
-from tokenkit.tokenizers.pair_statistics import pair_bias, suffix_pairs, unigram_probabilities
+from tokenkit.tokenizers.pairs.statistics import pair_bias, suffix_pairs, unigram_probabilities
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "compute_tokenizer_info.py"

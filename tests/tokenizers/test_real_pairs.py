@@ -11,7 +11,7 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from tests.tokenizers.pairs import (
+from tests.tokenizers.real_pairs import (
     DIALOGS,
     MODEL,
     TOKENIZER_NAMES,

@@ -6,8 +6,9 @@ from itertools import islice
 
 import torch
 
+from tokenkit.batch import Batch
 from tokenkit.config import Config
-from tokenkit.data import Batch, build_train_loader
+from tokenkit.data import build_train_loader
 from tokenkit.losses import LOSSES
 from tokenkit.parallelisms import Parallel
 from tokenkit.training.build import (

@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM
 
 from tests.launch import SPEC_A
 from tests.models.tiny import save_tiny
+from tokenkit.batch import Batch
 from tokenkit.config import config_from_dict
-from tokenkit.data import Batch
 from tokenkit.losses import LOSSES
 from tokenkit.losses.base import NEEDS
 from tokenkit.models.causal_lm import load_causal_lm
@@ -89,7 +89,7 @@ def test_unused_rows_have_no_probability(built, model):
         assert given.shape[-1] == size
         torch.testing.assert_close(given, logprob.exp().flatten(0, 1), atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(given.sum(-1), torch.ones(len(given)))
-        streamed = vocabulary.stream(lambda rows: rows.logsumexp(-1), hidden.flatten(0, 1))
+        streamed = vocabulary.chunked_loss(lambda rows: rows.logsumexp(-1), hidden.flatten(0, 1))
         torch.testing.assert_close(streamed, logits[..., :size].logsumexp(-1).sum(), rtol=1e-5,
                                    atol=1e-3)  # fmt: skip
         torch.testing.assert_close(vocabulary.logits(hidden), logits[..., :size], atol=1e-4,

@@ -18,7 +18,7 @@ from tests.models.tiny import save_tiny
 from tests.training.recorder import Recorder
 from tokenkit.data import build_train_loader
 from tokenkit.losses.sft import SFT
-from tokenkit.models import hypernet_vocabulary
+from tokenkit.models.vocabulary import hypernet as hypernet_vocabulary
 from tokenkit.training.build import build_student, load_tokenizers, open_student_source
 from tokenkit.training.step import TrainStep
 

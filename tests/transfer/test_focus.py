@@ -49,7 +49,7 @@ def test_sparsemax_of_equal_scores() -> None:
 @pytest.mark.parametrize("chunk", [8192, 50])
 def test_equals_plain_loop(tmp_path, monkeypatch, source: str, target: str, chunk: int) -> None:
     monkeypatch.setattr(import_module("tokenkit.transfer.focus"), "CHUNK_ROWS", chunk)
-    monkeypatch.setattr(import_module("tokenkit.transfer.rows"), "CHUNK_ROWS", chunk)
+    monkeypatch.setattr(import_module("tokenkit.transfer.new_rows"), "CHUNK_ROWS", chunk)
     s, t = tokenizer(source, tmp_path), tokenizer(target, tmp_path)
     generator = torch.Generator().manual_seed(0)
     matrices = [torch.randn(len(s), 8, generator=generator) for _ in range(2)]

@@ -13,7 +13,7 @@ from tokenkit.tokenizers import load_tokenizer
 from tokenkit.tokenizers.alphabet import to_alphabet
 from tokenkit.tokenizers.roles import COPIED_MARKERS
 from tokenkit.transfer import INITIALIZERS, fvt
-from tokenkit.transfer.rows import CHUNK_ROWS, moments
+from tokenkit.transfer.new_rows import CHUNK_ROWS, moments
 
 PAIRS = [("llama3", "qwen2"), ("gemma2", "llama3"), ("qwen2", "gemma2"), ("bytes", "gpt2"),
          ("llama3", "gemma_bytes"), ("llama3", "llama3")]  # fmt: skip
@@ -144,7 +144,7 @@ def test_moments(rows: int) -> None:
 @pytest.mark.parametrize("method", ["fvt", "mean", "random", "focus"])
 def test_no_fp32_copy_of_the_matrix(tmp_path, monkeypatch, method: str) -> None:
     """Only chunks are cast; the largest seen is far below the matrix."""
-    for room in ("rows", "focus"):
+    for room in ("new_rows", "focus"):
         monkeypatch.setattr(import_module(f"tokenkit.transfer.{room}"), "CHUNK_ROWS", 64)
     largest = 0
     cast = torch.Tensor.float

@@ -14,9 +14,9 @@ from tests.models.tiny import save_tiny
 from tests.tokenizers.samples import GOLDEN, tokenizer
 from tests.transfer.test_fvt import origins_of, slow
 from tokenkit.errors import ConfigError, ModelError
+from tokenkit.export.zero_shot import open_donor
 from tokenkit.transfer import fvt, omp
 from tokenkit.transfer.omp import Donor, approximate
-from tokenkit.transfer.zero_shot import open_donor
 
 
 def loop(y: np.ndarray, atoms: np.ndarray, k: int) -> np.ndarray:

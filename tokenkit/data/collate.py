@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokenkit.data.batch import Batch
+from tokenkit.batch import Batch
 from tokenkit.tokenizers import (
     Alignment,
     ByteifiedTokenizer,

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from tokenkit.data.batch import Batch
+from tokenkit.batch import Batch
 from tokenkit.data.collate import Collator, PlainCollator
 from tokenkit.data.mixing import Order, StreamedOrder, build_order
 from tokenkit.data.sampled import SampledCollator, TokenizerStream

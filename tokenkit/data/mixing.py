@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from torch.utils.data import get_worker_info
 
-from tokenkit.data.rows import RowFormat, read_row
+from tokenkit.data.read_row import RowFormat, read_row
 from tokenkit.data.sources import Joined, Source, iterate_source, open_source
 from tokenkit.errors import ConfigError, DataError
 from tokenkit.log import logger

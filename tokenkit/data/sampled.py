@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tokenkit.data.batch import Batch
+from tokenkit.batch import Batch
 from tokenkit.data.collate import Collator
 from tokenkit.data.mixing import Order
-from tokenkit.data.rows import text_of
-from tokenkit.data.token_forms import TokenForms, forms_for
+from tokenkit.data.read_row import text_of
 from tokenkit.tokenizers import (
     ByteifiedTokenizer,
     Row,
@@ -24,6 +23,7 @@ from tokenkit.tokenizers import (
     count_pretokens,
     sample_tokenizer,
 )
+from tokenkit.tokenizers.sampling.token_forms import TokenForms, forms_for
 
 if TYPE_CHECKING:
     from tokenkit.config import Config

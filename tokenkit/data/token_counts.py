@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm.auto import tqdm
 
-from tokenkit.data.rows import RowFormat, plain_text
+from tokenkit.data.read_row import RowFormat, plain_text
 from tokenkit.data.sources import Source, local_files, open_source
 from tokenkit.errors import DataError
 from tokenkit.tokenizers import ByteifiedTokenizer, load_tokenizer

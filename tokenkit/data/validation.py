@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import chain, islice, zip_longest
 from typing import TYPE_CHECKING
 
-from tokenkit.data.rows import RowFormat, plain_text
+from tokenkit.data.read_row import RowFormat, plain_text
 from tokenkit.data.sources import iterate_source
 from tokenkit.errors import DataError
 

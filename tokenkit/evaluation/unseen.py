@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 
 from tokenkit.config import Config
-from tokenkit.data.token_forms import TokenForms, forms_for
 from tokenkit.evaluation.bits_per_byte import evaluate_bits_per_byte, writable_texts
 from tokenkit.models.causal_lm import CausalLM
 from tokenkit.parallelisms import Parallel
 from tokenkit.tokenizers import ByteifiedTokenizer, load_tokenizer
+from tokenkit.tokenizers.sampling.token_forms import TokenForms, forms_for
 
 
 class Validation:

@@ -16,10 +16,10 @@ from tokenkit.config import Config
 from tokenkit.losses.alm_diffs import DIFFERENCES
 from tokenkit.losses.base import Signals
 from tokenkit.losses.registry import LOSSES
-from tokenkit.losses.segments import first_run_end, segment_sum
+from tokenkit.ops.segments import first_run_end, segment_sum
 
 if TYPE_CHECKING:
-    from tokenkit.data.batch import Batch
+    from tokenkit.batch import Batch
 
 
 class Chunks(NamedTuple):

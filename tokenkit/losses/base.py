@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from tokenkit.data.batch import Batch
-    from tokenkit.models.vocabulary import Vocabulary
+    from tokenkit.batch import Batch
+    from tokenkit.models.vocabulary.table import Vocabulary
 
 # What a loss may need of a forward pass; "label" and "boundary" alone can be cached on disk.
 NEEDS = ("label", "boundary", "embeddings", "hidden", "hidden_states", "qkv")

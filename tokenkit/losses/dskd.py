@@ -22,7 +22,7 @@ from tokenkit.losses.projection import linear
 from tokenkit.losses.registry import LOSSES
 
 if TYPE_CHECKING:
-    from tokenkit.data.batch import Batch
+    from tokenkit.batch import Batch
 
 
 class Projected(NamedTuple):
@@ -72,7 +72,7 @@ class DSKD(nn.Module):
         projected = self._project(batch, student, teacher, count)
         on = batch.student_loss_mask[:, 1:]
         labels = batch.student_ids[:, 1:][on]
-        right = student.vocabulary.stream(_is_right, projected.teacher[on], labels)
+        right = student.vocabulary.chunked_loss(_is_right, projected.teacher[on], labels)
         return F.pad(right.view(1), (len(count) - 1, 0))
 
     def forward(
@@ -82,21 +82,23 @@ class DSKD(nn.Module):
         projected = self._project(batch, student, teacher, count)
         on, teacher_on = batch.student_loss_mask[:, 1:], batch.teacher_loss_mask[:, 1:]
         labels = batch.student_ids[:, 1:][on]
-        stream = student.vocabulary.stream
-        cross_entropy = stream(_cross_entropy, projected.teacher[on], labels, train_matrix=False)
+        chunked_loss = student.vocabulary.chunked_loss
+        cross_entropy = chunked_loss(
+            _cross_entropy, projected.teacher[on], labels, train_matrix=False
+        )
 
         def follow(logits: Tensor, hidden: Tensor, labels: Tensor) -> Tensor:
             given = student.vocabulary.block_logits(hidden)
             return self.divergence(logits, given) * _is_right(given, labels)
 
-        in_student_space = stream(
+        in_student_space = chunked_loss(
             follow, student.hidden[:, :-1][on], projected.teacher.detach()[on], labels
         )
 
         def follow_teacher(logits: Tensor, hidden: Tensor) -> Tensor:
             return self.to_teacher(logits, teacher.vocabulary.block_logits(hidden))
 
-        in_teacher_space = teacher.vocabulary.stream(
+        in_teacher_space = teacher.vocabulary.chunked_loss(
             follow_teacher,
             projected.student[teacher_on],
             teacher.hidden[:, :-1][teacher_on],

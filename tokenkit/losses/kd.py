@@ -21,7 +21,7 @@ from tokenkit.losses.registry import LOSSES
 from tokenkit.tokenizers import Conversation, Document, encode_rows
 
 if TYPE_CHECKING:
-    from tokenkit.data.batch import Batch
+    from tokenkit.batch import Batch
     from tokenkit.tokenizers import ByteifiedTokenizer
 
 
@@ -104,4 +104,4 @@ class KD:
             return self.divergence(logits, teacher.vocabulary.block_logits(hidden))
 
         metrics = {"kd/left_out": (predicted & ~on).sum() / count}
-        return student.vocabulary.stream(divergence, mine, theirs) / count, metrics
+        return student.vocabulary.chunked_loss(divergence, mine, theirs) / count, metrics

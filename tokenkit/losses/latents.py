@@ -18,10 +18,10 @@ from tokenkit.errors import ModelError
 from tokenkit.losses.base import Signals
 from tokenkit.losses.projection import linear
 from tokenkit.losses.registry import LOSSES
-from tokenkit.losses.segments import chunk_ends
+from tokenkit.ops.segments import chunk_ends
 
 if TYPE_CHECKING:
-    from tokenkit.data.batch import Batch
+    from tokenkit.batch import Batch
 
 NEEDED = {"last_hidden_state": "hidden", "all_hidden_states": "hidden_states", "qkv": "qkv"}
 CHUNKS = {"naive": "unconstrained", "space": "space"}

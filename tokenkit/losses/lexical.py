@@ -1,8 +1,9 @@
 """Lexical loss (ZeTT, arXiv 2405.07883, §3.3): keep the embeddings of tokens that both have.
 
 Mean squared distance between the student's row and the teacher's row of every token that the
-teacher's tokenizer spells as this one token (:func:`tokenkit.data.token_forms.shared_tokens`), in
-units of the mean norm of the teacher's rows; mean over input and output matrices.
+teacher's tokenizer spells as this one token (see
+:func:`~tokenkit.tokenizers.sampling.token_forms.shared_tokens`), in units of the mean norm of the
+teacher's rows; mean over input and output matrices.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ import torch
 from torch import Tensor
 
 from tokenkit.config import Config
-from tokenkit.data.token_forms import shared_tokens
 from tokenkit.errors import ConfigError, ModelError
 from tokenkit.losses.base import Signals
 from tokenkit.losses.registry import LOSSES
 from tokenkit.models.vocabulary_rows import whole_matrix
+from tokenkit.tokenizers.sampling.token_forms import shared_tokens
 
 if TYPE_CHECKING:
-    from tokenkit.data.batch import Batch
+    from tokenkit.batch import Batch
 
 
 def lexical_distance(mine: Tensor, theirs: Tensor) -> Tensor:

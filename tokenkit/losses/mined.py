@@ -18,10 +18,10 @@ from tokenkit.config import Config
 from tokenkit.losses.base import Signals
 from tokenkit.losses.kd import make_divergence
 from tokenkit.losses.registry import LOSSES
-from tokenkit.losses.segments import chunk_ends, segment_sum
+from tokenkit.ops.segments import chunk_ends, segment_sum
 
 if TYPE_CHECKING:
-    from tokenkit.data.batch import Batch
+    from tokenkit.batch import Batch
 
 
 @LOSSES.register("mined")
@@ -39,7 +39,7 @@ class MinED:
         """``mapping`` ``[V_s]`` → teacher ids; read from ``mined.mapping`` unless given."""
         self.divergence = make_divergence(config)
         if mapping is None:
-            from tokenkit.transfer.mined import load_mined_mapping
+            from tokenkit.tokenizers.pairs.mined import load_mined_mapping
 
             mapping = torch.from_numpy(
                 load_mined_mapping(config.mined.mapping, teacher_tok, student_tok)
@@ -84,11 +84,11 @@ class MinED:
             log_q = (logits / self.divergence.kd_temp).log_softmax(-1)
             return -self.divergence.scale * log_q.gather(1, labels[:, None]).squeeze(1)
 
-        stream = student.vocabulary.stream
-        from_teacher = stream(
+        chunked_loss = student.vocabulary.chunked_loss
+        from_teacher = chunked_loss(
             mapped, student.hidden[row, mine[single]], teacher.hidden[row, theirs[single]]
         )
-        from_labels = stream(
+        from_labels = chunked_loss(
             one_hot, student.hidden[:, :-1][others[:, 1:]], batch.student_ids[others]
         )
         metrics = {

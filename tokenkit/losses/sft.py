@@ -12,7 +12,7 @@ from tokenkit.losses.base import Signals
 from tokenkit.losses.registry import LOSSES
 
 if TYPE_CHECKING:
-    from tokenkit.data.batch import Batch
+    from tokenkit.batch import Batch
 
 
 @LOSSES.register("sft")

@@ -18,10 +18,10 @@ from tokenkit.config import Config
 from tokenkit.errors import ConfigError
 from tokenkit.losses.base import Signals
 from tokenkit.losses.registry import LOSSES
-from tokenkit.losses.segments import chunk_ends
+from tokenkit.ops.segments import chunk_ends
 
 if TYPE_CHECKING:
-    from tokenkit.data.batch import Batch
+    from tokenkit.batch import Batch
     from tokenkit.tokenizers import ByteifiedTokenizer, PairBias
 
 EPSILON = 1e-6
@@ -128,7 +128,7 @@ class SidePath:
             log_p = teacher.vocabulary.block_logits(hidden).log_softmax(-1)[:, teacher_ids]
             return difference(self.kind, log_q, log_p)
 
-        total = student.vocabulary.stream(
+        total = student.vocabulary.chunked_loss(
             distance, student.hidden[row, mine[on]], teacher.hidden[row, theirs[on]]
         )
         return total / count, {}

@@ -16,10 +16,10 @@ from torch import Tensor
 from tokenkit.config import Config
 from tokenkit.losses.base import Signals
 from tokenkit.losses.registry import LOSSES
-from tokenkit.losses.segments import chunk_ends
+from tokenkit.ops.segments import chunk_ends
 
 if TYPE_CHECKING:
-    from tokenkit.data.batch import Batch
+    from tokenkit.batch import Batch
 
 
 def sorted_distance(student: Tensor, teacher: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class ULD:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         mine, theirs, on = self._pairs(batch)
         row = torch.arange(len(on), device=on.device)[:, None].expand_as(on)[on]
-        total = student.vocabulary.stream(
+        total = student.vocabulary.chunked_loss(
             lambda logits, hidden: sorted_distance(logits, teacher.vocabulary.block_logits(hidden)),
             student.hidden[row, mine[on]],
             teacher.hidden[row, theirs[on]],

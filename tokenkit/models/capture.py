@@ -45,7 +45,7 @@ def capture(model: CausalLM, what: Collection[str]) -> Iterator[Captured]:
             handles.append(layer.register_forward_hook(keep_layer))
         if "qkv" in what:
             inner = getattr(layer, "_checkpoint_wrapped_module", layer)
-            for name in model.family.attention_inputs:
+            for name in model.architecture.attention_inputs:
                 module = inner.get_submodule(name)
                 handles.append(module.register_forward_hook(keep_projection))
     try:

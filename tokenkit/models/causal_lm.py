@@ -17,13 +17,12 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-from tokenkit.data.token_forms import TokenForms
 from tokenkit.errors import ModelError
 from tokenkit.log import logger
+from tokenkit.models.architectures import Architecture, architecture_of, embedding_scale
 from tokenkit.models.capture import capture
-from tokenkit.models.families import ModelFamily, embedding_scale, model_family
-from tokenkit.models.hypernet_vocabulary import HypernetVocabulary
-from tokenkit.models.vocabulary import PositionScores, Vocabulary
+from tokenkit.models.vocabulary.hypernet import HypernetVocabulary
+from tokenkit.models.vocabulary.table import PositionScores, Vocabulary
 from tokenkit.models.weights import (
     SafetensorsSource,
     copy_full,
@@ -31,14 +30,15 @@ from tokenkit.models.weights import (
     resolve_model_folder,
     vocabulary_matrices,
 )
+from tokenkit.tokenizers.sampling.token_forms import TokenForms
 
 
 @dataclass
 class SourceModel:
-    """A model as it lies on disk (or as freshly drawn): config, family and weights by name."""
+    """A model as it lies on disk, or as freshly drawn: config, architecture, weights by name."""
 
     hf_config: Any
-    family: ModelFamily
+    architecture: Architecture
     weights: Mapping[str, Tensor]
     tied: bool
     trust_remote_code: bool = False
@@ -47,7 +47,7 @@ class SourceModel:
     def matrices(self) -> tuple[Tensor, Tensor | None]:
         """Input and output matrix ``[V, D]`` (output None if tied)."""
         return vocabulary_matrices(
-            self.weights, self.family.prefix, self.family.embedding, self.tied
+            self.weights, self.architecture.prefix, self.architecture.embedding, self.tied
         )
 
 
@@ -74,7 +74,7 @@ def open_source_model(
         hf_config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except Exception as error:
         raise ModelError(f"config.json of model '{model}' cannot be read: {error}") from error
-    family = model_family(hf_config)
+    architecture = architecture_of(hf_config)
     if attn_implementation:
         hf_config._attn_implementation = attn_implementation
     tied = bool(hf_config.tie_word_embeddings)
@@ -87,7 +87,7 @@ def open_source_model(
         weights: Mapping[str, Tensor] = fresh.state_dict()
     else:
         weights = SafetensorsSource(folder)
-    return SourceModel(hf_config, family, weights, tied, trust_remote_code, Path(folder))
+    return SourceModel(hf_config, architecture, weights, tied, trust_remote_code, Path(folder))
 
 
 def fit_rows(matrix: Tensor, rows: int) -> Tensor:
@@ -132,11 +132,13 @@ class Output(NamedTuple):
 class CausalLM(nn.Module):
     """Backbone and vocabulary behind one ``forward``, the unit that parallelism wraps."""
 
-    def __init__(self, backbone: nn.Module, vocabulary: Vocabulary, family: ModelFamily) -> None:
+    def __init__(
+        self, backbone: nn.Module, vocabulary: Vocabulary, architecture: Architecture
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.vocabulary = vocabulary
-        self.family = family
+        self.architecture = architecture
         self.losses = nn.ModuleDict()
         self.tp_mesh: DeviceMesh | None = None  # set by tensor parallelism
 
@@ -153,7 +155,7 @@ class CausalLM(nn.Module):
 
     @property
     def layers(self) -> nn.ModuleList:
-        return getattr(self.backbone, self.family.layers)
+        return getattr(self.backbone, self.architecture.layers)
 
     def open_vocabulary(self, forms: TokenForms | None = None) -> None:
         """Predict the embeddings of ``forms`` (default: of the vocabulary's own tokens).
@@ -214,7 +216,7 @@ class CausalLM(nn.Module):
         scores = None
         if "label" in needs or "boundary" in needs:
             scores = vocabulary.scores(hidden, ids, mask, boundary_mask, keep_directions)
-        qkv = captured.qkv(len(self.family.attention_inputs))
+        qkv = captured.qkv(len(self.architecture.attention_inputs))
         return Output(hidden, scores, embeddings if "embeddings" in needs else None, states, qkv)
 
 
@@ -260,10 +262,10 @@ def build_causal_lm(
         backbone = AutoModel.from_config(
             source.hf_config, dtype=dtype, trust_remote_code=source.trust_remote_code
         )
-    setattr(backbone, source.family.embedding, None)
+    setattr(backbone, source.architecture.embedding, None)
     vocabulary = build_vocabulary(source, rows, tied=tied, valid_vocab=valid_vocab, dtype=dtype)
     # Dropout would make teacher and student incomparable.
-    return CausalLM(backbone, vocabulary, source.family).eval()
+    return CausalLM(backbone, vocabulary, source.architecture).eval()
 
 
 def materialize(module: nn.Module, device: torch.device) -> None:
@@ -297,7 +299,7 @@ def fill(
 ) -> None:
     """Materialise a built (and parallelised) model and load backbone and vocabulary."""
     materialize(model, device)
-    load_backbone(model.backbone, source.weights, source.family.prefix)
+    load_backbone(model.backbone, source.weights, source.architecture.prefix)
     fill_vocabulary(model.vocabulary, *matrices)
 
 

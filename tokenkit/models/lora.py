@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenkit.errors import ModelError
-from tokenkit.models.families import ModelFamily
+from tokenkit.models.architectures import Architecture
 from tokenkit.models.weights import copy_full, plain_name
 
 
@@ -47,19 +47,19 @@ def merge_lora(weight: Tensor, a: Tensor, b: Tensor, alpha: float, rank: int) ->
 
 
 def add_lora(
-    backbone: nn.Module, family: ModelFamily, targets: list[str], rank: int, alpha: float
+    backbone: nn.Module, architecture: Architecture, targets: list[str], rank: int, alpha: float
 ) -> None:
     """Replace every linear layer named in ``targets`` and freeze all other parameters.
 
     Raises:
         ModelError: if the family has no plain linear projections or nothing matches.
     """
-    if not family.supports_lora:
+    if not architecture.supports_lora:
         raise ModelError(
             "student.train = 'lora' is not supported for this model family (its projections are "
             "not linear modules); use 'full'"
         )
-    names = {family.lora_aliases.get(target, target) for target in targets}
+    names = {architecture.lora_aliases.get(target, target) for target in targets}
     backbone.requires_grad_(False)
     found = [
         (parent, name, child)

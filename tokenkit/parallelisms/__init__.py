@@ -7,7 +7,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from tokenkit.config import Config
 from tokenkit.models.causal_lm import CausalLM
-from tokenkit.models.vocabulary import Vocabulary
+from tokenkit.models.vocabulary.table import Vocabulary
 from tokenkit.models.vocabulary_rows import shard_rows
 from tokenkit.parallelisms.activation_checkpoint import apply_activation_checkpoint
 from tokenkit.parallelisms.compile import apply_compile

@@ -13,8 +13,8 @@ from torch.distributed.fsdp import (
 )
 
 from tokenkit.models.causal_lm import CausalLM
-from tokenkit.models.hypernet_vocabulary import HypernetVocabulary
-from tokenkit.models.vocabulary import Vocabulary
+from tokenkit.models.vocabulary.hypernet import HypernetVocabulary
+from tokenkit.models.vocabulary.table import Vocabulary
 
 
 def _options(dp_mesh: DeviceMesh, dtype: torch.dtype) -> dict:

@@ -15,8 +15,8 @@ from torch.distributed.tensor.parallel import (
 
 from tokenkit.errors import ConfigError
 from tokenkit.models.causal_lm import CausalLM
-from tokenkit.models.hypernet_vocabulary import HypernetVocabulary
 from tokenkit.models.lora import LoRALinear
+from tokenkit.models.vocabulary.hypernet import HypernetVocabulary
 from tokenkit.models.vocabulary_rows import shard_rows
 
 
@@ -43,7 +43,7 @@ def apply_tensor_parallel(model: CausalLM, tp_mesh: DeviceMesh) -> None:
         ConfigError: if the family has no plan or its heads do not divide by the degree.
     """
     config, degree = model.backbone.config, tp_mesh.size()
-    plan = model.family.tensor_parallel_plan
+    plan = model.architecture.tensor_parallel_plan
     if not plan:
         raise ConfigError(
             f"parallelism.tensor_parallel_degree = {degree}: model_type '{config.model_type}' has "

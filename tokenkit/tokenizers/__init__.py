@@ -7,13 +7,13 @@ from tokenkit.tokenizers.alignment.align import Alignment, align_rows
 from tokenkit.tokenizers.alignment.pair import AlignedPair, AlignedSide, align_pair
 from tokenkit.tokenizers.chat.marked import CHAT_MODES, apply_chat_mode, messages_to_markers
 from tokenkit.tokenizers.chat.template import ChatTemplate, Conversation
+from tokenkit.tokenizers.editing.extend import extend
+from tokenkit.tokenizers.editing.prune import prune
 from tokenkit.tokenizers.encode import encode_rows
 from tokenkit.tokenizers.expansion import InputExpander
-from tokenkit.tokenizers.extend import extend
 from tokenkit.tokenizers.families import FAMILIES, MARKERS, Family
 from tokenkit.tokenizers.load import load_tokenizer, warn_of_missing_bos
-from tokenkit.tokenizers.pair_bias import PairBias, load_pair_bias
-from tokenkit.tokenizers.prune import prune
+from tokenkit.tokenizers.pairs.bias import PairBias, load_pair_bias
 from tokenkit.tokenizers.roles import special_pairs
 from tokenkit.tokenizers.rows import (
     LOSS_MODES,
@@ -25,10 +25,10 @@ from tokenkit.tokenizers.rows import (
     joint_form,
     normalised,
 )
-from tokenkit.tokenizers.sampling import SampledTokenizer, SamplerSettings, sample_tokenizer
+from tokenkit.tokenizers.sampling.sample import SampledTokenizer, SamplerSettings, sample_tokenizer
+from tokenkit.tokenizers.sampling.substrings import count_pretokens
+from tokenkit.tokenizers.sampling.surface_forms import surface_forms
 from tokenkit.tokenizers.spec import TokenizerSpec, parse_spec
-from tokenkit.tokenizers.substrings import count_pretokens
-from tokenkit.tokenizers.surface_forms import surface_forms
 from tokenkit.tokenizers.tokenizer import ByteifiedTokenizer
 
 __all__ = [

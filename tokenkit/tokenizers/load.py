@@ -26,7 +26,7 @@ from tokenkit.tokenizers.chat.family_template import family_template
 from tokenkit.tokenizers.chat.template import ChatTemplate
 from tokenkit.tokenizers.control import control_tokens, read_config, text_bos
 from tokenkit.tokenizers.derive import derive_family, known_family
-from tokenkit.tokenizers.extend import add_tokens, check_additions, put_space_before_pieces
+from tokenkit.tokenizers.editing.extend import add_tokens, check_additions, put_space_before_pieces
 from tokenkit.tokenizers.families import BOS, EOS, FAMILIES, PAD, Family, get_family
 from tokenkit.tokenizers.spec import TokenizerSpec, parse_spec
 from tokenkit.tokenizers.tokenizer import ByteifiedTokenizer

@@ -27,8 +27,8 @@ from tokenkit.models.causal_lm import (
     open_source_model,
     reconcile_rows,
 )
-from tokenkit.models.hypernet_build import build_hypernet_vocabulary, fill_hypernet
 from tokenkit.models.lora import add_lora, init_lora
+from tokenkit.models.vocabulary.hypernet_build import build_hypernet_vocabulary, fill_hypernet
 from tokenkit.models.weights import copy_full
 from tokenkit.parallelisms import DTYPES, Parallel, parallelize, parallelize_vocabulary
 from tokenkit.tokenizers import (
@@ -190,7 +190,11 @@ def build_student(
     )
     if student.train == "lora":
         add_lora(
-            model.backbone, source.family, config.lora.targets, config.lora.rank, config.lora.alpha
+            model.backbone,
+            source.architecture,
+            config.lora.targets,
+            config.lora.rank,
+            config.lora.alpha,
         )
     elif student.train == "none":
         model.backbone.requires_grad_(False)

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from tokenkit.config import Config
-from tokenkit.data.token_forms import own_forms
 from tokenkit.models.causal_lm import CausalLM
 from tokenkit.parallelisms import Parallel
+from tokenkit.tokenizers.sampling.token_forms import own_forms
 from tokenkit.training.gradients import clip_gradients
 from tokenkit.training.step import any_rank
 

@@ -15,8 +15,8 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from tokenkit.batch import Batch
 from tokenkit.config import Config
-from tokenkit.data import Batch
 from tokenkit.log import logger
 from tokenkit.models.causal_lm import CausalLM
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from tokenkit.config import Config, load_config
-from tokenkit.data.token_forms import TokenForms
 from tokenkit.errors import CheckpointError
 from tokenkit.models.causal_lm import CausalLM, SourceModel
 from tokenkit.models.lora import merge_state_dict
+from tokenkit.tokenizers.sampling.token_forms import TokenForms
 from tokenkit.training.build import Tokenizers, build_student, load_tokenizers, open_student_source
 from tokenkit.training.checkpoint import list_steps, load_tensors, step_folder, tensors_to_save
 

@@ -12,12 +12,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tokenkit.balance.schedule import loss_weight
+from tokenkit.batch import Batch
 from tokenkit.config import Config
 from tokenkit.config.aggregation import parse_mixtures
-from tokenkit.data import Batch
 from tokenkit.losses.aggregation import GradNorm, combine_weights, mixture
 from tokenkit.losses.base import Loss, Signals
-from tokenkit.losses.schedule import loss_weight
 from tokenkit.models.causal_lm import CausalLM
 from tokenkit.parallelisms import Parallel
 from tokenkit.training.gradients import clip_gradients, global_norm, gram_matrices

@@ -8,11 +8,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from tokenkit.data import Batch
+from tokenkit.batch import Batch
 from tokenkit.losses.base import Signals
 from tokenkit.models.causal_lm import CausalLM, Output
 from tokenkit.models.lora import adapters_off
-from tokenkit.models.vocabulary import Vocabulary
+from tokenkit.models.vocabulary.table import Vocabulary
 
 
 class TeacherSource(Protocol):

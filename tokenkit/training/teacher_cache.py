@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokenkit.data import Batch
+from tokenkit.batch import Batch
 from tokenkit.errors import ConfigError, DataError
 from tokenkit.losses.base import Signals
 

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from tokenkit.tokenizers import ByteifiedTokenizer
+from tokenkit.transfer.new_rows import CHUNK_ROWS, Combination, unit_rows
 from tokenkit.transfer.plan import make_plan
 from tokenkit.transfer.registry import INITIALIZERS
-from tokenkit.transfer.rows import CHUNK_ROWS, Combination, unit_rows
 
 SIMILARITIES = 1 << 26  # held at a time, fp32
 

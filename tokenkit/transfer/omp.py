@@ -18,9 +18,9 @@ from torch import Tensor
 
 from tokenkit.errors import ConfigError, ModelError
 from tokenkit.tokenizers import ByteifiedTokenizer
+from tokenkit.transfer.new_rows import CHUNK_ROWS, Combination, unit_rows
 from tokenkit.transfer.plan import Plan, make_plan
 from tokenkit.transfer.registry import INITIALIZERS
-from tokenkit.transfer.rows import CHUNK_ROWS, Combination, unit_rows
 
 TARGETS = 1024  # new tokens whose candidates are searched together
 VALUES = 1 << 26  # of intermediate results held at a time, fp32

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tokenkit.errors import ModelError
 from tokenkit.tokenizers import ByteifiedTokenizer, special_pairs
-from tokenkit.transfer.rows import Combination, make_matrix, means
+from tokenkit.transfer.new_rows import Combination, make_matrix, means
 
 
 @dataclass(frozen=True)

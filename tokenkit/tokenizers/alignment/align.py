@@ -15,7 +15,7 @@ import numpy as np
 from tokenkit.errors import TokenizerError
 from tokenkit.tokenizers.alignment.anchors import UNIT, shared_intervals
 from tokenkit.tokenizers.alignment.locate import layout
-from tokenkit.tokenizers.pair_bias import PairBias
+from tokenkit.tokenizers.pairs.bias import PairBias
 from tokenkit.tokenizers.rows import EncodedRow
 from tokenkit.tokenizers.tokenizer import ByteifiedTokenizer
 

@@ -11,7 +11,7 @@ import numpy as np
 from tokenkit.tokenizers.alignment.align import align_rows
 from tokenkit.tokenizers.chat.template import Conversation
 from tokenkit.tokenizers.encode import encode_rows
-from tokenkit.tokenizers.pair_bias import PairBias
+from tokenkit.tokenizers.pairs.bias import PairBias
 from tokenkit.tokenizers.rows import Document, Reading, Row, joint_form, normalised
 from tokenkit.tokenizers.tokenizer import ByteifiedTokenizer
 

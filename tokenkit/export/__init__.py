@@ -1,0 +1,1 @@
+"""Plain Hugging Face folders."""

@@ -1,0 +1,99 @@
+"""Write a model as a Hugging Face folder that plain ``transformers`` loads."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from tokenkit.errors import TokenkitError
+from tokenkit.export.generation import translated_generation
+from tokenkit.models.causal_lm import SourceModel, parameters_on_meta
+from tokenkit.tokenizers import ByteifiedTokenizer
+
+
+def check_output_folder(output: Path) -> None:
+    """Refuse to write over anything.
+
+    Raises:
+        TokenkitError: if ``output`` exists and is not an empty folder.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise TokenkitError(
+            f"output '{output}' already exists and is not empty; choose a new folder"
+        )
+
+
+def exported_config(
+    source: SourceModel, tokenizer: ByteifiedTokenizer, rows: int, tied: bool
+) -> Any:
+    """The source's config with the new vocabulary's size and special token ids."""
+    config = copy.deepcopy(source.hf_config)
+    config.vocab_size = rows
+    config.tie_word_embeddings = tied
+    config.pad_token_id = tokenizer.pad_id
+    config.bos_token_id = tokenizer.bos_id
+    config.eos_token_id = tokenizer.eos_id
+    return config
+
+
+def hf_state_dict(
+    source: SourceModel, backbone: dict[str, Tensor], inputs: Tensor, outputs: Tensor | None
+) -> dict[str, Tensor]:
+    """Backbone tensors by plain name and the two matrices, under Hugging Face's names."""
+    parts = source.architecture
+    state = {f"{parts.prefix}{name}": tensor for name, tensor in backbone.items()}
+    state[f"{parts.prefix}{parts.embedding}.weight"] = inputs
+    state["lm_head.weight"] = inputs if outputs is None else outputs
+    return state
+
+
+def save_hf_folder(
+    source: SourceModel,
+    backbone: dict[str, Tensor],
+    inputs: Tensor,
+    outputs: Tensor | None,
+    source_tok: ByteifiedTokenizer,
+    tokenizer: ByteifiedTokenizer,
+    output: Path,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write config, safetensors, generation config and tokenizer.
+
+    Everything is written beside ``output`` first and renamed at the end, so that a folder of
+    that name is always complete.
+
+    Args:
+        backbone: plain tensors by name, adapters merged.
+        inputs: ``[V, D]``.
+        outputs: ``[V, D]``, or None if tied.
+        source_tok: the source model's own, whose ids its generation config has.
+        tokenizer: the one that the matrices belong to.
+        dtype: of the saved tensors; default the source config's own.
+
+    Raises:
+        TokenkitError: if ``output`` is taken.
+    """
+    check_output_folder(output)
+    dtype = dtype or getattr(source.hf_config, "dtype", None) or inputs.dtype
+    config = exported_config(source, tokenizer, len(inputs), outputs is None)
+    with parameters_on_meta():
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, trust_remote_code=source.trust_remote_code
+        )
+    state = hf_state_dict(source, backbone, inputs, outputs)
+    model.load_state_dict({k: v.to(dtype) for k, v in state.items()}, strict=True, assign=True)
+    model.tie_weights()
+    model.generation_config = translated_generation(source, source_tok, tokenizer)
+    partial = output.with_name(f"{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # left by a crash
+    model.save_pretrained(partial)
+    tokenizer.save(partial)
+    if output.exists():
+        output.rmdir()
+    partial.rename(output)

@@ -1,0 +1,1 @@
+"""Vocabularies: what of a model knows token ids."""

@@ -1,0 +1,205 @@
+"""The vocabulary: everything about a model that knows token ids.
+
+The backbone sees embeddings and returns hidden states; this module owns the input and output
+matrices and answers two questions, ``embed(ids)`` and ``scores(hidden, ids)``. Swapping a
+tokenizer means swapping this module.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tokenkit.models.vocabulary_rows import (
+    gather_columns,
+    local_rows,
+    sum_over_ranks,
+    whole_matrix,
+)
+from tokenkit.ops.chunked_loss import LogitFunction, chunked_loss
+from tokenkit.ops.linear_scores import Scores, hidden_gradient, linear_scores
+from tokenkit.ops.logit_blocks import Head, LogitBlocks
+
+
+class PositionScores(NamedTuple):
+    """Scores of a batch; position t holds the score of token t + 1. All fp32."""
+
+    label_logprob: Tensor  # [B, T] log p(token t + 1); 0 where masked
+    boundary_logprob: Tensor | None  # [B, T] log probability that a boundary token follows
+    correct: Tensor  # [B, T] bool, no token is likelier than token t + 1
+    flat: Scores  # of the N unmasked positions
+    index: Tensor  # [N] positions of ``flat`` in the flattened batch
+    labels: Tensor  # [N]
+
+
+class Vocabulary(nn.Module):
+    """Input and output matrices of a model.
+
+    Args:
+        rows: rows of the matrices, padding included.
+        hidden_size: width D.
+        tied: the output matrix is the input matrix.
+        valid_vocab: rows from here on belong to no token and are never predicted.
+        embed_scale: factor on input embeddings (Gemma).
+        softcap: ``softcap * tanh(logits / softcap)`` (Gemma 2).
+    """
+
+    stays_gathered = True  # under FSDP, between its uses at both ends of a forward pass
+    forward_methods = ("embed", "scores")  # for which FSDP must have gathered the parameters
+
+    def __init__(
+        self,
+        rows: int,
+        hidden_size: int,
+        *,
+        tied: bool,
+        valid_vocab: int,
+        embed_scale: float = 1.0,
+        softcap: float | None = None,
+        logit_scale: float = 1.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        shape = (rows, hidden_size)
+        self.input = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.output = None if tied else nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.valid_vocab = valid_vocab
+        self.embed_scale = embed_scale
+        self.softcap = softcap
+        self.logit_scale = logit_scale
+
+    @property
+    def rows(self) -> int:
+        """Rows of the matrices, padding included."""
+        return self.input.shape[0]
+
+    @property
+    def input_matrix(self) -> Tensor:
+        """``[V, D]``, what ids are looked up in."""
+        return self.input
+
+    @property
+    def output_matrix(self) -> Tensor:
+        """``[V, D]``; the input matrix itself if tied."""
+        return self.input if self.output is None else self.output
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Input embeddings ``[B, T, D]`` of ids ``[B, T]``."""
+        own = local_rows(self.input_matrix)
+        if own.group is None:
+            embeddings = F.embedding(ids, own.matrix)
+        else:
+            place = ids - own.first
+            inside = (place >= 0) & (place < len(own.matrix))
+            found = F.embedding(place.clamp(0, max(len(own.matrix) - 1, 0)), own.matrix)
+            embeddings = sum_over_ranks(found * inside[..., None], own.group)
+        if self.embed_scale != 1.0:
+            # Gemma rounds the factor to the compute dtype, and so must we.
+            scale = torch.tensor(self.embed_scale, dtype=embeddings.dtype, device=ids.device)
+            embeddings = embeddings * scale
+        return embeddings
+
+    def scores(
+        self,
+        hidden: Tensor,
+        ids: Tensor,
+        mask: Tensor,
+        boundary_mask: Tensor | None = None,
+        keep_directions: bool = False,
+    ) -> PositionScores:
+        """Scores of the next tokens, without ever holding ``[B, T, V]`` logits.
+
+        Args:
+            hidden: ``[B, T, D]`` last hidden states.
+            ids: ``[B, T]`` token ids.
+            mask: ``[B, T]`` bool, True on real tokens (the others cost nothing).
+            boundary_mask: ``[V]`` bool, the boundary tokens.
+            keep_directions: needed for :meth:`hidden_gradient`.
+        """
+        index = mask.flatten().nonzero().squeeze(1)
+        labels = F.pad(ids[:, 1:], (0, 1)).flatten()[index]
+        own = local_rows(self.output_matrix)
+        flat = linear_scores(
+            hidden.flatten(0, 1)[index],
+            own.matrix,
+            labels,
+            None if boundary_mask is None else own.of(boundary_mask),
+            softcap=self.softcap,
+            logit_scale=self.logit_scale,
+            valid_vocab=own.valid(self.valid_vocab),
+            keep_directions=keep_directions,
+            first_row=own.first,
+            group=own.group,
+        )
+
+        def spread(values: Tensor) -> Tensor:
+            return values.new_zeros(ids.shape).masked_scatter(mask, values)
+
+        boundary = None if flat.boundary_logprob is None else spread(flat.boundary_logprob)
+        return PositionScores(
+            spread(flat.label_logprob), boundary, spread(flat.correct), flat, index, labels
+        )
+
+    @torch.no_grad()
+    def hidden_gradient(
+        self, scores: PositionScores, grad_label: Tensor, grad_boundary: Tensor | None
+    ) -> Tensor:
+        """Gradient ``[B, T, D]`` on the hidden states of a loss with the given score gradients.
+
+        A linear combination per token of kept directions: no matmul with the vocabulary.
+        """
+        shape = grad_label.shape
+        grad_label = grad_label.flatten()[scores.index]
+        if grad_boundary is not None:
+            grad_boundary = grad_boundary.flatten()[scores.index]
+        grad = hidden_gradient(scores.flat, grad_label, grad_boundary)
+        full = grad.new_zeros(shape.numel(), grad.shape[-1])
+        return full.index_copy(0, scores.index, grad).view(*shape, -1)
+
+    def chunked_loss(
+        self, function: LogitFunction, hidden: Tensor, *rows: Tensor, train_matrix: bool = True
+    ) -> Tensor:
+        """Σ ``function(logits [n, valid_vocab], *rows)`` over positions ``hidden [N, D]``, 0-d.
+
+        Logits are fp32 and made for some positions at a time; see :func:`chunked_loss`.
+        """
+        matrix = whole_matrix(self.output_matrix)
+        return chunked_loss(
+            function,
+            hidden.to(matrix.dtype),
+            matrix if train_matrix else matrix.detach(),
+            *rows,
+            softcap=self.softcap,
+            logit_scale=self.logit_scale,
+            valid_vocab=self.valid_vocab,
+        )
+
+    @torch.no_grad()
+    def block_logits(self, hidden: Tensor) -> Tensor:
+        """fp32 logits ``[n, valid_vocab]`` of few positions ``[n, D]``, without gradient."""
+        own = local_rows(self.output_matrix)
+        valid = own.valid(self.valid_vocab)
+        head = Head(self.softcap, self.logit_scale, valid)
+        whole = (len(hidden), max(valid, 1))
+        blocks = LogitBlocks(hidden.to(own.matrix.dtype), own.matrix, None, head, whole)
+        logits = hidden.new_empty(len(hidden), 0, dtype=blocks.dtype)
+        for columns, factor in blocks:  # one block, or none on a rank without valid rows
+            logits = blocks.logits(slice(0, len(hidden)), columns, factor)
+        if own.group is None:
+            return logits
+        step = -(-self.rows // own.group.size())
+        starts = range(0, self.rows, step)
+        widths = [max(0, min(self.valid_vocab - first, step)) for first in starts]
+        return gather_columns(logits, widths, own.group)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Full logits ``[..., valid_vocab]`` in the dtype of ``hidden``, for generation."""
+        matrix = whole_matrix(self.output_matrix)
+        logits = F.linear(hidden, matrix[: self.valid_vocab]) * self.logit_scale
+        if self.softcap is not None:
+            logits = self.softcap * torch.tanh(logits / self.softcap)
+        return logits

@@ -1,0 +1,1 @@
+"""Kernels that know no model: blocks of logits, sums over chunks."""

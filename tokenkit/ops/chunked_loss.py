@@ -1,0 +1,127 @@
+"""The sum over positions of any function of their logits, a few rows of logits at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from tokenkit.ops.logit_blocks import (
+    BLOCK_BYTES,
+    Head,
+    LogitBlocks,
+    accumulation_dtype,
+    multiply,
+)
+
+# function(logits [n, V], *rows [n, ...]) -> values [n]; fp32 (float64) logits it must not keep
+LogitFunction = Callable[..., Tensor]
+
+
+def rows_per_block(hidden: Tensor, vocab: int) -> int:
+    """As many rows of logits as BLOCK_BYTES hold."""
+    device = hidden.device.type if hidden.device.type in BLOCK_BYTES else "cpu"
+    return max(1, BLOCK_BYTES[device] // (accumulation_dtype(hidden.dtype).itemsize * vocab))
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    """A sum's gradient is known up to a factor, so it is taken while the logits are there."""
+
+    @staticmethod
+    def forward(ctx, function, hidden, weight, bias, head, rows_of_block, train, *extras):
+        blocks = LogitBlocks(hidden, weight, bias, head, (rows_of_block, head.valid_vocab))
+        total = hidden.new_zeros((), dtype=blocks.dtype)
+        needed = [need and train for need in ctx.needs_input_grad[1:4]]
+        grads = [
+            torch.zeros_like(tensor, dtype=blocks.dtype) if need else None
+            for tensor, need in zip((hidden, weight, bias), needed, strict=True)
+        ]
+        for columns, matrix in blocks:
+            for rows in blocks.rows:
+                logits = blocks.logits(rows, columns, matrix)
+                given = [extra[rows] for extra in extras]
+                if not any(needed):
+                    total += function(logits, *given).sum()
+                    continue
+                with torch.enable_grad():
+                    value = function(logits.requires_grad_(), *given).sum()
+                (on_logits,) = torch.autograd.grad(value, logits)
+                total += value.detach()
+                on_logits = _before_softcap(blocks, logits.detach(), on_logits)
+                _add_gradients(grads, blocks, on_logits, rows, columns, matrix)
+        ctx.save_for_backward(*grads)
+        ctx.dtypes = [None if t is None else t.dtype for t in (hidden, weight, bias)]
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        grads = [
+            None if found is None else (found * grad).to(dtype)
+            for found, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        ]
+        return None, *grads, *[None] * (len(ctx.needs_input_grad) - 4)
+
+
+def _add_gradients(
+    grads: list[Tensor | None],
+    blocks: LogitBlocks,
+    on_logits: Tensor,
+    rows: slice,
+    columns: slice,
+    matrix: Tensor,
+) -> None:
+    """Add a block's part of the gradients on hidden states, matrix and bias."""
+    to_hidden, to_weight, to_bias = grads
+    if to_bias is not None:
+        to_bias[columns] += on_logits.sum(0)
+    on_logits = on_logits.to(blocks.factor_dtype)
+    if to_hidden is not None:
+        multiply(on_logits, matrix, to_hidden[rows])
+    if to_weight is not None:
+        multiply(on_logits.T, blocks.hidden[rows], to_weight[columns], accumulate=True)
+
+
+def _before_softcap(blocks: LogitBlocks, logits: Tensor, grad: Tensor) -> Tensor:
+    """Gradient before scale and soft-cap."""
+    if blocks.head.softcap is not None:
+        grad = grad * blocks.slope(logits)
+    return grad if blocks.head.logit_scale == 1.0 else grad * blocks.head.logit_scale
+
+
+def chunked_loss(
+    function: LogitFunction,
+    hidden: Tensor,
+    weight: Tensor,
+    *rows: Tensor,
+    bias: Tensor | None = None,
+    softcap: float | None = None,
+    logit_scale: float = 1.0,
+    valid_vocab: int | None = None,
+    rows_of_block: int | None = None,
+) -> Tensor:
+    """Σ ``function(logits, *rows)`` over positions, differentiable in hidden, weight and bias.
+
+    No more than a block of logits (and what ``function`` makes of it) is alive at a time. Gradients
+    ``[N, D]`` and ``[V, D]`` are kept in fp32 instead, so that nothing is computed twice.
+
+    Args:
+        function: maps logits ``[n, V]`` of some positions (fp32; float64 for float64 inputs) and
+            the same positions' ``rows`` to values ``[n]``. It must not keep the logits.
+        hidden: ``[N, D]``.
+        weight: ``[V, D]``, in the dtype of ``hidden``.
+        rows: tensors ``[N, ...]``, without gradient.
+        bias, softcap, logit_scale, valid_vocab: as in ``linear_scores``; columns from
+            ``valid_vocab`` on are not there at all.
+        rows_of_block: positions at a time; default as many as fit in BLOCK_BYTES.
+
+    Returns:
+        0-d, fp32 (float64 for float64 inputs).
+    """
+    valid = len(weight) if valid_vocab is None else min(valid_vocab, len(weight))
+    head = Head(softcap, logit_scale, valid)
+    block = rows_of_block or rows_per_block(hidden, valid)
+    train = torch.is_grad_enabled()
+    return _ChunkedLoss.apply(function, hidden, weight, bias, head, block, train, *rows)

@@ -1,0 +1,1 @@
+"""Tokenizers changed: tokens taken out or added."""

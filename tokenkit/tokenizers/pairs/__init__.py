@@ -1,0 +1,1 @@
+"""What is known of two tokenizers together: biases of token pairs, nearest tokens."""

@@ -1,0 +1,1 @@
+"""Tokenizers drawn from texts, and their tokens spelt with another's."""
