@@ -1,10 +1,9 @@
-"""Train: config → tokenizers → models → losses → batches → loop. Started by run_train.sh."""
+"""Train: config → tokenizers → losses → models → batches → loop. Started by run_train.sh."""
 
 from __future__ import annotations
 
 import importlib
 import sys
-from itertools import islice
 from pathlib import Path
 
 import torch.distributed as dist
@@ -14,29 +13,28 @@ from tokenkit.data import build_train_loader, load_validation_texts
 from tokenkit.errors import ConfigError, run_main
 from tokenkit.evaluation.unseen import Validation
 from tokenkit.log import init_logger, logger
-from tokenkit.losses import LOSSES
+from tokenkit.losses import LOSSES, build_losses, need_teacher
 from tokenkit.parallelisms import init_parallel, world_size
 from tokenkit.tokenizers import load_pair_bias
-from tokenkit.training.build import (
-    boundary_masks,
-    build_losses,
-    build_student,
-    build_teacher,
-    load_tokenizers,
-    open_student_source,
-    open_teacher_source,
-)
 from tokenkit.training.checkpoint import Checkpointer
-from tokenkit.training.environment import StopSignal, build_profiler, rank, set_up_process
-from tokenkit.training.identity import IdentityStep
+from tokenkit.training.environment import (
+    StopSignal,
+    any_rank,
+    build_profiler,
+    rank,
+    set_up_process,
+)
 from tokenkit.training.metrics import MetricsLogger, flops_per_token
 from tokenkit.training.optimizer import (
     build_optimizer,
     scheduled_learning_rate,
     set_learning_rate,
 )
+from tokenkit.training.phases import Phases
 from tokenkit.training.run_directory import check_output_dir, prepare_output_dir
-from tokenkit.training.step import TrainStep
+from tokenkit.training.student import build_student, open_student_source
+from tokenkit.training.teacher import build_teacher, open_teacher_source
+from tokenkit.training.tokenizers import load_tokenizers
 
 
 def import_custom(modules: list[str]) -> None:
@@ -70,46 +68,33 @@ def main() -> None:
         prepare_output_dir(config)
 
     # tokenizers, losses and models
-    factories = [LOSSES.get(name) for name in config.loss.names]
-    tokenizers = load_tokenizers(config, any(factory.needs_teacher for factory in factories))
+    tokenizers = load_tokenizers(config, need_teacher(config))
     source = open_student_source(config, tokenizers)
-    teacher_source = open_teacher_source(config, tokenizers)
-    losses = build_losses(config, factories, tokenizers, source, teacher_source)
+    teacher_source = open_teacher_source(config, tokenizers) or source  # itself, by default
+    losses = build_losses(
+        config, tokenizers.student, tokenizers.teacher, source.width, teacher_source.width
+    )
     student = build_student(config, source, tokenizers, parallel, losses)
-    teacher = build_teacher(config, teacher_source or source, student, tokenizers, parallel)
+    teacher = build_teacher(config, teacher_source, student, tokenizers, parallel)
 
     # batches
-    masks = boundary_masks(config, student, teacher, tokenizers, losses, parallel.device)
     kinds = tuple(sorted({loss.chunk_kind for loss in losses if loss.chunk_kind}))
     pair_bias = load_pair_bias(config.alm.pair_bias) if "unbiased" in kinds else None
-    identity_steps = config.hypernet.identity_steps  # they come first and read no texts
-    accumulation = config.training.batch_size // (
-        config.training.micro_batch_size * parallel.dp_size
-    )
-
-    def loader_from(start_step: int):
-        return build_train_loader(
-            config, tokenizers.student, tokenizers.teacher, kinds, parallel.dp_rank,
-            parallel.dp_size, pair_bias=pair_bias, source_rows=student.vocabulary.input.shape[0],
-            start_step=max(0, start_step - identity_steps),
-        )  # fmt: skip
-
-    loader = loader_from(0)
+    loader = build_train_loader(
+        config, tokenizers.student, tokenizers.teacher, kinds, parallel.dp_rank, parallel.dp_size,
+        pair_bias=pair_bias, source_rows=student.vocabulary.input.shape[0],
+    )  # fmt: skip
     validate_texts = load_validation_texts(config) if config.eval.interval else []
     validation = Validation(config, tokenizers.student, validate_texts, student, parallel)
 
     # optimizer, checkpoint, metrics
     optimizer = build_optimizer(student, config.optimizer)
-    step_fn = TrainStep(config, student, teacher, losses, masks, optimizer, parallel)
-    identity_step = IdentityStep(config, student, optimizer, parallel)
-    layout = {"dp_size": parallel.dp_size, "accumulation": accumulation,
-              "workers": config.data.num_workers}  # fmt: skip
+    phases = Phases(config, student, teacher, losses, optimizer, parallel)
     checkpointer = Checkpointer(
-        config.checkpoint, output_dir, student, optimizer, loader, parallel, step_fn.tensors()
+        config.checkpoint, output_dir, student, optimizer, parallel, phases.tensors()
     )
-    start_step, positioned = checkpointer.load(layout)
-    if start_step and not positioned:
-        loader = checkpointer.loader = loader_from(start_step)
+    start_step = checkpointer.load()
+    loader.seek(start_step)
     metrics_logger = MetricsLogger(
         config, output_dir, start_step, parallel.device, flops_per_token(student)
     )
@@ -118,15 +103,12 @@ def main() -> None:
     batches = iter(loader)
     with build_profiler(config, output_dir) as profiler:
         for step in range(start_step, config.training.steps):
+            stopping = any_rank(bool(stop))
             lr = scheduled_learning_rate(config, step)
             set_learning_rate(optimizer, lr)
-            if step < identity_steps:
-                micro_batches = []
-                metrics, stopping = identity_step(step, stop=bool(stop))
-            else:
-                micro_batches = [b.to(parallel.device) for b in islice(batches, accumulation)]
-                metrics, stopping = step_fn(micro_batches, step, stop=bool(stop))
-            metrics_logger.record(step + 1, metrics, micro_batches, lr, parallel.dp_group)
+            batch = next(batches).to(parallel.device)
+            metrics = phases(batch, step)
+            metrics_logger.record(step + 1, metrics, batch.stats, lr, parallel.dp_group)
             if profiler is not None:
                 profiler.step()
 
@@ -134,7 +116,7 @@ def main() -> None:
             if validation.due(step + 1, last):
                 metrics_logger.log_evaluation(step + 1, validation(student))
             if (step + 1) % config.checkpoint.interval == 0 or last:
-                checkpointer.save(step + 1, layout)
+                checkpointer.save(step + 1)
             if stopping:
                 break
 

@@ -6,16 +6,18 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from tokenkit.batch import Batch
+from tokenkit.batch import Sequences
 from tokenkit.config import config_from_dict
-from tokenkit.losses.base import Loss, Signals
+from tokenkit.losses.base import Loss
 from tokenkit.losses.latents import Latents
 from tokenkit.losses.mined import MinED
 from tokenkit.losses.registry import LOSSES
 from tokenkit.losses.side_path import SidePath
-from tokenkit.models.vocabulary.table import PositionScores, Vocabulary
+from tokenkit.models.outputs import Outputs
+from tokenkit.models.vocabulary.table import Vocabulary
+from tokenkit.ops.linear_scores import Scores
 
 ROW = 512  # tokens per row
 CHUNK_KINDS = ("unconstrained", "space", "unbiased")
@@ -32,34 +34,35 @@ class KeptVocabulary(Vocabulary):
     def block_logits(self, hidden: Tensor) -> Tensor:
         return (hidden.to(self.output_matrix.dtype) @ self.output_matrix.T).float()
 
-    def scores(self, hidden, ids, mask, boundary_mask=None, keep_directions=False):
-        logprobs = (hidden @ self.output_matrix.T).float().log_softmax(-1)
+    def scores(self, hidden, seq, boundary=True, keep_directions=False):
+        logprobs = (hidden.flatten(0, 1) @ self.output_matrix.T).float().log_softmax(-1)
         probs = logprobs.exp()
-        label = logprobs.gather(-1, F.pad(ids[:, 1:], (0, 1))[..., None]).squeeze(-1)
-        boundary = (probs @ boundary_mask.float()).log()
-        return PositionScores(label, boundary, None, None, None, None)
+        labels = F.pad(seq.ids.flatten()[1:], (0, 1))
+        label = logprobs.gather(-1, labels[:, None]).squeeze(-1)
+        mass = (probs @ self.boundary.float()).log()
+        return Scores(label, mass, torch.zeros_like(labels, dtype=torch.bool))
 
 
 class DenseLatents(Latents):
-    """States at chunk ends picked by a dense matrix ``[B, T, C]``, as the JAX reference does."""
+    """States at chunk ends picked by a dense matrix ``[B, T, T]``, as the JAX reference does."""
 
-    def _at(self, state: Tensor, end: Tensor, on: Tensor) -> Tensor:
-        pick = F.one_hot(end, state.shape[1]).to(state.dtype) * on[..., None]
-        return (pick @ state).float()
+    @staticmethod
+    def at(state: Tensor, row: Tensor, place: Tensor) -> Tensor:
+        pick = F.one_hot(place.view(len(state), -1), state.shape[1]).to(state.dtype)
+        return (pick @ state).float().flatten(0, 1)
 
 
 @dataclass
 class Case:
     """One micro-batch: the same text in two tokenizations of equal length, one token a chunk."""
 
-    batch: Batch
+    seq: Sequences  # both sides'
     hidden: Tensor  # [B, T, D] student's
     teacher_hidden: Tensor
     student: Vocabulary
     teacher: Vocabulary
-    boundary: Tensor  # [V] bool
     losses: list[Loss]
-    teacher_scores: Signals | None = None  # given to both sides, as a teacher's cache would be
+    teacher_outputs: Outputs | None = None  # given to both ways, as a teacher's cache would be
 
 
 def make_case(
@@ -73,28 +76,28 @@ def make_case(
         return (torch.randn(*shape, generator=generator) * scale).to(device, dtype)
 
     ids = torch.randint(v, (rows, length), generator=generator).to(device)
-    mask = torch.ones_like(ids, dtype=torch.bool)
     chunk = torch.arange(length, dtype=torch.int32).expand(rows, -1).to(device)
-    chunks = dict.fromkeys(CHUNK_KINDS, chunk)
-    batch = Batch(ids, mask, mask, ids, mask, mask, chunks, chunks)
+    seq = Sequences.of(ids, chunks=dict.fromkeys(CHUNK_KINDS, chunk))
     kind = KeptVocabulary if plain else Vocabulary
     vocabularies = []
     for trained in (True, False):
         vocabulary = kind(v, d, tied=True, valid_vocab=v, device=device, dtype=dtype)
         vocabulary.input.data = draw(v, d, scale=2 / d**0.5)
         vocabularies.append(vocabulary.requires_grad_(trained))
+    boundary = torch.rand(v, generator=generator) < 0.4
+    for vocabulary in vocabularies:
+        vocabulary.set_boundary(boundary)
     case = Case(
-        batch,
+        seq,
         draw(rows, length, d).requires_grad_(),
         draw(rows, length, d),
         *vocabularies,
-        boundary=(torch.rand(v, generator=generator) < 0.4).to(device),
         losses=[_make_loss(part, d, v, device, plain) for part in name.split("+")],
     )
     if "label" in needs(case):
         with torch.no_grad():
-            found = case.teacher.scores(case.teacher_hidden, ids, mask, case.boundary)
-        case.teacher_scores = Signals(found.label_logprob, found.boundary_logprob)
+            scores = case.teacher.scores(case.teacher_hidden, seq)
+        case.teacher_outputs = Outputs(seq).with_scores(scores)
     return case
 
 
@@ -107,10 +110,8 @@ def _make_loss(name: str, d: int, v: int, device: str, plain: bool) -> Loss:
         mapping = torch.randint(v, (v,), generator=torch.Generator().manual_seed(1))
         return MinED(config, mapping=mapping)
     loss = DenseLatents(config) if name == "alm_latents" and plain else LOSSES.get(name)(config)
-    if isinstance(loss, nn.Module):
-        loss.add_parameters(d, d)
-        loss.to(device)
-    return loss
+    loss.add_parameters(d, d)
+    return loss.to(device)
 
 
 def needs(case: Case) -> frozenset[str]:
@@ -120,27 +121,24 @@ def needs(case: Case) -> frozenset[str]:
 
 def total_loss(case: Case) -> Tensor:
     """The losses of one micro-batch, added."""
-    batch = case.batch
+    student = _outputs(case.seq, case.hidden, case.student)
     if "label" in needs(case):
-        found = case.student.scores(
-            case.hidden, batch.student_ids, batch.student_mask, case.boundary
-        )
-        student = Signals(found.label_logprob, found.boundary_logprob)
-        teacher = case.teacher_scores
+        student = student.with_scores(case.student.scores(case.hidden, case.seq))
+        teacher = case.teacher_outputs
     else:
-        student = _states(case.hidden, case.student)
-        teacher = _states(case.teacher_hidden, case.teacher)
+        teacher = _outputs(case.seq, case.teacher_hidden, case.teacher)
     total = torch.zeros((), device=case.hidden.device)
     for loss in case.losses:
-        count = loss.count(batch, teacher)
-        if hasattr(loss, "student_count"):
-            count = count + loss.student_count(batch, student, teacher, count)
-        total = total + loss(batch, student, teacher, count)[0]
+        match = loss.match(case.seq, teacher)
+        count = loss.count(match)
+        if loss.counts_student:
+            count = count + loss.student_count(match, student, teacher, count)
+        total = total + loss(match, student, teacher, count)[0]
     return total
 
 
-def _states(hidden: Tensor, vocabulary: Vocabulary) -> Signals:
-    return Signals(hidden=hidden, embeddings=hidden, vocabulary=vocabulary)
+def _outputs(seq: Sequences, hidden: Tensor, vocabulary: Vocabulary) -> Outputs:
+    return Outputs(seq, hidden=hidden, embeddings=hidden, vocabulary=vocabulary)
 
 
 def floor(case: Case) -> None:

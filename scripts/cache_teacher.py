@@ -22,19 +22,14 @@ from tokenkit.data import build_train_loader
 from tokenkit.errors import ConfigError, run_main
 from tokenkit.export.folder import check_output_folder
 from tokenkit.log import init_logger, logger
-from tokenkit.losses import LOSSES, boundary_mask
+from tokenkit.losses import LOSSES
 from tokenkit.parallelisms import init_parallel
-from tokenkit.training.build import (
-    build_student,
-    build_teacher,
-    fit_mask,
-    load_tokenizers,
-    open_student_source,
-    open_teacher_source,
-)
 from tokenkit.training.cache_meta import describe_run, text_steps
 from tokenkit.training.environment import set_up_process
+from tokenkit.training.student import build_student, open_student_source
+from tokenkit.training.teacher import build_teacher, open_teacher_source
 from tokenkit.training.teacher_cache import CacheWriter
+from tokenkit.training.tokenizers import load_tokenizers
 
 
 def split_output(argv: list[str]) -> tuple[Path, list[str]]:
@@ -64,16 +59,15 @@ def main() -> None:
     student = build_student(config, source, tokenizers, parallel)
     teacher_source = open_teacher_source(config, tokenizers) or source
     teacher = build_teacher(config, teacher_source, student, tokenizers, parallel)
-    mask = fit_mask(boundary_mask(tokenizers.teacher, config), teacher.vocabulary_rows)
     loader = build_train_loader(config, tokenizers.student, tokenizers.teacher, (), 0, 1)
-    total = text_steps(config) * config.training.batch_size // config.training.micro_batch_size
+    loader.seek(config.hypernet.identity_steps)
+    steps = text_steps(config)
     meta = describe_run(config, tokenizers.teacher)  # before the teacher runs for hours
     writer = CacheWriter()
-    for batch in tqdm(islice(loader, total), total=total, desc="teacher", unit="batch"):
-        if writer.knows(batch):
-            continue
-        batch = batch.to(parallel.device)
-        writer.add(batch, teacher.signals(batch, mask.to(parallel.device), ("label", "boundary")))
+    for step in tqdm(islice(loader, steps), total=steps, desc="teacher", unit="step"):
+        for batch in step.micro_batches:
+            if not writer.knows(batch.teacher):
+                writer.add(teacher.read(batch.teacher.to(parallel.device), ("label", "boundary")))
     writer.save(output, meta)
     logger.info(f"{len(writer):,} rows cached in {output}")
     dist.destroy_process_group()

@@ -19,8 +19,8 @@ import torch
 from tokenkit.errors import run_main
 from tokenkit.export.folder import check_output_folder, save_hf_folder
 from tokenkit.log import init_logger, logger
-from tokenkit.training.build import student_rows
 from tokenkit.training.restore import load_run, merged_tensors
+from tokenkit.training.student import student_rows
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -23,12 +23,17 @@ class Registry:
         self._items: dict[str, Any] = {}
 
     def register(self, name: str) -> Callable[[Any], Any]:
-        """Decorator that adds a component under ``name``; a name can be taken only once."""
+        """Decorator that adds a component under ``name``; a name can be taken only once.
+
+        A class with an attribute ``name`` is told its own.
+        """
 
         def add(item: Any) -> Any:
             if name in self._items:
                 raise ValueError(f"{self.kind} '{name}' is registered twice")
             self._items[name] = item
+            if isinstance(item, type) and hasattr(item, "name"):
+                item.name = name
             return item
 
         return add

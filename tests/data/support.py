@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from tests.launch import SPEC_A, SPEC_B
-from tokenkit.batch import Batch
 from tokenkit.config import Config, config_from_dict
-from tokenkit.tokenizers.sampling.token_forms import TokenForms
 
 __all__ = ["SPEC_A", "SPEC_B", "equal", "make_config", "write_rows"]
 
@@ -39,24 +40,16 @@ def make_config(train: list[Path] | Path, **sections: dict[str, Any]) -> Config:
     return config_from_dict(base)
 
 
-def _flat(batch: Batch) -> dict[str, Any]:
-    flat = {}
-    for name, value in vars(batch).items():
-        if isinstance(value, dict):
-            flat |= {f"{name}.{key}": item for key, item in value.items()}
-        elif isinstance(value, TokenForms):
-            flat |= {f"{name}.{key}": item for key, item in vars(value).items()}
-        else:
-            flat[name] = value
-    return flat
-
-
-def equal(one: Batch, other: Batch) -> bool:
-    """Whether two batches are the same, bit for bit."""
-    a, b = _flat(one), _flat(other)
-    if a.keys() != b.keys():
+def equal(one: Any, other: Any) -> bool:
+    """Whether two batches, or parts of them, are the same, bit for bit."""
+    if type(one) is not type(other):
         return False
-    return all(
-        a[k].dtype == b[k].dtype and a[k].equal(b[k]) if hasattr(a[k], "equal") else a[k] == b[k]
-        for k in a
-    )
+    if isinstance(one, Tensor):
+        return one.dtype == other.dtype and one.equal(other)
+    if dataclasses.is_dataclass(one):
+        return equal(vars(one), vars(other))
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return one == other

@@ -47,26 +47,26 @@ def collator(toks, teacher=True, kinds=("unconstrained", "space"), reading=ALL, 
 def test_shapes_and_dtypes(toks):
     batch = collator(toks)(ROWS)
     for ids, mask, loss_mask in (
-        (batch.student_ids, batch.student_mask, batch.student_loss_mask),
-        (batch.teacher_ids, batch.teacher_mask, batch.teacher_loss_mask),
+        (batch.student.ids, batch.student.mask, batch.student.loss_mask),
+        (batch.teacher.ids, batch.teacher.mask, batch.teacher.loss_mask),
     ):
         assert ids.dtype == torch.int64 and mask.dtype == loss_mask.dtype == torch.bool
         assert ids.shape == mask.shape == loss_mask.shape
         assert len(ids) == 3 and ids.shape[1] % 8 == 0
         assert ids.shape[1] - mask.sum(1).max() < 8, "padded to the longest row, no further"
-    assert set(batch.student_chunks) == set(batch.teacher_chunks) == {"unconstrained", "space"}
-    for kind in batch.student_chunks:
-        assert batch.student_chunks[kind].dtype == torch.int32
-        assert batch.student_chunks[kind].shape == batch.student_ids.shape
-        assert batch.teacher_chunks[kind].shape == batch.teacher_ids.shape
+    assert set(batch.student.chunks) == set(batch.teacher.chunks) == {"unconstrained", "space"}
+    for kind in batch.student.chunks:
+        assert batch.student.chunks[kind].dtype == torch.int32
+        assert batch.student.chunks[kind].shape == batch.student.ids.shape
+        assert batch.teacher.chunks[kind].shape == batch.teacher.ids.shape
 
 
 def test_rows_are_what_the_tokenizers_say(toks):
     reading = Reading("assistant")
     batch = collator(toks, reading=reading)([*ROWS, CHAT])
     sides = (
-        (toks[0], batch.teacher_ids, batch.teacher_mask, batch.teacher_loss_mask),
-        (toks[1], batch.student_ids, batch.student_mask, batch.student_loss_mask),
+        (toks[0], batch.teacher.ids, batch.teacher.mask, batch.teacher.loss_mask),
+        (toks[1], batch.student.ids, batch.student.mask, batch.student.loss_mask),
     )
     for tok, ids, mask, loss_mask in sides:
         for number, row in enumerate(encode_rows(tok, [*ROWS, CHAT], reading)):
@@ -83,8 +83,8 @@ def test_chunks_are_those_of_each_row_alone(toks, kind):
     batch = collator(toks)([*ROWS, CHAT])
     found = [align_pair(*toks, row, kind=kind) for row in [*ROWS, CHAT]]
     for side in ("teacher", "student"):
-        chunks = getattr(batch, f"{side}_chunks")[kind]
-        mask = getattr(batch, f"{side}_mask")
+        seq = getattr(batch, side)
+        chunks, mask = seq.chunks[kind], seq.mask
         for number, pair in enumerate(found):
             np.testing.assert_array_equal(chunks[number][mask[number]], getattr(pair, side).chunks)
         assert (chunks[~mask] == -1).all()
@@ -100,8 +100,8 @@ def test_special_tokens_in_rows_are_what_the_reading_says(toks):
     eot = [tok.ids["<|eot_id|>"] for tok in toks]
     for spelt, there in (("text", False), ("parse", True)):
         batch = collator(toks, reading=Reading(spelt=spelt))([row])
-        assert (eot[0] in batch.teacher_ids[batch.teacher_mask][:-1].tolist()) == there
-        assert (eot[1] in batch.student_ids[batch.student_mask][:-1].tolist()) == there
+        assert (eot[0] in batch.teacher.ids[batch.teacher.mask][:-1].tolist()) == there
+        assert (eot[1] in batch.student.ids[batch.student.mask][:-1].tolist()) == there
     with pytest.raises(DataError, match=r"^data\.jsonl:3: the text spells '<\|eot_id\|>'"):
         collator(toks, reading=Reading(spelt="refuse"))([ROWS[0], row])
 
@@ -114,7 +114,7 @@ def test_both_sides_read_the_form_that_one_of_them_needs(tmp_path):
     batch = collator((composing, plain))([Document("cafe\u0301 e\u0301t\u00e9")])
     assert batch.stats["mismatched_rows"] == 0
     assert (
-        plain.decode(batch.student_ids[0][batch.student_mask[0]][1:-1]) == "caf\u00e9 \u00e9t\u00e9"
+        plain.decode(batch.student.ids[0][batch.student.mask[0]][1:-1]) == "caf\u00e9 \u00e9t\u00e9"
     )
     data["normalizer"] = {"type": "NFD"}
     other = load_tokenizer(f"{write_folder(tmp_path / 'nfd', data)}:source=Llama3")
@@ -128,28 +128,27 @@ def test_truncated_rows_are_counted_exactly(toks):
     for limit, truncated in ((longest, 0), (longest - 1, 1), (second, 1), (second - 1, 2)):
         batch = collator(toks, limits=(limit, 500))(ROWS)
         assert batch.stats["truncated_rows"] == truncated
-        assert batch.student_mask.sum(1).max() == limit
-        assert batch.student_ids.shape[1] <= limit + 7
+        assert batch.student.mask.sum(1).max() == limit
+        assert batch.student.ids.shape[1] <= limit + 7
         expected = encode_rows(toks[1], ROWS[:1])[0].ids[:limit]
-        assert batch.student_ids[0, : len(expected)].tolist() == expected.tolist()
+        assert batch.student.ids[0, : len(expected)].tolist() == expected.tolist()
     assert collator(toks, limits=(500, 4))(ROWS).stats["truncated_rows"] == 2
-    assert collator(toks, limits=(13, 13))(ROWS).student_ids.shape == (3, 13)
+    assert collator(toks, limits=(13, 13))(ROWS).student.ids.shape == (3, 13)
 
 
 def test_without_teacher(toks):
     batch = collator(toks, teacher=False)(ROWS)
-    assert batch.teacher_ids is batch.teacher_mask is batch.teacher_loss_mask is None
-    assert batch.student_chunks == batch.teacher_chunks == {}
+    assert batch.teachers == {} and batch.teacher is None and batch.student.chunks == {}
     assert batch.stats == {
-        "rows": 3, "student_tokens": int(batch.student_mask.sum()), "truncated_rows": 0,
+        "rows": 3, "student_tokens": int(batch.student.mask.sum()), "truncated_rows": 0,
     }  # fmt: skip
 
 
 def test_rows_of_hardly_any_token(toks):
     batch = collator(toks)([replace(ROWS[2], text=text) for text in ("", "x")])
-    assert batch.student_mask.sum(1).tolist() == [0, 1]
-    assert batch.student_ids.shape == batch.teacher_ids.shape == (2, 8)
-    assert (batch.student_chunks["unconstrained"][0] == -1).all()
+    assert batch.student.mask.sum(1).tolist() == [0, 1]
+    assert batch.student.ids.shape == batch.teacher.ids.shape == (2, 8)
+    assert (batch.student.chunks["unconstrained"][0] == -1).all()
 
 
 def test_pair_bias_reaches_the_alignment(toks):
@@ -166,12 +165,12 @@ def test_pair_bias_reaches_the_alignment(toks):
         )
         for bias in (never, always)
     )
-    assert open_.student_chunks["unbiased"].max() > closed.student_chunks["unbiased"].max()
+    assert open_.student.chunks["unbiased"].max() > closed.student.chunks["unbiased"].max()
 
 
 def test_moving_keeps_everything(toks):
     batch = collator(toks)(ROWS)
     moved = batch.to(torch.device("meta"))
-    assert moved.teacher_ids.device.type == "meta" == moved.student_chunks["space"].device.type
-    assert moved.stats == batch.stats and batch.teacher_ids.device.type == "cpu"
-    assert collator(toks, teacher=False)(ROWS).to(torch.device("cpu")).teacher_ids is None
+    assert moved.teacher.ids.device.type == "meta" == moved.student.chunks["space"].device.type
+    assert moved.stats == batch.stats and batch.teacher.ids.device.type == "cpu"
+    assert collator(toks, teacher=False)(ROWS).to(torch.device("cpu")).teachers == {}

@@ -1,4 +1,4 @@
-"""The stream of micro-batches: same rows under every layout, exact resume, clear errors."""
+"""The stream of steps: same rows under every layout, found by number, clear errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.data.support import SPEC_A, SPEC_B, equal, make_config, write_rows
 from tokenkit.data import build_train_loader
@@ -45,7 +44,14 @@ def build(config, toks, rank=0, ranks=1, **options):
 
 
 def take(loader, count):
-    return list(islice(loader, count))
+    """The first micro-batches."""
+    return list(islice((batch for step in loader for batch in step.micro_batches), count))
+
+
+def sought(loader, step):
+    """A loader that begins with a step."""
+    loader.seek(step)
+    return loader
 
 
 def layout(file, workers=0, micro=8, streaming=False, **sections):
@@ -64,7 +70,7 @@ def rows_of_steps(config, toks, ranks, steps):
         for number in range(steps * parts)
         for rank in range(ranks)
         for ids, mask in zip(
-            batches[rank][number].student_ids, batches[rank][number].student_mask, strict=True
+            batches[rank][number].student.ids, batches[rank][number].student.mask, strict=True
         )
     ]
 
@@ -85,27 +91,27 @@ def test_rows_do_not_depend_on_the_layout(file, toks, streaming):
 def test_resume_is_exact(file, toks, workers, streaming):
     config = layout(file, workers, 4, streaming)
     whole = take(build(config, toks), 14)
-    for stop in (0, 5):
-        loader = build(config, toks)
-        first = take(loader, stop)
-        state = torch.save(loader.state_dict(), file.with_suffix(".pt"))
-        state = torch.load(file.with_suffix(".pt"), weights_only=True)
-        resumed = build(config, toks)
-        resumed.load_state_dict(state)
-        again = first + take(resumed, 14 - stop)
+    for stop in (0, 3):
+        first = take(build(config, toks), 2 * stop)
+        again = first + take(sought(build(config, toks), stop), 14 - 2 * stop)
         assert all(map(equal, whole, again)) and len(whole) == len(again)
 
 
-def test_saving_does_not_disturb(file, toks):
-    config = layout(file, 2, 4)
-    loader = build(config, toks)
-    seen = []
-    for batch in loader:
-        seen.append(batch)
-        loader.state_dict()
-        if len(seen) == 6:
-            break
-    assert all(map(equal, seen, take(build(config, toks), 6)))
+def test_seeking_in_the_middle(file, toks):
+    loader = build(layout(file, 2, 4), toks)
+    whole = take(loader, 8)
+    assert all(map(equal, take(sought(loader, 2), 4), whole[4:]))
+    assert all(map(equal, take(sought(loader, 0), 8), whole))
+
+
+def test_the_identity_phase_reads_no_rows(file, toks):
+    config = layout(file, 1, 4, hypernet={"identity_steps": 3})
+    steps = list(islice(build(config, toks), 5))
+    assert [len(step.micro_batches) for step in steps] == [0, 0, 0, 2, 2]
+    assert steps[0].stats == {} and steps[3].stats["rows"] == 8
+    plain = take(build(layout(file, 0, 4), toks), 4)
+    assert all(map(equal, [batch for step in steps for batch in step.micro_batches], plain))
+    assert equal(take(sought(build(config, toks), 4), 1)[0], plain[2])
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -113,34 +119,16 @@ def test_start_at_a_step(file, toks, streaming):
     """How a run goes on under another number of ranks."""
     whole = rows_of_steps(layout(file, 0, 4, streaming), toks, 1, 5)
     config = layout(file, 1, 2, streaming)
-    batches = [take(build(config, toks, rank, 2, start_step=3), 4) for rank in (0, 1)]
+    batches = [take(sought(build(config, toks, rank, 2), 3), 4) for rank in (0, 1)]
     rows = [
         tuple(ids[mask].tolist())
         for number in range(4)
         for rank in (0, 1)
         for ids, mask in zip(
-            batches[rank][number].student_ids, batches[rank][number].student_mask, strict=True
+            batches[rank][number].student.ids, batches[rank][number].student.mask, strict=True
         )
     ]
     assert rows == whole[24:40]
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_resume_of_a_run_that_began_in_the_middle(file, toks, workers):
-    """The position saved is absolute: it may be loaded by a loader built from step 0."""
-    config = layout(file, workers, 4)
-    expected = take(build(config, toks), 14)
-    loader = build(config, toks, start_step=3)
-    assert all(map(equal, take(loader, 3), expected[6:9]))
-    resumed = build(config, toks)
-    resumed.load_state_dict(loader.state_dict())
-    assert all(map(equal, take(resumed, 5), expected[9:14]))
-
-
-def test_a_second_iteration_goes_on(file, toks):
-    loader = build(layout(file), toks)
-    whole = take(build(layout(file), toks), 4)
-    assert all(map(equal, take(loader, 2) + take(loader, 2), whole))
 
 
 def test_less_data_than_a_batch_cycles(tmp_path, toks):
@@ -151,7 +139,7 @@ def test_less_data_than_a_batch_cycles(tmp_path, toks):
 
 def test_without_teacher(file, toks):
     (batch,) = take(build_train_loader(layout(file), toks[1], None, (), 0, 1), 1)
-    assert batch.teacher_ids is None and batch.student_chunks == {}
+    assert batch.teachers == {} and batch.student.chunks == {}
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
@@ -163,7 +151,7 @@ def test_empty_rows_are_counted_and_reported_once(file, toks, ranks, caplog, mon
     assert sum(batch.stats["empty_rows"] for batch in batches) == 4
     assert len(said) <= 1
     if ranks == 1:
-        assert said == ["data.train: 1 of the first 21 rows are empty and were skipped"]
+        assert said == ["data.train: 1 of the first 24 rows are empty and were skipped"]
 
 
 BAD = ('{"text": "cut', r"bad\.jsonl:6: not a JSON object")
@@ -193,13 +181,13 @@ def test_bad_rows_are_one_line(tmp_path, toks, case, workers, streaming):
 
 def test_good_rows_before_a_bad_one_are_delivered(tmp_path, toks):
     """A worker reads ahead; what it finds there must not come too early."""
-    file = write_rows(tmp_path / "bad.jsonl", [*[{"text": f"{n}"} for n in range(11)], BAD[0]])
+    file = write_rows(tmp_path / "bad.jsonl", [*[{"text": f"{n}"} for n in range(43)], BAD[0]])
     config = layout(file, 2, 2)
     config.data.shuffle = False
     loader, seen = build(config, toks), []
-    with pytest.raises(DataError, match=BAD[1].replace("6", "12")):
-        for batch in loader:
-            seen.append(batch)
+    with pytest.raises(DataError, match=BAD[1].replace("6", "44")):
+        for step in loader:
+            seen.append(step)
     assert len(seen) == 5
 
 

@@ -72,10 +72,10 @@ def test_a_byte_level_tokenizer_sees_as_much_text():
 def test_batches_mark_the_right_positions():
     windows = windows_of(np.arange(10, 21), np.arange(1, 12), 9, 6)
     total = 0
-    for ids, mask, scored in batches_of(windows, 2, pad_id=0):
-        assert (ids[~mask] == 0).all() and not scored[:, -1].any()
-        assert (ids[:, 0] == 9).all()
-        total += int(scored.sum())
+    for seq in batches_of(windows, 2, pad_id=0):
+        assert (seq.ids[~seq.mask] == 0).all() and not seq.counted[:, 0].any()
+        assert (seq.ids[:, 0] == 9).all()
+        total += int(seq.counted.sum())
     assert total == 11
 
 

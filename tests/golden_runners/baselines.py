@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from tests.golden_runners.losses import check, load_arrays
-from tokenkit.batch import Batch
+from tests.losses.reference import count_of, value_of
+from tokenkit.batch import Sequences
 from tokenkit.config import config_from_dict
-from tokenkit.losses.base import Signals
 from tokenkit.losses.divergences import Divergence
 from tokenkit.losses.dskd import DSKD
 from tokenkit.losses.latents import Latents
 from tokenkit.losses.mined import MinED
 from tokenkit.losses.uld import ULD
+from tokenkit.models.outputs import Outputs
 from tokenkit.ops.chunked_loss import chunked_loss
 
 
@@ -34,32 +34,28 @@ class Matrices:
         return hidden.detach() @ self.by_width[hidden.shape[1]].T
 
 
-def batch_of(arrays: dict[str, Tensor]) -> Batch:
-    sides = {}
-    for side, name, chunks in (("student", "new", "student"), ("teacher", "original", "teacher")):
+def sequences(arrays: dict[str, Tensor]) -> list[Sequences]:
+    """The student's and the teacher's."""
+    sides = []
+    for name, chunks in (("new", "student"), ("original", "teacher")):
         ids = arrays.get(f"in.input_ids_{name}", arrays[f"in.attention_mask_{name}"])
         mask = arrays[f"in.attention_mask_{name}"].bool()
-        sides |= {
-            f"{side}_ids": ids.long(),
-            f"{side}_mask": mask,
-            f"{side}_loss_mask": arrays.get(f"in.loss_mask_{name}", mask).bool(),
-            f"{side}_chunks": dict.fromkeys(
-                ("unconstrained", "space"), arrays[f"in.{chunks}_chunks"]
-            ),
-        }
-    return Batch(**sides, stats={})
-
-
-def logit_signals(logits: Tensor) -> Signals:
-    """Hidden states that are the logits, behind an identity matrix."""
-    return Signals(hidden=logits, vocabulary=Matrices(torch.eye(logits.shape[-1])))
+        loss_mask = arrays.get(f"in.loss_mask_{name}", mask).bool()
+        kinds = dict.fromkeys(("unconstrained", "space"), arrays[f"in.{chunks}_chunks"])
+        sides.append(Sequences.of(ids.long(), mask, loss_mask, kinds))
+    return sides
 
 
 def run_on_logits(case: dict, arrays: dict[str, Tensor], loss) -> None:
-    batch = batch_of(arrays)
+    """Hidden states are the logits, behind an identity matrix."""
     logits = arrays["in.student_logits"].clone().requires_grad_()
-    student, teacher = logit_signals(logits), logit_signals(arrays["in.teacher_logits"])
-    value, _ = loss(batch, student, teacher, loss.count(batch, teacher))
+    student, teacher = (
+        Outputs(seq, hidden=hidden, vocabulary=Matrices(torch.eye(hidden.shape[-1])))
+        for seq, hidden in zip(
+            sequences(arrays), (logits, arrays["in.teacher_logits"]), strict=True
+        )
+    )
+    value, _ = value_of(loss, student, teacher, count_of(loss, student, teacher))
     check(case, "loss", value, arrays["out.loss"])
     (grad,) = torch.autograd.grad(value, logits)
     check(case, "grad_student_logits", grad, arrays["out.grad_student_logits"])
@@ -106,16 +102,15 @@ def run_latents(folder: Path, case: dict) -> None:
     if args["project"]:
         loss.projection.weight.data = arrays["in.projector_kernel"].T
         loss.projection.bias.data = arrays["in.projector_bias"]
-    batch = batch_of(arrays)
     sides, inputs = [], {}
-    for side in ("student", "teacher"):
+    for side, seq in zip(("student", "teacher"), sequences(arrays), strict=True):
         hidden, qkv = (arrays[f"in.{side}_{name}"].clone() for name in ("hidden", "qkv"))
         if side == "student":
             inputs = {"hidden": hidden.requires_grad_(), "qkv": qkv.requires_grad_()}
         states = tuple(hidden)
         joined = tuple(torch.cat(tuple(layer), -1) for layer in qkv)
-        sides.append(Signals(hidden=states[-1], hidden_states=states, qkv=joined))
-    value, _ = loss(batch, *sides, loss.count(batch, sides[1]))
+        sides.append(Outputs(seq, hidden=states[-1], hidden_states=states, qkv=joined))
+    value, _ = value_of(loss, *sides, count_of(loss, *sides))
     check(case, "loss", value, arrays["out.loss"])
     grads = torch.autograd.grad(value, list(inputs.values()), materialize_grads=True,
                                 allow_unused=True)  # fmt: skip
@@ -128,12 +123,12 @@ class DSKDWithGivenLogits(DSKD):
 
     widths: tuple[int, int]
 
-    def _project(self, batch, student, teacher, count):
+    def _project(self, student, teacher, count):
         plain = (
-            replace(signals, hidden=signals.hidden[..., :width])
-            for signals, width in zip((student, teacher), self.widths, strict=True)
+            outputs._replace(hidden=outputs.hidden[..., :width])
+            for outputs, width in zip((student, teacher), self.widths, strict=True)
         )
-        return super()._project(batch, *plain, count)
+        return super()._project(*plain, count)
 
 
 def run_dskd(folder: Path, case: dict) -> None:
@@ -154,7 +149,7 @@ def run_dskd(folder: Path, case: dict) -> None:
         module.weight.data = arrays[f"in.projector_{theirs}.kernel"].T
         module.bias.data = arrays[f"in.projector_{theirs}.bias"]
     sides, inputs = [], {}
-    for side in ("student", "teacher"):
+    for side, seq in zip(("student", "teacher"), sequences(arrays), strict=True):
         parts = {n: arrays[f"in.{side}_{n}"].clone() for n in ("embeds", "last_hidden", "logits")}
         if side == "student":
             inputs = {name: tensor.requires_grad_() for name, tensor in parts.items()}
@@ -162,14 +157,18 @@ def run_dskd(folder: Path, case: dict) -> None:
         beside = torch.cat([torch.zeros(size, width), torch.eye(size)], -1)
         carried = torch.cat([parts["last_hidden"], parts["logits"]], -1)
         vocabulary = Matrices(arrays[f"in.{side}_matrix"][:, -1], beside)
-        sides.append(Signals(embeddings=parts["embeds"], hidden=carried, vocabulary=vocabulary))
-    batch, (student, teacher) = batch_of(arrays), sides
+        sides.append(
+            Outputs(seq, embeddings=parts["embeds"], hidden=carried, vocabulary=vocabulary)
+        )
+    student, teacher = sides
     # The reference takes the spread over padding, too.
-    unpadded = replace(batch, teacher_mask=torch.ones_like(batch.teacher_mask))
-    plain = replace(teacher, hidden=arrays["in.teacher_last_hidden"])
-    count = loss.count(unpadded, plain)
-    count = count + loss.student_count(batch, student, teacher, count)
-    value, _ = loss(batch, student, teacher, count)
+    seq = teacher.seq
+    unpadded = Sequences.of(seq.ids, loss_mask=seq.loss_mask)
+    plain = teacher._replace(seq=unpadded, hidden=arrays["in.teacher_last_hidden"])
+    count = count_of(loss, student, plain)
+    match = loss.match(student.seq, teacher)
+    count = count + loss.student_count(match, student, teacher, count)
+    value, _ = loss(match, student, teacher, count)
     check(case, "loss", value, arrays["out.loss"])
     for name, grad in zip(inputs, torch.autograd.grad(value, list(inputs.values())), strict=True):
         check(case, f"grad_student_{name}", grad, arrays[f"out.grad_student_{name}"])

@@ -9,14 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tests.losses.reference import reference_alm
-from tokenkit.batch import Batch
+from tests.losses.reference import count_of, reference_alm, value_of
+from tokenkit.balance.gradmag import approx_gradmag_weights
+from tokenkit.balance.mixtures import mixture
+from tokenkit.batch import Sequences
 from tokenkit.config import config_from_dict
 from tokenkit.losses import LOSSES
-from tokenkit.losses.aggregation import combine_weights, mixture
-from tokenkit.losses.base import Signals
+from tokenkit.models.outputs import Outputs
+from tokenkit.ops.gradients import gram_matrices
 from tokenkit.ops.linear_scores import linear_scores
-from tokenkit.training.gradients import gram_matrices
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "losses"
 
@@ -26,27 +27,25 @@ def load_arrays(folder: Path, case: dict) -> dict[str, Tensor]:
         return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
 
 
-def make_batch(a: dict[str, Tensor]) -> Batch:
-    return Batch(
-        student_ids=a["in.input_ids_new"].long(),
-        student_mask=a["in.attention_mask_new"].bool(),
-        student_loss_mask=a["in.loss_mask_new"],
-        teacher_ids=a["in.input_ids_original"].long(),
-        teacher_mask=a["in.attention_mask_original"].bool(),
-        teacher_loss_mask=a["in.loss_mask_original"],
-        student_chunks={"unconstrained": a["in.student_chunks"]},
-        teacher_chunks={"unconstrained": a["in.teacher_chunks"]},
-        stats={},
+def sequences(a: dict[str, Tensor]) -> tuple[Sequences, Sequences]:
+    """The student's and the teacher's."""
+    return tuple(
+        Sequences.of(
+            a[f"in.input_ids_{name}"].long(),
+            a[f"in.attention_mask_{name}"].bool(),
+            a[f"in.loss_mask_{name}"],
+            {"unconstrained": a[f"in.{side}_chunks"]},
+        )
+        for side, name in (("student", "new"), ("teacher", "original"))
     )
 
 
-def scores_of(logits: Tensor, ids: Tensor, boundary: Tensor) -> Signals:
+def outputs_of(logits: Tensor, seq: Sequences, boundary: Tensor) -> Outputs:
     """Scores as training computes them: with an identity matrix, hidden states are logits."""
-    labels = torch.nn.functional.pad(ids[:, 1:], (0, 1))
-    identity = torch.eye(logits.shape[-1])
-    scores = linear_scores(logits.flatten(0, 1), identity, labels.flatten(), boundary, block=(7, 8))
-    label, mass = scores.label_logprob, scores.boundary_logprob
-    return Signals(label.view(ids.shape), mass.view(ids.shape))
+    labels = torch.nn.functional.pad(seq.ids.flatten()[1:], (0, 1))[seq.real_index]
+    identity, hidden = torch.eye(logits.shape[-1]), logits.flatten(0, 1)[seq.real_index]
+    scores = linear_scores(hidden, identity, labels, boundary, block=(7, 8))
+    return Outputs(seq).with_scores(scores)
 
 
 def check(case: dict, name: str, ours: Tensor, expected: Tensor) -> None:
@@ -60,23 +59,23 @@ def check(case: dict, name: str, ours: Tensor, expected: Tensor) -> None:
 
 
 def evaluate(a: dict[str, Tensor], case: dict, function) -> tuple[Tensor, Tensor]:
-    """Value of ``function(batch, student, teacher)`` and its gradient on the student's logits."""
-    args, batch = case["args"], make_batch(a)
+    """Value of ``function(student, teacher)`` and its gradient on the student's logits."""
+    args, (mine, theirs) = case["args"], sequences(a)
     logits = a["in.student_logits"].clone().requires_grad_()
     masks = {side: a[f"in.space_mask_{side}"] for side in ("student", "teacher")}
     if "eos_as_space" in args.get("mode", ""):
         for side, mask in masks.items():
             masks[side] = torch.arange(len(mask)) == args[f"{side}_eos"]
-    student = scores_of(logits, batch.student_ids, masks["student"])
-    teacher = scores_of(a["in.teacher_logits"], batch.teacher_ids, masks["teacher"])
-    value = function(batch, student, teacher)
+    student = outputs_of(logits, mine, masks["student"])
+    teacher = outputs_of(a["in.teacher_logits"], theirs, masks["teacher"])
+    value = function(student, teacher)
     value.backward()
     return value.detach(), logits.grad
 
 
-def value_of(loss, batch: Batch, student: Signals, teacher: Signals) -> Tensor:
-    count = loss.count(batch, teacher).clamp(min=1.0)
-    return loss(batch, student, teacher, count)[0]
+def counted_value(loss, student: Outputs, teacher: Outputs) -> Tensor:
+    count = count_of(loss, student, teacher).clamp(min=1.0)
+    return value_of(loss, student, teacher, count)[0]
 
 
 def rendering(config, compare_first: bool, *scores) -> Tensor:
@@ -94,7 +93,7 @@ def run_sft(folder: Path, case: dict) -> None:
     a = load_arrays(folder, case)
     loss = LOSSES.get("sft")(config_from_dict({"loss": {"names": ["sft"]}}), None, None)
     golden = a["out.loss"], a["out.grad_student_logits"]
-    check_pair(case, evaluate(a, case, partial(value_of, loss)), golden)
+    check_pair(case, evaluate(a, case, partial(counted_value, loss)), golden)
 
 
 # Cases of this folder from which ALM departs, all for the same reason: a chunk holds the first
@@ -108,14 +107,8 @@ UNSCORED_FIRST_TOKEN = frozenset(
 
 def compares_a_first_token(a: dict[str, Tensor]) -> bool:
     """Whether a chunk that the reference counts holds the first token of a row."""
-    batch = make_batch(a)
-    sides = [
-        torch.where(mask, chunks["unconstrained"].long(), -1)
-        for mask, chunks in (
-            (batch.teacher_loss_mask, batch.teacher_chunks),
-            (batch.student_loss_mask, batch.student_chunks),
-        )
-    ]
+    mine, theirs = sequences(a)
+    sides = [side.active("unconstrained") for side in (theirs, mine)]
     counted = sides[0][:, 1:]
     return any(bool(((ids[:, :1] >= 0) & (ids[:, :1] == counted)).any()) for ids in sides)
 
@@ -127,7 +120,7 @@ def run_alm(folder: Path, case: dict) -> None:
     config = config_from_dict({"loss": {"names": ["alm_unconstrained"]}, "alm": alm})
     loss = LOSSES.get("alm_unconstrained")(config, None, None)
     golden = a["out.loss"], a["out.grad_student_logits"]
-    ours = evaluate(a, case, partial(value_of, loss))
+    ours = evaluate(a, case, partial(counted_value, loss))
     departs = compares_a_first_token(a)
     if folder == GOLDEN:
         assert departs == (case["id"] in UNSCORED_FIRST_TOKEN)
@@ -149,7 +142,8 @@ def run_multitask(folder: Path, case: dict) -> None:
         check(case, "a", norms, arrays["out.a"])
     elif name.startswith("approx_gradmag"):
         for key in ("approx_gradmag", "approx_gradmag_preserve_mag"):
-            weights = combine_weights(key, torch.ones_like(norms), norms)
+            preserve = key.endswith("preserve_mag")
+            weights = approx_gradmag_weights(norms, torch.ones_like(norms), preserve)
             check(case, key, weights, arrays[f"out.{key}"])
     else:
         factors = mixture([(name, case["args"]["max_norm"])], gram, torch.ones_like(norms))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from tokenkit.batch import Batch
+from tokenkit.batch import Sequences
 from tokenkit.config import config_from_dict
 from tokenkit.losses import LOSSES
-from tokenkit.losses.base import Signals
+from tokenkit.models.outputs import Outputs
 
 EPSILON = 1e-6
 
@@ -54,26 +54,26 @@ def first_run_end(positions):
 
 def row_chunks(ids, mask, scores, row):
     """Chunk → (log-prob, boundary log-prob at its end, scored tokens, has the first token)."""
-    label, boundary = scores.label_logprob[row].double(), scores.boundary_logprob[row].double()
+    label, boundary = scores.token_logprob[row].double(), scores.boundary_logprob[row].double()
     chunks = {}
     for chunk in range(int(ids.max()) + 1):
         positions = [t for t in range(len(ids)) if ids[t] == chunk and mask[t]]
-        logprob = sum((label[t - 1] for t in positions if t >= 1), label.new_zeros(()))
+        logprob = sum((label[t] for t in positions if t >= 1), label.new_zeros(()))
         counted = sum(t >= 1 for t in positions)
         chunks[chunk] = [logprob, boundary[first_run_end(positions)], counted, 0 in positions]
     return chunks
 
 
-def reference_alm(batch, student, teacher, config, kind="unconstrained", compare_first=False):
-    """``(Σ numerators · differences, Σ denominators)`` of a batch.
+def reference_alm(student, teacher, config, kind="unconstrained", compare_first=False):
+    """``(Σ numerators · differences, Σ denominators)`` of two models' outputs.
 
     ``compare_first``: as the JAX reference, keep chunks with a first token, whose score is missing.
     """
     alm, total, count = config.alm, 0.0, 0.0
-    for row in range(len(batch.student_ids)):
+    for row in range(len(student.seq.ids)):
         sides = [
-            row_chunks(batch.teacher_chunks[kind][row], batch.teacher_loss_mask[row], teacher, row),
-            row_chunks(batch.student_chunks[kind][row], batch.student_loss_mask[row], student, row),
+            row_chunks(side.seq.chunks[kind][row], side.seq.loss_mask[row], side, row)
+            for side in (teacher, student)
         ]
         nowhere = student.boundary_logprob[row, 0].double()
         none = [torch.zeros((), dtype=torch.float64), nowhere, 0, False]
@@ -124,25 +124,42 @@ def random_side(generator, rows, chunks, length):
 
 
 def random_case(seed=0, rows=3, chunks=6, gap=True):
-    """A batch and its scores (the student's need gradients); ``gap`` takes a chunk off the loss."""
+    """Student's outputs (whose scores need gradients) and teacher's.
+
+    ``gap`` takes a chunk off the loss.
+    """
     generator = np.random.default_rng(seed)
-    batch_arguments, scores = {}, {}
+    sides = {}
     for side, length in (("teacher", 24), ("student", 27)):
         chunk_ids, mask = random_side(generator, rows, chunks, length)
         loss_mask = mask & ~(torch.arange(length) < 2) if gap else mask.clone()
         if gap:
             loss_mask &= chunk_ids != 3
-        batch_arguments |= {
-            f"{side}_ids": torch.zeros(rows, length, dtype=torch.long),
-            f"{side}_mask": mask,
-            f"{side}_loss_mask": loss_mask,
-            f"{side}_chunks": {k: chunk_ids for k in ("unconstrained", "space", "unbiased")},
-        }
-        values = -generator.exponential(2.0, (2, rows, length)).astype(np.float32)
-        scores[side] = Signals(*torch.from_numpy(values))
-    for tensor in (scores["student"].label_logprob, scores["student"].boundary_logprob):
+        kinds = {k: chunk_ids for k in ("unconstrained", "space", "unbiased")}
+        ids = torch.zeros(rows, length, dtype=torch.long)
+        seq = Sequences.of(ids, mask, loss_mask, kinds)
+        token, boundary = torch.from_numpy(
+            -generator.exponential(2.0, (2, rows, length)).astype(np.float32)
+        )
+        sides[side] = Outputs(seq, torch.where(seq.scored, token, 0.0), boundary)
+    for tensor in scores(sides["student"]):
         tensor.requires_grad_()
-    return Batch(**batch_arguments, stats={}), scores["student"], scores["teacher"]
+    return sides["student"], sides["teacher"]
+
+
+def scores(outputs):
+    """A model's two scores of its tokens."""
+    return [outputs.token_logprob, outputs.boundary_logprob]
+
+
+def count_of(loss, student, teacher):
+    """What a loss counts in two models' outputs."""
+    return loss.count(loss.match(student.seq, teacher))
+
+
+def value_of(loss, student, teacher, count):
+    """A loss and its metrics, of two models' outputs."""
+    return loss(loss.match(student.seq, teacher), student, teacher, count)
 
 
 def make_loss(name="alm_unconstrained", **alm):
@@ -151,11 +168,11 @@ def make_loss(name="alm_unconstrained", **alm):
     return LOSSES.get(name)(config, None, None), config
 
 
-def run(loss, batch, student, teacher, count=None):
+def run(loss, student, teacher, count=None):
     """Value and gradients on the student's two scores (zero where a score is not used)."""
-    count = loss.count(batch, teacher).clamp(min=1.0) if count is None else count
-    value, metrics = loss(batch, student, teacher, count)
-    inputs = [student.label_logprob, student.boundary_logprob]
+    count = count_of(loss, student, teacher).clamp(min=1.0) if count is None else count
+    value, metrics = value_of(loss, student, teacher, count)
+    inputs = scores(student)
     found = torch.autograd.grad(value, inputs, allow_unused=True)
     found = [torch.zeros_like(t) if g is None else g for t, g in zip(inputs, found, strict=True)]
     return value.detach(), found, metrics

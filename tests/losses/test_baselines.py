@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.losses.reference import random_case
-from tokenkit.batch import Batch
+from tests.losses.reference import count_of, random_case, value_of
+from tokenkit.batch import Sequences, previous
 from tokenkit.config import config_from_dict
 from tokenkit.config.schema_losses import DIVERGENCES
-from tokenkit.losses.base import Signals
 from tokenkit.losses.divergences import Divergence
 from tokenkit.losses.dskd import DSKD, Projected
 from tokenkit.losses.kd import KD
@@ -21,6 +18,7 @@ from tokenkit.losses.latents import Latents
 from tokenkit.losses.mined import MinED
 from tokenkit.losses.side_path import SidePath
 from tokenkit.losses.uld import ULD
+from tokenkit.models.outputs import Outputs
 from tokenkit.models.vocabulary.table import Vocabulary
 
 WIDTH, STUDENT_VOCAB, TEACHER_VOCAB = 8, 19, 23
@@ -36,31 +34,36 @@ def vocabulary(rows: int, seed: int) -> Vocabulary:
     return made
 
 
-def signals(batch: Batch, side: str, rows: int, seed: int) -> Signals:
-    ids = getattr(batch, f"{side}_ids")
+def with_states(outputs: Outputs, states: tuple[torch.Tensor, ...]) -> Outputs:
+    """Hidden states of three layers, which stand for everything else too."""
+    return outputs._replace(
+        embeddings=states[0], hidden=states[-1], hidden_states=states, qkv=states[:2]
+    )
+
+
+def outputs_of(seq: Sequences, rows: int, seed: int, learns: bool) -> Outputs:
     generator = torch.Generator().manual_seed(seed)
-    layers = torch.randn(3, *ids.shape, WIDTH, generator=generator)
-    states = tuple(layer.requires_grad_(side == "student") for layer in layers)
-    made = vocabulary(rows, seed)
-    if side == "teacher":
-        made.requires_grad_(False)
-    return Signals(
-        embeddings=states[0], hidden=states[-1], hidden_states=states, qkv=states[:2],
-        vocabulary=made,
-    )  # fmt: skip
+    layers = torch.randn(3, *seq.ids.shape, WIDTH, generator=generator)
+    states = tuple(layer.requires_grad_(learns) for layer in layers)
+    made = vocabulary(rows, seed).requires_grad_(learns)
+    return with_states(Outputs(seq, vocabulary=made), states)
 
 
-def case(seed: int = 0, name: str = "") -> tuple[Batch, Signals, Signals]:
-    """A batch and both sides' signals; for kd, of one vocabulary."""
-    batch, _, _ = random_case(seed, gap=False)
+Sides = tuple[Outputs, Outputs]
+
+
+def case(seed: int = 0, name: str = "") -> Sides:
+    """Student's and teacher's outputs; for kd, of one vocabulary."""
+    student, teacher = (side.seq for side in random_case(seed, gap=False))
     generator = torch.Generator().manual_seed(seed)
     teacher_vocab = STUDENT_VOCAB if name.startswith("kd") else TEACHER_VOCAB
-    sizes = {"student": STUDENT_VOCAB, "teacher": teacher_vocab}
-    for side, size in sizes.items():
-        shape = getattr(batch, f"{side}_ids").shape
-        setattr(batch, f"{side}_ids", torch.randint(size, shape, generator=generator))
-    batch.teacher_ids[:, :12] = batch.student_ids[:, :12]  # kd compares what both have read
-    return batch, *(signals(batch, s, n, k) for k, (s, n) in enumerate(sizes.items()))
+    for seq, size in ((student, STUDENT_VOCAB), (teacher, teacher_vocab)):
+        seq.ids = torch.randint(size, seq.ids.shape, generator=generator)
+    teacher.ids[:, :12] = student.ids[:, :12]  # kd compares what both have read
+    return (
+        outputs_of(student, STUDENT_VOCAB, 0, learns=True),
+        outputs_of(teacher, teacher_vocab, 1, learns=False),
+    )
 
 
 def make(name: str):
@@ -97,28 +100,40 @@ NAMES = [
 ]  # fmt: skip
 
 
-def evaluate(loss, parts: list[tuple[Batch, Signals, Signals]]):
+def whole_count(loss, parts: list[Sides]) -> torch.Tensor:
+    """What a loss counts in micro-batches together."""
+    counts = sum(count_of(loss, *part) for part in parts)
+    if not loss.counts_student:
+        return counts
+    found = [
+        loss.student_count(loss.match(student.seq, teacher), student, teacher, counts)
+        for student, teacher in parts
+    ]
+    return counts + sum(found)
+
+
+def evaluate(loss, parts: list[Sides]):
     """Loss and gradients on the student's hidden states of micro-batches counted together."""
-    counts = sum(loss.count(batch, teacher) for batch, _, teacher in parts)
-    if hasattr(loss, "student_count"):
-        counts = counts + sum(loss.student_count(*part, counts) for part in parts)
-    value = sum(loss(*part, counts)[0] for part in parts)
-    leaves = [state for _, student, _ in parts for state in student.hidden_states]
+    counts = whole_count(loss, parts)
+    value = sum(value_of(loss, *part, counts)[0] for part in parts)
+    leaves = [state for student, _ in parts for state in student.hidden_states]
     grads = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
     return value.detach(), grads
 
 
-def rows_of(part: tuple[Batch, Signals, Signals], index) -> tuple[Batch, Signals, Signals]:
+def rows_of(part: Sides, index: list[int]) -> Sides:
     """Some rows of a micro-batch, as leaves of their own."""
-    batch, *sides = part
     picked = []
-    for side in sides:
+    for side in part:
+        seq = side.seq
+        chunks = {kind: ids[index] for kind, ids in seq.chunks.items()}
+        masks = seq.mask[index], seq.loss_mask[index]
         states = tuple(
             s.detach()[index].requires_grad_(s.requires_grad) for s in side.hidden_states
         )
-        picked.append(replace(side, embeddings=states[0], hidden=states[-1], hidden_states=states,
-                              qkv=states[:2]))  # fmt: skip
-    return batch._map(lambda tensor: tensor[index]), *picked
+        rows = side._replace(seq=Sequences.of(seq.ids[index], *masks, chunks))
+        picked.append(with_states(rows, states))
+    return tuple(picked)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -136,34 +151,27 @@ def test_micro_batches_and_order_do_not_matter(name):
     assert any(grad.abs().sum() > 0 for grad in grads)
 
 
-def padded(part: tuple[Batch, Signals, Signals], more: dict[str, int]):
+def padded(part: Sides, more: tuple[int, int]) -> Sides:
     """The same rows with longer padding, whose contents are arbitrary."""
-    batch, *sides = part
-    fills = {"ids": 1, "mask": False, "loss_mask": False}
-    changed = {
-        f"{side}_{name}": F.pad(getattr(batch, f"{side}_{name}"), (0, n), value=fill)
-        for side, n in more.items()
-        for name, fill in fills.items()
-    }
-    for side, n in more.items():
-        chunks = getattr(batch, f"{side}_chunks")
-        changed[f"{side}_chunks"] = {k: F.pad(v, (0, n), value=-1) for k, v in chunks.items()}
     longer = []
-    for side, n in zip(sides, more.values(), strict=True):
+    for side, n in zip(part, more, strict=True):
+        seq = side.seq
+        chunks = {kind: F.pad(ids, (0, n), value=-1) for kind, ids in seq.chunks.items()}
+        masks = (F.pad(mask, (0, n), value=False) for mask in (seq.mask, seq.loss_mask))
         states = tuple(
             F.pad(s.detach(), (0, 0, 0, n), value=9.0).requires_grad_(s.requires_grad)
             for s in side.hidden_states
         )
-        longer.append(replace(side, embeddings=states[0], hidden=states[-1], hidden_states=states,
-                              qkv=states[:2]))  # fmt: skip
-    return replace(batch, **changed), *longer
+        rows = side._replace(seq=Sequences.of(F.pad(seq.ids, (0, n), value=1), *masks, chunks))
+        longer.append(with_states(rows, states))
+    return tuple(longer)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_padding_does_not_matter(name):
     loss, whole = make(name), case(1, name)
     value, grads = evaluate(loss, [whole])
-    longer, longer_grads = evaluate(loss, [padded(whole, {"student": 3, "teacher": 5})])
+    longer, longer_grads = evaluate(loss, [padded(whole, (3, 5))])
     torch.testing.assert_close(longer, value, rtol=1e-5, atol=1e-6)
     for grad, other in zip(grads, longer_grads, strict=True):
         length = grad.shape[1]
@@ -171,26 +179,13 @@ def test_padding_does_not_matter(name):
         assert other[:, length:].eq(0).all()
 
 
-def twins() -> tuple[Batch, Signals, Signals]:
+def twins() -> Sides:
     """A student that is the teacher, reading the same tokens."""
-    batch, _, _ = case(2)
-    position = torch.arange(batch.teacher_ids.shape[1])
-    chunks = {"unconstrained": torch.where(batch.teacher_mask, position, -1)}
-    same = {
-        f"{side}_{name}": getattr(batch, f"teacher_{name}")
-        for side in ("student", "teacher")
-        for name in ("ids", "mask", "loss_mask")
-    }
-    batch = Batch(**same, student_chunks=chunks, teacher_chunks=chunks, stats={})
-    student = signals(batch, "student", TEACHER_VOCAB, 4)
-    teacher = replace(
-        student,
-        embeddings=student.embeddings.detach(),
-        hidden=student.hidden.detach(),
-        hidden_states=tuple(s.detach() for s in student.hidden_states),
-        qkv=tuple(s.detach() for s in student.qkv),
-    )
-    return batch, student, teacher
+    seq = case(2)[1].seq
+    position = torch.arange(seq.ids.shape[1])
+    seq.chunks = {"unconstrained": torch.where(seq.mask, position, -1)}
+    student = outputs_of(seq, TEACHER_VOCAB, 4, learns=True)
+    return student, with_states(student, tuple(s.detach() for s in student.hidden_states))
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in ("mined", "dskd")])
@@ -205,14 +200,13 @@ def test_a_student_equal_to_its_teacher_has_nothing_to_learn(name):
 
 
 def test_dskd_with_perfect_projections_has_only_projections_to_learn():
-    batch, student, teacher = part = twins()
+    student, teacher = part = twins()
     loss = make("dskd")
-    states = student.hidden.detach()[:, :-1]
+    states = previous(student.hidden.detach())
     loss._project = lambda *_: Projected(teacher=states, student=states)
-    counts = loss.count(batch, teacher)
-    counts = counts + loss.student_count(*part, counts)
+    counts = whole_count(loss, [part])
     assert counts[-1] > 0 or counts[0] > 0
-    value, metrics = loss(*part, counts)
+    value, metrics = value_of(loss, *part, counts)
     assert metrics["dskd/student_space"].abs() < 1e-6 and metrics["dskd/teacher_space"].abs() < 1e-6
     assert torch.autograd.grad(value, student.hidden)[0].abs().max() < 1e-6
 
@@ -226,21 +220,21 @@ def test_mined_with_one_vocabulary_is_kd_on_single_tokens():
 
 @pytest.mark.parametrize("kind", SIDE_PATH)
 def test_side_path_equals_float64(kind):
-    batch, student, teacher = case(3)
+    student, teacher = case(3)
     loss = make(f"side_path:{kind}")
-    ours, _ = evaluate(loss, [(batch, student, teacher)])
+    ours, _ = evaluate(loss, [(student, teacher)])
     total, count = 0.0, 0
-    sides = (("student", student, PAIRS[0]), ("teacher", teacher, PAIRS[1]))
-    for row in range(len(batch.student_ids)):
+    sides = ((student, PAIRS[0]), (teacher, PAIRS[1]))
+    for row in range(len(student.seq.ids)):
         for chunk in range(30):
             logs = []
-            for side, signal, ids in sides:
-                chunks = getattr(batch, f"{side}_chunks")["unconstrained"][row]
+            for side, ids in sides:
+                chunks = side.seq.chunks["unconstrained"][row]
                 places = (chunks == chunk).nonzero().flatten().tolist()
                 if not places:
                     break
-                hidden = signal.hidden[row, places[-1]].detach().double()
-                logits = signal.vocabulary.output.detach().double() @ hidden
+                hidden = side.hidden[row, places[-1]].detach().double()
+                logits = side.vocabulary.output.detach().double() @ hidden
                 logs.append(logits.log_softmax(0)[ids].numpy())
             if len(logs) < 2:
                 continue

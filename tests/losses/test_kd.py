@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 import torch.nn.functional as F
 
 from tests.launch import SPEC_A
-from tests.losses.test_baselines import STUDENT_VOCAB, case, make, signals
+from tests.losses.reference import count_of, value_of
+from tests.losses.test_baselines import STUDENT_VOCAB, case, make, outputs_of, whole_count
 from tokenkit.config import config_from_dict
 from tokenkit.errors import ConfigError
 from tokenkit.losses.dskd import DSKD
@@ -19,17 +18,18 @@ from tokenkit.tokenizers import load_tokenizer
 
 
 def one_vocabulary():
-    """A batch whose rows part ways at different places, and both sides' signals."""
-    batch, student, _ = case(4)
-    teacher = signals(batch, "teacher", STUDENT_VOCAB, 1)
-    length = batch.student_ids.shape[1]
-    batch.student_loss_mask[:, 2] = False
-    ids = F.pad(batch.teacher_ids, (0, length - batch.teacher_ids.shape[1]))
-    ids[0] = batch.student_ids[0]  # never
-    ids[1, 5:] = (batch.student_ids[1, 5:] + 1) % STUDENT_VOCAB  # from token 5 on
-    ids[2] = batch.student_ids[2]
+    """Both sides' outputs, whose rows part ways at different places."""
+    student, teacher = case(4)
+    mine, theirs = student.seq, teacher.seq
+    length, shorter = mine.ids.shape[1], theirs.ids.shape[1]
+    mine.loss_mask[:, 2] = False
+    ids = F.pad(theirs.ids, (0, length - shorter))
+    ids[0] = mine.ids[0]  # never
+    ids[1, 5:] = (mine.ids[1, 5:] + 1) % STUDENT_VOCAB  # from token 5 on
+    ids[2] = mine.ids[2]
     ids[2, 0] = (ids[2, 0] + 1) % STUDENT_VOCAB  # in the first token alone
-    return replace(batch, teacher_ids=ids[:, : batch.teacher_ids.shape[1]]), student, teacher
+    theirs.ids = ids[:, :shorter]
+    return student, outputs_of(theirs, STUDENT_VOCAB, 1, learns=False)
 
 
 def logits(side) -> torch.Tensor:
@@ -38,17 +38,18 @@ def logits(side) -> torch.Tensor:
 
 @pytest.mark.parametrize("scale_by_temperature", [False, True])
 def test_compares_only_what_both_sides_have_read(scale_by_temperature):
-    batch, student, teacher = one_vocabulary()
+    student, teacher = one_vocabulary()
     tau = 3.0
     settings = {"temperature": tau, "scale_by_temperature": scale_by_temperature}
     loss = KD(config_from_dict({"kd": settings}))
-    count = loss.count(batch, teacher)
-    value, metrics = loss(batch, student, teacher, count)
-    length = batch.teacher_ids.shape[1]
+    count = count_of(loss, student, teacher)
+    value, metrics = value_of(loss, student, teacher, count)
+    mine, theirs = student.seq, teacher.seq
+    length = theirs.ids.shape[1]
     rows, places = [], []
-    predicted = batch.student_loss_mask[:, 1:length] & batch.teacher_loss_mask[:, 1:]
+    predicted = mine.loss_mask[:, 1:length] & theirs.loss_mask[:, 1:]
     for row, position in predicted.nonzero().tolist():
-        if batch.student_ids[row, : position + 1].equal(batch.teacher_ids[row, : position + 1]):
+        if mine.ids[row, : position + 1].equal(theirs.ids[row, : position + 1]):
             rows.append(row)
             places.append(position)
     assert set(rows) == {0, 1} and max(p for r, p in zip(rows, places, strict=True) if r == 1) == 4
@@ -70,7 +71,7 @@ def test_compares_only_what_both_sides_have_read(scale_by_temperature):
 @pytest.mark.parametrize("name", ["mined", "dskd"])
 def test_scale_by_temperature_reaches_every_divergence(name):
     """All terms of MinED, and of DSKD all but its cross-entropy."""
-    batch, student, teacher = case(5)
+    student, teacher = case(5)
     values = []
     for scale in (False, True):
         config = config_from_dict({"kd": {"temperature": 3.0, "scale_by_temperature": scale}})
@@ -79,10 +80,8 @@ def test_scale_by_temperature_reaches_every_divergence(name):
             made = make("dskd")
             loss.add_parameters(*(side.hidden.shape[-1] for side in (student, teacher)))
             loss.load_state_dict(made.state_dict())
-        count = loss.count(batch, teacher)
-        if name == "dskd":
-            count = count + loss.student_count(batch, student, teacher, count)
-        value, metrics = loss(batch, student, teacher, count)
+        count = whole_count(loss, [(student, teacher)])
+        value, metrics = value_of(loss, student, teacher, count)
         values.append({"loss": value.detach(), **metrics})
     plain, scaled = values
     if name == "mined":

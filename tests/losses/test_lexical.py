@@ -8,22 +8,25 @@ import pytest
 import torch
 
 from tests.launch import TOKENIZERS
+from tests.losses.reference import count_of, value_of
 from tests.losses.test_baselines import case, vocabulary
 from tests.tokenizers.samples import read_json, write_folder
 from tests.tokenizers.specs import tokenizer
 from tokenkit.config import config_from_dict
-from tokenkit.losses.base import Signals
 from tokenkit.losses.lexical import Lexical
 from tokenkit.tokenizers import families, load_tokenizer, special_pairs
+
+
+def with_vocabularies(*vocabularies):
+    return [side._replace(vocabulary=v) for side, v in zip(case(), vocabularies, strict=True)]
 
 
 def test_lexical_has_nothing_to_learn_from_equal_embeddings():
     tok = tokenizer("bpe_a:source=Llama3")
     loss = Lexical(config_from_dict({}), tok, tok)
     mine, theirs = vocabulary(len(tok), 0), vocabulary(len(tok), 0).requires_grad_(False)
-    batch, _, _ = case()
-    teacher = Signals(vocabulary=theirs)
-    value, _ = loss(batch, Signals(vocabulary=mine), teacher, loss.count(batch, teacher))
+    sides = with_vocabularies(mine, theirs)
+    value, _ = value_of(loss, *sides, count_of(loss, *sides))
     value.backward()
     assert value == 0 and not mine.input.grad.any() and not mine.output.grad.any()
 
@@ -109,9 +112,8 @@ def test_lexical_against_its_definition():
     teacher_tok, student_tok = tokenizer("bpe_a:source=Llama3"), tokenizer("bpe_b:source=Qwen2")
     loss = Lexical(config_from_dict({}), student_tok, teacher_tok)
     mine, theirs = vocabulary(len(student_tok), 0), vocabulary(len(teacher_tok), 1)
-    batch, _, _ = case()
-    student, teacher = Signals(vocabulary=mine), Signals(vocabulary=theirs.requires_grad_(False))
-    value, _ = loss(batch, student, teacher, loss.count(batch, teacher))
+    sides = with_vocabularies(mine, theirs.requires_grad_(False))
+    value, _ = value_of(loss, *sides, count_of(loss, *sides))
     shared = single_tokens(student_tok, teacher_tok)
     expected = []
     for a, b in ((mine.input, theirs.input), (mine.output, theirs.output)):

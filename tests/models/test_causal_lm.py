@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from tests.models.tiny import FAMILIES, save_tiny, tiny_config
+from tokenkit.batch import Sequences
 from tokenkit.errors import ModelError
 from tokenkit.models.causal_lm import (
     build_causal_lm,
@@ -15,6 +16,7 @@ from tokenkit.models.causal_lm import (
     fit_rows,
     open_source_model,
 )
+from tokenkit.models.outputs import Outputs
 
 
 def load(folder, rows=None, **kwargs):
@@ -28,6 +30,11 @@ def load(folder, rows=None, **kwargs):
     return source, model
 
 
+def hidden_states(model, ids):
+    """Last hidden states ``[B, T, D]``."""
+    return model(Sequences.of(ids), ()).hidden
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("tied", [True, False])
 def test_logits_equal_transformers(tmp_path, family, tied):
@@ -37,7 +44,7 @@ def test_logits_equal_transformers(tmp_path, family, tied):
     ids = torch.randint(3, 96, (2, 20))
     with torch.no_grad():
         expected = reference(ids).logits
-        logits = model.vocabulary.logits(model.hidden_states(ids))
+        logits = model.vocabulary.logits(hidden_states(model, ids))
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -54,14 +61,16 @@ def test_scores_equal_transformers_with_padding(tmp_path, family):
     boundary[10:30] = True
     with torch.no_grad():
         logprobs = reference(ids, attention_mask=mask.long()).logits.log_softmax(-1)
-        scores = model(ids, mask, boundary).scores
+        model.vocabulary.set_boundary(boundary)
+        found = model(Sequences.of(ids, mask))
     expected = logprobs[:, :-1].gather(-1, ids[:, 1:, None]).squeeze(-1)
     predicted = mask[:, 1:]
     torch.testing.assert_close(
-        scores.label_logprob[:, :-1][predicted], expected[predicted], atol=1e-5, rtol=1e-5
+        found.token_logprob[:, 1:][predicted], expected[predicted], atol=1e-5, rtol=1e-5
     )
+    assert found.token_logprob[~found.seq.scored].eq(0).all()
     torch.testing.assert_close(
-        scores.boundary_logprob[mask],
+        found.boundary_logprob[mask],
         logprobs[..., 10:30].logsumexp(-1)[mask],
         atol=1e-5,
         rtol=1e-5,
@@ -71,14 +80,16 @@ def test_scores_equal_transformers_with_padding(tmp_path, family):
 def test_hidden_gradient_equals_autograd(tmp_path):
     _, model = load(save_tiny(tmp_path / "m", "gemma2"))
     ids = torch.randint(3, 96, (2, 9))
-    mask = torch.ones(2, 9, dtype=torch.bool)
-    boundary = torch.arange(96) % 3 == 0
-    hidden = model.hidden_states(ids).detach().requires_grad_()
-    scores = model.vocabulary.scores(hidden, ids, mask, boundary, keep_directions=True)
+    mask = torch.arange(9) < torch.tensor([[9], [6]])
+    seq = Sequences.of(ids, mask)
+    model.vocabulary.set_boundary(torch.arange(96) % 3 == 0)
+    hidden = hidden_states(model, ids).detach().requires_grad_()
+    scores = model.vocabulary.scores(hidden, seq, keep_directions=True)
+    outputs = Outputs(seq).with_scores(scores)
     a, b = torch.randn(2, 2, 9)
-    loss = (a * scores.label_logprob + b * scores.boundary_logprob).sum()
+    loss = (a * outputs.token_logprob + b * outputs.boundary_logprob).sum()
     (expected,) = torch.autograd.grad(loss, hidden)
-    ours = model.vocabulary.hidden_gradient(scores, a, b)
+    ours = outputs.hidden_gradient(a, b)
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)
 
 

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from tokenkit.batch import Sequences
 from tokenkit.config.schema_hypernet import HypernetConfig
 from tokenkit.models.hypernet import Hypernet, moments
 from tokenkit.models.vocabulary import hypernet as hypernet_vocabulary
@@ -60,15 +61,15 @@ def forms(rows: int = 25, valid: int = 23, source_rows: int = SOURCE) -> TokenFo
 @pytest.mark.parametrize("changes", VARIANTS, ids=str)
 def test_tokens_that_spell_themselves_start_as_they_are(changes):
     made = vocabulary(settings(**changes), disturb=False)
-    made.open(made.own_forms(), made.predict)
-    torch.testing.assert_close(made.input_matrix, made.input, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(made.output_matrix, made.output, rtol=1e-5, atol=1e-6)
+    with made.step(None, made.predict):
+        torch.testing.assert_close(made.input_matrix, made.input, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(made.output_matrix, made.output, rtol=1e-5, atol=1e-6)
 
 
 def test_without_residual_the_first_prediction_has_the_statistics_of_the_source():
     made = vocabulary(settings(residual=False), disturb=False)
-    made.open(made.own_forms(), made.predict)
-    found = moments(torch.stack([made.input_matrix, made.output_matrix], 1))
+    with made.step(None, made.predict):
+        found = moments(torch.stack([made.input_matrix, made.output_matrix], 1))
     wanted = moments(torch.stack([made.input, made.output], 1))
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
@@ -87,12 +88,11 @@ def test_chunks_and_order_do_not_matter(changes, mask, monkeypatch):
     wanted = torch.autograd.grad((whole * weight).sum(), parameters, allow_unused=True)
 
     monkeypatch.setitem(hypernet_vocabulary.CHUNK_BYTES, "cpu", 5000)
-    made.open(table, made.predict)
-    torch.testing.assert_close(made.input_matrix, whole[:, 0].detach(), rtol=1e-5, atol=1e-6)
-    for k, matrix in enumerate((made.input_matrix, made.output_matrix)):
-        (0.5 * matrix * weight[:, k]).sum().backward()
-        (0.5 * matrix * weight[:, k]).sum().backward()  # another micro-batch
-    made.close()
+    with made.step(table, made.predict):
+        torch.testing.assert_close(made.input_matrix, whole[:, 0].detach(), rtol=1e-5, atol=1e-6)
+        for k, matrix in enumerate((made.input_matrix, made.output_matrix)):
+            (0.5 * matrix * weight[:, k]).sum().backward()
+            (0.5 * matrix * weight[:, k]).sum().backward()  # another micro-batch
     for parameter, expected in zip(parameters, wanted, strict=True):
         if expected is None or not expected.abs().sum():
             assert parameter.grad is None or not parameter.grad.abs().sum()
@@ -114,9 +114,8 @@ def test_rescalers_are_constants_made_of_the_source_vocabulary(changes):
 
     before = {name: made.hypernet.state_dict()[name].clone() for name in names}
     optimizer = torch.optim.AdamW(made.parameters(), lr=0.1)
-    made.open(forms(), made.predict)
-    (made.input_matrix.square().sum() + made.output_matrix.square().sum()).backward()
-    made.close()
+    with made.step(forms(), made.predict):
+        (made.input_matrix.square().sum() + made.output_matrix.square().sum()).backward()
     optimizer.step()
     assert all(torch.equal(made.hypernet.state_dict()[name], before[name]) for name in names)
 
@@ -124,16 +123,16 @@ def test_rescalers_are_constants_made_of_the_source_vocabulary(changes):
 def test_embeddings_and_scores_use_the_prediction():
     made = vocabulary(settings(), tied=True)
     table = forms()
-    made.open(table, made.predict)
-    ids = torch.tensor([[0, 2, 22, 7]])
-    matrix = made.input_matrix.detach()
-    assert made.rows == 25 and made.valid_vocab == 23
-    assert torch.equal(made.embed(ids), matrix[ids])
-    assert torch.equal(matrix[7], made.input[table.ids[7, 0]])
-    hidden = torch.randn(1, 4, WIDTH)
-    scores = made.scores(hidden, ids, torch.ones_like(ids, dtype=torch.bool))
+    ids, hidden = torch.tensor([[0, 2, 22, 7]]), torch.randn(1, 4, WIDTH)
+    with made.step(table, made.predict):
+        matrix = made.input_matrix.detach()
+        assert made.rows == 25 and made.valid_vocab == 23
+        assert torch.equal(made.embed(ids), matrix[ids])
+        assert torch.equal(matrix[7], made.input[table.ids[7, 0]])
+        scores = made.scores(hidden, Sequences.of(ids))
+    assert made.tokens is None and made.boundary is None
     wanted = (hidden @ matrix[:23].T).log_softmax(-1)[0, :3].gather(1, ids[0, 1:, None])
-    torch.testing.assert_close(scores.label_logprob[0, :3], wanted[:, 0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(scores.label_logprob[:3], wanted[:, 0], rtol=1e-5, atol=1e-5)
 
 
 def test_bytes_have_embeddings_of_their_own():
@@ -145,9 +144,8 @@ def test_bytes_have_embeddings_of_their_own():
     assert torch.equal(embeddings[~byte][:, 0], made.input[table.ids[~byte]])
     std, mean = torch.std_mean(made.input, 0)
     assert (made.extra[:, 0].mean(0) - mean).abs().max() < 4 * std.max() / math.sqrt(256)
-    made.open(table, made.predict)
-    made.input_matrix.sum().backward()
-    made.close()
+    with made.step(table, made.predict):
+        made.input_matrix.sum().backward()
     assert made.extra.grad.abs().sum() > 0
 
 

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from tests.tokenizers.real_pairs import MODEL, real_tokenizer
+from tokenkit.batch import Sequences
 from tokenkit.evaluation.bits_per_byte import bits_per_byte
 from tokenkit.export.zero_shot import transfer_model
 from tokenkit.models.causal_lm import load_causal_lm
@@ -53,8 +54,7 @@ def test_log_likelihoods_equal_transformers(folder, plain) -> None:
     wanted += [hf(text)["input_ids"] for text in TEXTS]
     assert rows == wanted
     for ids in rows:
-        found = model(torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.bool))
-        found = found.scores.label_logprob[0, :-1]
+        found = model(Sequences.of(torch.tensor([ids]))).token_logprob[0, 1:]
         torch.testing.assert_close(found, plain_logprobs(plain, ids), atol=1e-4, rtol=0)
 
 

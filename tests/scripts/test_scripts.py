@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.launch import SPEC_A, SPEC_B, train
 from tests.models.tiny import FAMILIES, save_tiny
+from tokenkit.batch import Sequences
 from tokenkit.tokenizers import load_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +57,7 @@ def test_export_equals_the_trained_model(script, base_arguments, tmp_path, name,
     assert ids[0].tolist() == load_tokenizer(SPEC_B).encode("<|<bos>|>" + text).tolist()
     _, _, student, _ = load_run(run)
     with torch.no_grad():
-        expected = student.vocabulary.logits(student.hidden_states(ids))
+        expected = student.vocabulary.logits(student(Sequences.of(ids), ()).hidden)
     torch.testing.assert_close(plain_logits(output, ids), expected, atol=1e-4, rtol=1e-4)
     _, _, start, _ = load_run(run, step=0)
     assert (start.vocabulary.input - student.vocabulary.input).abs().max() > 1e-5

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.launch import SPEC_A, SPEC_B, read_metrics, train
+from tokenkit.batch import Sequences
 from tokenkit.errors import TokenkitError
 from tokenkit.tokenizers import load_tokenizer
 from tokenkit.training.checkpoint import load_tensors, step_folder, tensors_to_save
@@ -99,10 +100,9 @@ def test_a_projected_vocabulary_is_exported(base_arguments, script, tmp_path, em
     train(argv, 1, folder / "log")
     script("export", "--run", folder, "--output", output)
     _, _, student, _ = load_run(folder)
-    student.open_vocabulary()
     ids = torch.tensor([load_tokenizer(SPEC_B).encode("<|<bos>|>def f(x): return").tolist()])
-    with torch.no_grad():
-        expected = student.vocabulary.logits(student.hidden_states(ids))
+    with torch.no_grad(), student.opened():
+        expected = student.vocabulary.logits(student(Sequences.of(ids), ()).hidden)
         found = AutoModelForCausalLM.from_pretrained(output)(ids).logits
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 

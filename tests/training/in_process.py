@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import islice
-
 import torch
 
-from tokenkit.batch import Batch
+from tokenkit.batch import StepBatch
 from tokenkit.config import Config
 from tokenkit.data import build_train_loader
-from tokenkit.losses import LOSSES
+from tokenkit.losses import build_losses, need_teacher
 from tokenkit.parallelisms import Parallel
-from tokenkit.training.build import (
-    boundary_masks,
-    build_losses,
-    build_student,
-    build_teacher,
-    load_tokenizers,
-    open_student_source,
-    open_teacher_source,
-)
 from tokenkit.training.optimizer import (
     build_optimizer,
     scheduled_learning_rate,
@@ -27,6 +16,9 @@ from tokenkit.training.optimizer import (
     trainable_parameters,
 )
 from tokenkit.training.step import TrainStep
+from tokenkit.training.student import build_student, open_student_source
+from tokenkit.training.teacher import build_teacher, open_teacher_source
+from tokenkit.training.tokenizers import load_tokenizers
 
 
 class Training:
@@ -39,34 +31,26 @@ class Training:
 
     def __init__(self, config: Config, parallel: Parallel) -> None:
         self.config = config
-        factories = [LOSSES.get(name) for name in config.loss.names]
-        tokenizers = load_tokenizers(config, any(f.needs_teacher for f in factories))
+        tokenizers = load_tokenizers(config, need_teacher(config))
+        toks = tokenizers.student, tokenizers.teacher
         source = open_student_source(config, tokenizers)
-        teacher_source = open_teacher_source(config, tokenizers)
-        losses = build_losses(config, factories, tokenizers, source, teacher_source)
+        teacher_source = open_teacher_source(config, tokenizers) or source
+        losses = build_losses(config, *toks, source.width, teacher_source.width)
         self.student = build_student(config, source, tokenizers, parallel, losses)
-        teacher = build_teacher(
-            config, teacher_source or source, self.student, tokenizers, parallel
-        )
-        masks = boundary_masks(config, self.student, teacher, tokenizers, losses, parallel.device)
+        teacher = build_teacher(config, teacher_source, self.student, tokenizers, parallel)
         kinds = tuple(sorted({loss.chunk_kind for loss in losses if loss.chunk_kind}))
-        self.batches = iter(
-            build_train_loader(config, tokenizers.student, tokenizers.teacher, kinds, 0, 1)
-        )
+        self.batches = iter(build_train_loader(config, *toks, kinds, 0, 1))
         self.optimizer = build_optimizer(self.student, config.optimizer)
         self.optimizer.register_step_pre_hook(self._catch)
         self.parameters = trainable_parameters(self.student)
-        self.step = TrainStep(
-            config, self.student, teacher, losses, masks, self.optimizer, parallel
-        )
+        self.step = TrainStep(config, self.student, teacher, losses, self.optimizer, parallel)
 
     def _catch(self, *_) -> None:
         self.gradients = {name: p.grad.clone() for name, p in self.parameters.items()}
 
-    def micro_batches(self) -> list[Batch]:
-        training = self.config.training
-        return list(islice(self.batches, training.batch_size // training.micro_batch_size))
+    def batch(self) -> StepBatch:
+        return next(self.batches)
 
-    def __call__(self, batches: list[Batch], step: int) -> dict[str, torch.Tensor]:
+    def __call__(self, batch: StepBatch, step: int) -> dict[str, torch.Tensor]:
         set_learning_rate(self.optimizer, scheduled_learning_rate(self.config, step))
-        return self.step(batches, step, stop=False)[0]
+        return self.step(batch, step)

@@ -30,12 +30,12 @@ class Side(NamedTuple):
 def read_batch(batch) -> tuple[Side, Side | None]:
     """Student's and teacher's side of a tokenkit batch."""
     student = Side(
-        batch.student_ids, batch.student_mask, batch.student_loss_mask, batch.student_chunks
+        batch.student.ids, batch.student.mask, batch.student.loss_mask, batch.student.chunks
     )
-    if batch.teacher_ids is None:
+    if batch.teacher is None:
         return student, None
     return student, Side(
-        batch.teacher_ids, batch.teacher_mask, batch.teacher_loss_mask, batch.teacher_chunks
+        batch.teacher.ids, batch.teacher.mask, batch.teacher.loss_mask, batch.teacher.chunks
     )
 
 

@@ -11,6 +11,7 @@ class Recorder:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.gradients: dict[str, Tensor] = {}
+        self.param_groups = [{"params": [p for p in model.parameters() if p.requires_grad]}]
 
     def step(self) -> None:
         named = self.model.named_parameters()

@@ -9,21 +9,16 @@ from transformers import AutoModelForCausalLM
 
 from tests.launch import SPEC_A
 from tests.models.tiny import save_tiny
-from tokenkit.batch import Batch
+from tokenkit.batch import Sequences
 from tokenkit.config import config_from_dict
-from tokenkit.losses import LOSSES
-from tokenkit.losses.base import NEEDS
+from tokenkit.losses import build_losses
 from tokenkit.models.causal_lm import load_causal_lm
+from tokenkit.models.outputs import NEEDS
 from tokenkit.parallelisms import init_parallel
 from tokenkit.tokenizers import load_tokenizer
-from tokenkit.training.build import (
-    boundary_masks,
-    build_losses,
-    build_student,
-    build_teacher,
-    load_tokenizers,
-    open_student_source,
-)
+from tokenkit.training.student import build_student, open_student_source
+from tokenkit.training.teacher import build_teacher
+from tokenkit.training.tokenizers import load_tokenizers
 
 ROWS = 1600
 
@@ -52,39 +47,35 @@ def built(request, model):
     try:
         tokenizers = load_tokenizers(config, needs_teacher=True)
         source = open_student_source(config, tokenizers)
-        student = build_student(config, source, tokenizers, parallel)
-        teacher = build_teacher(config, source, student, tokenizers, parallel)
-        factory = LOSSES.get("alm_unconstrained")
-        losses = build_losses(config, [factory], tokenizers, source, None)
-        masks = boundary_masks(config, student, teacher, tokenizers, losses, parallel.device)
-        yield student, teacher, masks
+        toks = tokenizers.student, tokenizers.teacher
+        losses = build_losses(config, *toks, source.width, source.width)
+        student = build_student(config, source, tokenizers, parallel, losses)
+        yield student, build_teacher(config, source, student, tokenizers, parallel)
     finally:
         dist.destroy_process_group()
 
 
 def test_unused_rows_have_no_probability(built, model):
-    student, teacher, masks = built
+    student, teacher = built
     tok = load_tokenizer(SPEC_A)
     size = len(tok)
     assert size < ROWS <= student.vocabulary.rows
     ids = torch.randint(size, (2, 12), generator=torch.Generator().manual_seed(0))
-    mask = torch.ones_like(ids, dtype=torch.bool)
     with torch.no_grad():
         logits = AutoModelForCausalLM.from_pretrained(model)(ids).logits
     logprob = logits[..., :size].log_softmax(-1)
     assert logits[..., size:].amax() > logits[..., :size].amax()  # they would win
     label = logprob[:, :-1].gather(-1, ids[:, 1:, None]).squeeze(-1)
     boundary = logprob[..., torch.from_numpy(tok.space_mask())].logsumexp(-1)
-    batch = Batch(ids, mask, mask, ids, mask, mask)
+    seq = Sequences.of(ids)
     with torch.no_grad():
-        signals = teacher.signals(batch, masks[1], NEEDS)
-        own = student(ids, mask, masks[0], needs=NEEDS)
-    for scores, vocabulary, hidden in (
-        (signals, signals.vocabulary, signals.hidden),
-        (own.scores, student.vocabulary, own.hidden),
-    ):
-        torch.testing.assert_close(scores.label_logprob[:, :-1], label, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(scores.boundary_logprob, boundary, atol=1e-5, rtol=1e-5)
+        sides = teacher.read(seq, NEEDS), student(seq, NEEDS)
+    assert sides[0].vocabulary is not sides[1].vocabulary
+    for side in sides:
+        vocabulary, hidden = side.vocabulary, side.hidden
+        torch.testing.assert_close(side.token_logprob[:, 1:], label, atol=1e-5, rtol=1e-5)
+        assert side.token_logprob[:, 0].eq(0).all()
+        torch.testing.assert_close(side.boundary_logprob, boundary, atol=1e-5, rtol=1e-5)
         given = vocabulary.block_logits(hidden.flatten(0, 1)).softmax(-1)
         assert given.shape[-1] == size
         torch.testing.assert_close(given, logprob.exp().flatten(0, 1), atol=1e-5, rtol=1e-5)
@@ -101,7 +92,7 @@ def test_load_causal_lm_takes_the_tokenizers_size(model, valid):
     ids = torch.randint(900, (1, 9), generator=torch.Generator().manual_seed(1))
     made = load_causal_lm(str(model), torch.device("cpu"), torch.float32, valid_vocab=valid)
     with torch.no_grad():
-        scores = made(ids, torch.ones_like(ids, dtype=torch.bool)).scores
+        found = made(Sequences.of(ids)).token_logprob
         logits = AutoModelForCausalLM.from_pretrained(model)(ids).logits[..., :valid]
     expected = logits.log_softmax(-1)[:, :-1].gather(-1, ids[:, 1:, None]).squeeze(-1)
-    torch.testing.assert_close(scores.label_logprob[:, :-1], expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found[:, 1:], expected, atol=1e-5, rtol=1e-5)

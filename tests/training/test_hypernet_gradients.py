@@ -7,8 +7,6 @@ called on all forms at once, full logits, one backward.
 
 from __future__ import annotations
 
-from itertools import islice
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,8 +17,9 @@ from tests.training.recorder import Recorder
 from tokenkit.data import build_train_loader
 from tokenkit.losses.sft import SFT
 from tokenkit.models.vocabulary import hypernet as hypernet_vocabulary
-from tokenkit.training.build import build_student, load_tokenizers, open_student_source
 from tokenkit.training.step import TrainStep
+from tokenkit.training.student import build_student, open_student_source
+from tokenkit.training.tokenizers import load_tokenizers
 
 SAMPLER = {"enable": True, "size_mean": 800, "size_min": 600, "size_max": 900, "texts": 12}
 SOFTCAP = 30.0  # of Gemma 2's logits
@@ -46,12 +45,12 @@ def make(folder, texts_file, family: str, micro_batch_size: int, **hypernet):
         parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
     rows = student.vocabulary.source_rows
     loader = build_train_loader(config, tokenizers.student, None, (), 0, 1, source_rows=rows)
-    return config, student, list(islice(loader, 8 // micro_batch_size))
+    return config, student, next(iter(loader))
 
 
-def plain_loss(student, batches, embed_scale: float, softcap: float | None) -> torch.Tensor:
+def plain_loss(student, step, embed_scale: float, softcap: float | None) -> torch.Tensor:
     """Mean −log p of the step's tokens under the loss mask."""
-    vocabulary, forms = student.vocabulary, batches[0].tokens
+    vocabulary, forms = student.vocabulary, step.vocabulary
     source = [m for m in (vocabulary.input, vocabulary.output) if m is not None]
     table = torch.cat([torch.stack(source, 1), vocabulary.extra])
     given = table[forms.ids]
@@ -59,15 +58,15 @@ def plain_loss(student, batches, embed_scale: float, softcap: float | None) -> t
     predicted = torch.where(forms.copied[:, None, None], given[:, 0], predicted)
     inputs, outputs = predicted[:, 0], predicted[:, -1][: forms.valid]
     total, count = 0.0, 0
-    for batch in batches:
-        embeddings = inputs[batch.student_ids] * embed_scale
+    for batch in step.micro_batches:
+        embeddings = inputs[batch.student.ids] * embed_scale
         hidden = student.backbone(inputs_embeds=embeddings, use_cache=False).last_hidden_state
         logits = hidden @ outputs.T
         if softcap:
             logits = softcap * torch.tanh(logits / softcap)
-        mask = batch.student_loss_mask[:, 1:]
+        mask = batch.student.loss_mask[:, 1:]
         total = total + F.cross_entropy(
-            logits[:, :-1][mask], batch.student_ids[:, 1:][mask], reduction="sum"
+            logits[:, :-1][mask], batch.student.ids[:, 1:][mask], reduction="sum"
         )
         count += int(mask.sum())
     return total / count
@@ -88,17 +87,18 @@ def test_one_step_equals_plain_autograd(
     monkeypatch,
 ):  # fmt: skip
     monkeypatch.setitem(hypernet_vocabulary.CHUNK_BYTES, "cpu", 2**16)  # many chunks
-    config, student, batches = make(tmp_path, texts_file, family, micro_batch_size, **hypernet)
-    forms = batches[0].tokens
+    config, student, batch = make(tmp_path, texts_file, family, micro_batch_size, **hypernet)
+    forms = batch.vocabulary
+    assert len(batch.micro_batches) == 8 // micro_batch_size
     assert forms.copied.any() and (forms.lengths[: forms.valid] > 1).any()
-    loss = plain_loss(student, batches, embed_scale, softcap)
+    loss = plain_loss(student, batch, embed_scale, softcap)
     loss.backward()
     wanted = {name: p.grad.clone() for name, p in student.named_parameters() if p.grad is not None}
     student.zero_grad(set_to_none=True)
 
     recorder = Recorder(student)
-    step = TrainStep(config, student, None, [SFT(config)], (None, None), recorder, parallel)
-    metrics, _ = step(batches, 0, stop=False)
+    step = TrainStep(config, student, None, [SFT(config)], recorder, parallel)
+    metrics = step(batch, 0)
     torch.testing.assert_close(metrics["loss"], loss.detach())
     networks = [name for name in wanted if name.startswith("vocabulary.hypernet.networks.")]
     assert len(networks) == len([*student.vocabulary.hypernet.parameters()]) > 10

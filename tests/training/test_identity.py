@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from tests.training.recorder import Recorder
+from tokenkit.batch import StepBatch
 from tokenkit.config import config_from_dict
 from tokenkit.models.causal_lm import CausalLM
 from tokenkit.models.vocabulary.hypernet_build import build_hypernet_vocabulary, fill_hypernet
@@ -55,14 +56,14 @@ def test_by_hand(parallel):
     linear = net.networks[0].output
     linear.weight.data = torch.tensor([[1.0, 1.0], [0.0, 2.0]])
     linear.bias.data = torch.tensor([0.0, 1.0])
-    metrics, stopping = step(0, stop=False)
-    assert metrics["same/loss"] == metrics["same/loss/identity"] == 7.0 and not stopping
+    metrics = step(StepBatch([]), 0)
+    assert metrics["same/loss"] == metrics["same/loss/identity"] == 7.0
     assert metrics["same/grad_norm"] == 9.0
     weight, bias = recorder.gradients.values()
     assert weight.tolist() == [[-1.0, 5.0], [3.0, 6.0]] and bias.tolist() == [1.0, 3.0]
 
     config.training.max_grad_norm = 3.0
-    step(1, stop=False)
+    step(StepBatch([]), 1)
     weight, bias = recorder.gradients.values()
     torch.testing.assert_close(weight, torch.tensor([[-1.0, 5.0], [3.0, 6.0]]) / 3)
     torch.testing.assert_close(bias, torch.tensor([1.0, 3.0]) / 3)
@@ -87,7 +88,7 @@ def test_against_plain_torch(tied, parallel):
     loss.backward()
     gradients = {name: p.grad.clone() for name, p in student.named_parameters() if p.requires_grad}
     student.zero_grad(set_to_none=True)
-    metrics, _ = step(3, stop=False)
+    metrics = step(StepBatch([]), 3)
     torch.testing.assert_close(metrics["same/loss"], loss.detach())
     assert recorder.gradients.keys() == gradients.keys()
     for name, gradient in gradients.items():
@@ -102,5 +103,5 @@ def test_the_phase_teaches(parallel):
     )
     trained = [p for p in student.parameters() if p.requires_grad]
     step.optimizer = torch.optim.Adam(trained, lr=0.02)
-    losses = [step(number, stop=False)[0]["same/loss"].item() for number in range(200)]
+    losses = [step(StepBatch([]), number)["same/loss"].item() for number in range(200)]
     assert losses[0] > 1.0 and losses[-1] < 0.05 * losses[0]

@@ -26,7 +26,7 @@ def test_equals_plain_torch(folder, parallel, tmp_path):
     training = Training(read_config(folder, RUN), parallel)
     plain = plain_training(training.config, training)
     for step in range(STEPS):
-        found, metrics = plain(training.micro_batches(), step), logged[step + 1]
+        found, metrics = plain(training.batch().micro_batches, step), logged[step + 1]
         assert metrics["lr"] == pytest.approx(training.config.optimizer.lr * plain.course(step))
         assert metrics["loss"] == pytest.approx(found.total.item(), rel=1e-5)
         # Eight steps of rounding: it is the sharpest of a step's figures.

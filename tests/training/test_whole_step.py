@@ -103,10 +103,10 @@ def assert_same(name: str, ours: torch.Tensor, theirs: torch.Tensor, tolerance: 
 
 def compare(training: Training, plain: PlainTraining, step: int) -> None:
     """Take step number ``step`` on both sides."""
-    batches = training.micro_batches()
+    batch = training.batch()
     before = {name: p.detach().clone() for name, p in training.parameters.items()}
-    metrics = training(batches, step)
-    found = plain(batches, step)
+    metrics = training(batch, step)
+    found = plain(batch.micro_batches, step)
     expected = {f"loss/{name}": value for name, value in found.losses.items()}
     expected |= {"loss": found.total.detach(), "same/grad_norm": found.norm}
     for name, value in expected.items():
@@ -135,7 +135,7 @@ def test_equals_plain_torch(case, folder, parallel):
 def test_data_reach_the_rules(folder, parallel):
     """Chunks merged and not merged, micro-batches that count differently, turns without loss."""
     training = Training(read_config(folder, FOUR), parallel)
-    plain, batches = plain_training(training.config, training), training.micro_batches()
+    plain, batches = plain_training(training.config, training), training.batch().micro_batches
     sizes, tokens = set(), set()
     for student, teacher in map(read_batch, batches):
         boundary = plain.teacher.scores(teacher)[1]
@@ -148,6 +148,6 @@ def test_data_reach_the_rules(folder, parallel):
     masked = {}
     for loss_on in ("all", "assistant", "completion"):
         training = Training(read_config(folder, f"--chat.loss_on {loss_on}"), parallel)
-        (batch,) = training.micro_batches()
+        (batch,) = training.batch().micro_batches
         masked[loss_on] = int(read_batch(batch)[0].loss_mask.sum())
     assert masked["completion"] < masked["assistant"] < masked["all"]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokenkit.batch import Batch
+from tokenkit.batch import Batch, Sequences
 from tokenkit.tokenizers import (
     Alignment,
     ByteifiedTokenizer,
@@ -22,8 +22,10 @@ from tokenkit.tokenizers import (
     joint_form,
     normalised,
 )
+from tokenkit.tokenizers.sampling.token_forms import TokenForms
 
 PAD_MULTIPLE = 8
+TEACHER = "teacher"  # name of the only one
 
 
 def _pad(rows: list[np.ndarray], fill: int, dtype: type, length: int) -> Tensor:
@@ -60,16 +62,16 @@ class _Side:
     def tokens(self) -> int:
         return sum(len(row.ids) for row in self.rows)
 
-    def tensors(self, counted: list[np.ndarray]) -> tuple[Tensor, Tensor, Tensor]:
-        """Ids, mask of real tokens and loss mask, ``[B, T]`` each."""
+    def sequences(
+        self, counted: list[np.ndarray], chunks: dict[str, list[np.ndarray]]
+    ) -> Sequences:
+        """As tensors; ``counted`` and ``chunks`` are rows of ``[T]``."""
         width = self.width
         ids = _pad([row.ids for row in self.rows], self.tok.pad_id, np.int64, width)
         lengths = torch.tensor([len(row.ids) for row in self.rows])
         mask = torch.arange(width) < lengths[:, None]
-        return ids, mask, _pad(counted, False, np.bool_, width)
-
-    def chunks(self, found: dict[str, list[np.ndarray]]) -> dict[str, Tensor]:
-        return {kind: _pad(rows, -1, np.int32, self.width) for kind, rows in found.items()}
+        padded = {kind: _pad(rows, -1, np.int32, width) for kind, rows in chunks.items()}
+        return Sequences.of(ids, mask, _pad(counted, False, np.bool_, width), padded)
 
 
 @dataclass
@@ -112,15 +114,12 @@ class Collator:
         stats = {"rows": len(rows), "student_tokens": sides[0].tokens}
         truncated = np.logical_or.reduce([side.truncated for side in sides])
         if self.teacher_tok is None:
-            batch = Batch(*sides[0].tensors([row.counted for row in sides[0].rows]))
+            batch = Batch(sides[0].sequences([row.counted for row in sides[0].rows], {}))
         else:
             found = self._align(*sides)
-            batch = Batch(
-                *sides[0].tensors(found.student_counted),
-                *sides[1].tensors(found.teacher_counted),
-                sides[0].chunks(found.student_chunks),
-                sides[1].chunks(found.teacher_chunks),
-            )
+            student = sides[0].sequences(found.student_counted, found.student_chunks)
+            teacher = sides[1].sequences(found.teacher_counted, found.teacher_chunks)
+            batch = Batch(student, {TEACHER: teacher})
             stats |= found.stats
         batch.stats = {**stats, "truncated_rows": int(truncated.sum())}
         return batch
@@ -133,10 +132,11 @@ class Collator:
 
 
 @dataclass
-class PlainCollator:
-    """A collator that treats all optimizer steps alike."""
+class StepCollator:
+    """The same collator for all optimizer steps."""
 
     collator: Collator
 
-    def __call__(self, rows: Sequence[Row], step: int) -> Batch:
-        return self.collator(rows)
+    def at(self, step: int) -> tuple[Collator, TokenForms | None]:
+        """What makes the micro-batches of a step, and its vocabulary if that is its own."""
+        return self.collator, None

@@ -1,24 +1,25 @@
-"""The stream of micro-batches of one rank: endless, in a fixed global order, resumable exactly."""
+"""The stream of one rank's optimizer steps: endless, in a fixed global order, found by number."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from tokenkit.batch import Batch
-from tokenkit.data.collate import Collator, PlainCollator
+from tokenkit.batch import StepBatch
+from tokenkit.data.collate import Collator, StepCollator
 from tokenkit.data.mixing import Order, StreamedOrder, build_order
 from tokenkit.data.sampled import SampledCollator, TokenizerStream
 from tokenkit.errors import DataError, TokenkitError
 from tokenkit.log import logger
-from tokenkit.tokenizers import ByteifiedTokenizer, Reading, Row
+from tokenkit.tokenizers import ByteifiedTokenizer, Reading
 
 if TYPE_CHECKING:
     from tokenkit.config import Config
@@ -28,8 +29,7 @@ if TYPE_CHECKING:
 class Slice:
     """Which rows of the global order a rank's micro-batches are.
 
-    Micro-batch m belongs to optimizer step m // accumulation, and all ranks' micro-batches of a
-    step are together that step's ``batch_size`` consecutive rows.
+    All ranks' micro-batches of a step are together that step's ``batch_size`` consecutive rows.
     """
 
     batch_size: int
@@ -39,14 +39,17 @@ class Slice:
 
     @property
     def accumulation(self) -> int:
+        """Micro-batches of a rank and step."""
         return self.batch_size // (self.micro_batch_size * self.dp_size)
 
-    def positions(self, number: int) -> range:
-        """Positions of micro-batch ``number``."""
-        step, part = divmod(number, self.accumulation)
-        part = part * self.dp_size + self.dp_rank
-        begin = step * self.batch_size + part * self.micro_batch_size
-        return range(begin, begin + self.micro_batch_size)
+    def positions(self, step: int) -> list[range]:
+        """Positions of each micro-batch of a step."""
+        unit = self.micro_batch_size
+        begins = [
+            step * self.batch_size + (part * self.dp_size + self.dp_rank) * unit
+            for part in range(self.accumulation)
+        ]
+        return [range(begin, begin + unit) for begin in begins]
 
 
 @dataclass
@@ -60,44 +63,46 @@ class _Failure:
     message: str
 
 
-class MicroBatches(IterableDataset):
-    """A rank's micro-batches; of n workers, each makes every n-th."""
+class Steps(IterableDataset):
+    """A rank's optimizer steps from ``first`` on; of n workers, each makes every n-th.
+
+    Args:
+        silent: steps at the beginning that read no texts.
+    """
 
     def __init__(
-        self, order: Order, where: Slice, collate: Callable[[Sequence[Row], int], Batch], first: int
+        self, order: Order, where: Slice, collators: StepCollator | SampledCollator, silent: int
     ) -> None:
-        """``collate`` is given rows and the number of their optimizer step."""
-        self.order, self.where, self.collate = order, where, collate
-        self.first = first  # micro-batch to begin with
-        self.done = 0  # micro-batches this worker has made since
+        self.order, self.where, self.collators, self.silent = order, where, collators, silent
+        self.first = 0
 
-    def state_dict(self) -> dict[str, int]:
-        return {"first": self.first, "done": self.done}
+    def make(self, number: int) -> StepBatch:
+        step = number - self.silent
+        if step < 0:
+            return StepBatch([])
+        collate, vocabulary = self.collators.at(step)
+        made = StepBatch([], vocabulary)
+        for positions in self.where.positions(step):
+            rows, empty = self.order.rows(positions)
+            batch = collate(rows)
+            batch.stats["empty_rows"] = empty
+            made.micro_batches.append(batch)
+        return made
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.first, self.done = state["first"], state["done"]
-
-    def make(self, number: int) -> Batch:
-        rows, empty = self.order.rows(self.where.positions(number))
-        batch = self.collate(rows, number // self.where.accumulation)
-        batch.stats["empty_rows"] = empty
-        return batch
-
-    def __iter__(self) -> Iterator[Batch | _Failure]:
+    def __iter__(self) -> Iterator[StepBatch | _Failure]:
         worker = get_worker_info()
         stride, offset = (1, 0) if worker is None else (worker.num_workers, worker.id)
         if worker is not None:  # threads of the tokenizer would hang in a forked process
             os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        while True:
+        for number in count(self.first + offset, stride):
             try:
-                item = self.make(self.first + offset + self.done * stride)
+                item = self.make(number)
             except TokenkitError as error:
                 item = _Failure(type(error), str(error))
             except OSError as error:
                 item = _Failure(DataError, f"data cannot be read any more: {error}")
             if isinstance(item, _Failure):
                 break
-            self.done += 1
             yield item
         while True:  # until somebody looks; the end of the stream would be something else
             yield item
@@ -108,14 +113,12 @@ def _identity(item: Any) -> Any:
 
 
 class TrainLoader:
-    """An endless iterator of micro-batches with a position that can be saved and restored.
+    """An endless iterator of optimizer steps, from step 0 or the one that was sought.
 
-    A second iteration goes on where the first one stopped. The position is valid for the same
-    numbers of ranks, workers and accumulation steps; under others, build a loader with the
-    ``start_step`` wanted.
+    Positions are a function of the step, whatever the numbers of ranks, workers and micro-batches.
     """
 
-    def __init__(self, dataset: MicroBatches, num_workers: int) -> None:
+    def __init__(self, dataset: Steps, num_workers: int) -> None:
         self.dataset = dataset
         if num_workers:  # before the fork, else the tokenizer warns in every worker
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -127,18 +130,24 @@ class TrainLoader:
                 collate_fn=_identity,
                 num_workers=num_workers,
                 pin_memory=torch.cuda.is_available(),
-                persistent_workers=num_workers > 0,
             )
         self._rows, self._empty = 0, 0  # read in the first pass
-        self._in_first_pass = dataset.first == 0 and dataset.where.dp_rank == 0
+        self._in_first_pass = dataset.where.dp_rank == 0
 
-    def __iter__(self) -> Iterator[Batch]:
+    def seek(self, step: int) -> None:
+        """Begin the next iteration with optimizer step number ``step``."""
+        self.close()
+        self.dataset.first = step
+        if step > 0:
+            self._in_first_pass = False
+
+    def __iter__(self) -> Iterator[StepBatch]:
         for item in self.loader:
             if isinstance(item, _Failure):
                 self.close()
                 raise item.error(item.message)
-            if self._in_first_pass:
-                self._count_empty(item)
+            if self._in_first_pass and item.micro_batches:
+                self._count_empty(item.stats)
             yield item
 
     def close(self) -> None:
@@ -148,11 +157,11 @@ class TrainLoader:
             shut_down()
         self.loader._iterator = None
 
-    def _count_empty(self, batch: Batch) -> None:
+    def _count_empty(self, stats: dict[str, int]) -> None:
         """Warn once, at the end of the first pass; empty rows of streams are reported by them."""
         length, where = self.dataset.order.pass_length, self.dataset.where
-        self._rows += batch.stats["rows"]
-        self._empty += batch.stats["empty_rows"]
+        self._rows += stats["rows"]
+        self._empty += stats["empty_rows"]
         if length is None or self._rows * where.dp_size >= length:
             self._in_first_pass = False
             if length is not None and self._empty:
@@ -161,13 +170,6 @@ class TrainLoader:
                     f"data.train: {self._empty:,} of the first {self._rows:,} rows{share} are "
                     "empty and were skipped"
                 )
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.loader.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._in_first_pass = False
-        self.loader.load_state_dict(state)
 
 
 def build_train_loader(
@@ -178,10 +180,9 @@ def build_train_loader(
     dp_rank: int,
     dp_size: int,
     pair_bias: Any = None,
-    start_step: int = 0,
     source_rows: int = 0,
 ) -> TrainLoader:
-    """Micro-batches of data-parallel rank ``dp_rank``, from optimizer step ``start_step`` on.
+    """The optimizer steps of data-parallel rank ``dp_rank``; those of the identity phase are empty.
 
     The rows of a step do not depend on ``dp_size``, ``micro_batch_size`` or ``num_workers``.
 
@@ -210,8 +211,8 @@ def build_train_loader(
     if config.tokenizer_sampler.enable:
         # An order of its own: a stream would be read back and forth.
         tokenizers = TokenizerStream(config, student_tok, source_rows, build_order(config))
-        collate_step = SampledCollator(collate, tokenizers)
+        collators = SampledCollator(collate, tokenizers)
     else:
-        collate_step = PlainCollator(collate)
-    dataset = MicroBatches(order, where, collate_step, start_step * where.accumulation)
+        collators = StepCollator(collate)
+    dataset = Steps(order, where, collators, config.hypernet.identity_steps)
     return TrainLoader(dataset, config.data.num_workers)

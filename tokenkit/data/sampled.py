@@ -6,19 +6,16 @@ so all ranks, workers and micro-batches of the step have the same, and a resumed
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tokenkit.batch import Batch
 from tokenkit.data.collate import Collator
 from tokenkit.data.mixing import Order
 from tokenkit.data.read_row import text_of
 from tokenkit.tokenizers import (
     ByteifiedTokenizer,
-    Row,
     SamplerSettings,
     count_pretokens,
     sample_tokenizer,
@@ -85,13 +82,11 @@ class TokenizerStream:
 
 @dataclass
 class SampledCollator:
-    """Like :class:`Collator`, with each step's own tokenizer on the student's side."""
+    """Each step's own tokenizer on the student's side; see :class:`StepCollator`."""
 
     collator: Collator
     tokenizers: TokenizerStream
 
-    def __call__(self, rows: Sequence[Row], step: int) -> Batch:
+    def at(self, step: int) -> tuple[Collator, TokenForms]:
         drawn = self.tokenizers.at(step)
-        batch = replace(self.collator, student_tok=drawn.tok)(rows)
-        batch.tokens = drawn.forms
-        return batch
+        return replace(self.collator, student_tok=drawn.tok), drawn.forms

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
+from tokenkit.batch import Sequences
 from tokenkit.config import Config
 from tokenkit.errors import DataError
 from tokenkit.log import logger
@@ -89,21 +89,21 @@ def writable_texts(toks: Sequence[ByteifiedTokenizer], texts: Sequence[str]) -> 
     return kept
 
 
-def batches_of(windows: list[Window], batch_size: int, pad_id: int) -> list[tuple[Tensor, ...]]:
-    """Ids, mask and scored mask (position t: is token t + 1 scored?), ``[B, T]`` each."""
+def batches_of(windows: list[Window], batch_size: int, pad_id: int) -> list[Sequences]:
+    """Windows of like lengths together; context does not count."""
     windows = sorted(windows, key=lambda w: -len(w.ids))
     batches = []
     for begin in range(0, len(windows), batch_size):
         group = windows[begin : begin + batch_size]
         length = len(group[0].ids)
         ids = torch.full((len(group), length), pad_id)
-        mask, scored = torch.zeros(2, len(group), length, dtype=torch.bool)
+        mask, counted = torch.zeros(2, len(group), length, dtype=torch.bool)
         for row, window in enumerate(group):
             n = len(window.ids)
             ids[row, :n] = torch.from_numpy(window.ids)
             mask[row, :n] = True
-            scored[row, window.first - 1 : n - 1] = True
-        batches.append((ids, mask, scored))
+            counted[row, window.first : n] = True
+        batches.append(Sequences.of(ids, mask, counted))
     return batches
 
 
@@ -139,10 +139,10 @@ def bits_per_byte(
     for number in range(-(-len(batches) // ranks)):
         # Sharded models need every rank in every forward pass; idle ones repeat the last batch.
         mine = number * ranks + rank
-        ids, mask, scored = (t.to(device) for t in batches[min(mine, len(batches) - 1)])
-        logprob = model(ids, mask).scores.label_logprob
+        seq = batches[min(mine, len(batches) - 1)].to(device)
+        logprob = model(seq, ("label",)).token_logprob
         if mine < len(batches):
-            total += logprob[scored].double().sum().cpu()
+            total += logprob[seq.counted].double().sum().cpu()
     if group is not None:
         total = total.to(device)
         dist.all_reduce(total, group=group)

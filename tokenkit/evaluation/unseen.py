@@ -59,10 +59,8 @@ class Validation:
     def _evaluate(
         self, student: CausalLM, tok: ByteifiedTokenizer, forms: TokenForms | None
     ) -> float:
-        student.open_vocabulary(forms)
-        value = evaluate_bits_per_byte(student, tok, self.texts, self.config, self.parallel)
-        student.close_vocabulary()
-        return value
+        with student.opened(forms):
+            return evaluate_bits_per_byte(student, tok, self.texts, self.config, self.parallel)
 
 
 def _short_name(spec: str, taken: dict) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from tokenkit.config import Config
+from tokenkit.errors import ConfigError
 from tokenkit.losses import (  # noqa: F401 (registered on import)
     alm,
     dskd,
@@ -16,13 +19,50 @@ from tokenkit.losses import (  # noqa: F401 (registered on import)
     side_path,
     uld,
 )
-from tokenkit.losses.base import Loss, Signals
+from tokenkit.losses.base import Loss
 from tokenkit.losses.registry import LOSSES
 
-__all__ = ["LOSSES", "Loss", "Signals", "boundary_mask"]
+if TYPE_CHECKING:
+    from tokenkit.tokenizers import ByteifiedTokenizer
+
+__all__ = ["LOSSES", "Loss", "boundary_mask", "build_losses", "need_teacher"]
 
 
-def boundary_mask(tok, config: Config) -> torch.Tensor:
+def need_teacher(config: Config) -> bool:
+    """Whether any of the config's losses reads a teacher."""
+    return any(LOSSES.get(name).needs_teacher for name in config.loss.names)
+
+
+def build_losses(
+    config: Config,
+    student_tok: ByteifiedTokenizer,
+    teacher_tok: ByteifiedTokenizer | None,
+    student_width: int,
+    teacher_width: int,
+) -> list[Loss]:
+    """The losses the config names; parameters of their own are drawn, the same on all ranks.
+
+    Args:
+        student_width, teacher_width: of the models' hidden states.
+
+    Raises:
+        ConfigError: if a loss needs more of the teacher than the cache holds.
+    """
+    losses = [LOSSES.get(name)(config, student_tok, teacher_tok) for name in config.loss.names]
+    for loss in losses if config.teacher.cache else ():
+        if loss.needs_teacher and loss.needs - {"label", "boundary"}:
+            raise ConfigError(
+                f"teacher.cache holds log-probs only, but loss '{loss.name}' needs the teacher's "
+                f"{', '.join(sorted(loss.needs - {'label', 'boundary'}))}: name teacher.model"
+            )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.job.seed)
+        for loss in losses:
+            loss.add_parameters(student_width, teacher_width)
+    return losses
+
+
+def boundary_mask(tok: ByteifiedTokenizer, config: Config) -> torch.Tensor:
     """Tokens that begin with a boundary, ``[len(tok)]`` bool; under ``eos_as_space`` only EOS."""
     if "eos_as_space" in config.alm.mode.split("+"):
         mask = torch.zeros(len(tok), dtype=torch.bool)

@@ -1,73 +1,89 @@
-"""What a loss is: it names what it needs, counts over all micro-batches, and is then called."""
+"""What a loss is: a file with its settings, its demands, its pairing and its value."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from tokenkit.batch import Batch
-    from tokenkit.models.vocabulary.table import Vocabulary
+    from tokenkit.batch import Sequences
+    from tokenkit.config import Config
+    from tokenkit.models.outputs import Outputs
+    from tokenkit.tokenizers import ByteifiedTokenizer
 
-# What a loss may need of a forward pass; "label" and "boundary" alone can be cached on disk.
-NEEDS = ("label", "boundary", "embeddings", "hidden", "hidden_states", "qkv")
 
+class Loss(nn.Module):
+    """One objective; register a subclass in ``LOSSES`` and name it in ``loss.names``.
 
-@dataclass
-class Signals:
-    """What one side's forward pass gives the losses: the fields that some loss needs.
+    A step first asks :meth:`match` and :meth:`count` for all its micro-batches, then adds up the
+    counts over micro-batches and ranks, and then calls the loss. So neither changes the result.
+
+    Parameters of a loss (a projection, say) are made by :meth:`add_parameters`; they are trained,
+    sharded and saved with the student's.
 
     Attributes:
-        label_logprob: ``[B, T]`` fp32, position t holds the score of token t + 1; the last column
-            means nothing.
-        boundary_logprob: ``[B, T]`` fp32, log-prob that a boundary token follows position t.
-        correct: ``[B, T]`` bool, position t holds token t + 1 likeliest (with the scores).
-        embeddings: ``[B, T, D]`` input embeddings.
-        hidden: ``[B, T, D]`` last hidden states.
-        hidden_states: ``[B, T, D]`` each: embeddings, every layer's output, the last one normed.
-        qkv: ``[B, T, Q + K + V]`` of each layer.
-        vocabulary: turns ``hidden`` into logits.
+        name: what the loss is registered as.
+        section, Settings: the section of the config and the dataclass of its keys, if it has any
+            (:func:`tokenkit.config.key` declares them); losses may share one.
+        needs: what it reads of the student's and the teacher's :class:`Outputs`, some of ``NEEDS``.
+        needs_teacher: whether it reads the teacher's at all.
+        chunk_kind: which alignment it reads; None for none.
     """
 
-    label_logprob: Tensor | None = None
-    boundary_logprob: Tensor | None = None
-    correct: Tensor | None = None
-    embeddings: Tensor | None = None
-    hidden: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] = ()
-    qkv: tuple[Tensor, ...] = ()
-    vocabulary: Vocabulary | None = None
+    name: ClassVar[str] = ""
+    section: ClassVar[str] = ""
+    Settings: ClassVar[type | None] = None
+    needs: frozenset[str] = frozenset()
+    needs_teacher: bool = True
+    chunk_kind: str | None = None
 
+    def __init__(
+        self,
+        config: Config,
+        student_tok: ByteifiedTokenizer | None = None,
+        teacher_tok: ByteifiedTokenizer | None = None,
+    ) -> None:
+        super().__init__()
 
-class Loss(Protocol):
-    """One objective. ``LOSSES`` maps names to factories ``(config, student_tok, teacher_tok)``.
+    @classmethod
+    def problems(cls, config: Config) -> Iterator[str]:
+        """What cannot work with this config, a line each; asked before anything starts."""
+        return iter(())
 
-    A loss with parameters of its own (a projection, say) is a ``torch.nn.Module``; they are
-    trained, sharded and checkpointed with the student's.
-    """
+    def add_parameters(self, student_width: int, teacher_width: int) -> None:
+        """Make parameters of its own, for hidden states of these widths."""
 
-    name: str
-    needs: frozenset[str]  # some of NEEDS, of the student and (if needs_teacher) of the teacher
-    needs_teacher: bool
-    chunk_kind: str | None  # which alignment of the batch it reads
+    def match(self, student: Sequences, teacher: Outputs | None) -> Any:
+        """What :meth:`count` and the value are computed from: which tokens meet which.
 
-    def count(self, batch: Batch, teacher: Signals | None) -> Tensor:
+        Asked once a micro-batch, before the student runs.
+        """
+        return None
+
+    def count(self, match: Any) -> Tensor:
         """This micro-batch's share of the denominator, 0-d fp32.
 
-        A loss that needs more than one number of the whole batch returns a vector. One that must
-        know the student for it has a method ``student_count(batch, student, teacher, count)``,
-        which costs a forward pass; what it returns is added to the vector.
+        A loss that needs more than one number of the whole batch returns a vector.
         """
-        ...
+        raise NotImplementedError
 
-    def __call__(
-        self, batch: Batch, student: Signals, teacher: Signals | None, count: Tensor
+    # A loss whose count depends on the student overrides this; it costs a forward pass.
+    counts_student: ClassVar[bool] = False
+
+    def student_count(
+        self, match: Any, student: Outputs, teacher: Outputs | None, count: Tensor
+    ) -> Tensor:
+        """What the student adds to the (already summed) ``count``, of the same shape."""
+        raise NotImplementedError
+
+    def forward(
+        self, match: Any, student: Outputs, teacher: Outputs | None, count: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """This micro-batch's share of the loss and of its metrics, both divided by ``count``.
 
-        ``count`` is the global count, so that shares add up to the loss of the whole batch; a
-        0-d count is at least 1.
+        ``count`` is the global count, so that shares add up to the loss of the whole batch; a 0-d
+        count is at least 1.
         """
-        ...
+        raise NotImplementedError

@@ -9,40 +9,42 @@ projected student states follow the teacher.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tokenkit.batch import Sequences, previous
 from tokenkit.config import Config
-from tokenkit.losses.base import Signals
+from tokenkit.losses.base import Loss
 from tokenkit.losses.kd import make_divergence
 from tokenkit.losses.projection import linear
 from tokenkit.losses.registry import LOSSES
-
-if TYPE_CHECKING:
-    from tokenkit.batch import Batch
+from tokenkit.models.outputs import Outputs
 
 
 class Projected(NamedTuple):
-    """Each side's states in the other's space, at the positions that predict a token."""
+    """Each side's states in the other's space, at the tokens that they predict."""
 
-    teacher: Tensor  # [B, T_s − 1, D_s]
-    student: Tensor  # [B, T_t − 1, D_t]
+    teacher: Tensor  # [B, T_s, D_s]
+    student: Tensor  # [B, T_t, D_t]
+
+
+class Match(NamedTuple):
+    student: Sequences
+    teacher: Outputs
 
 
 @LOSSES.register("dskd")
-class DSKD(nn.Module):
+class DSKD(Loss):
     """Cross-entropy and divergence in the student's space, forward KL in the teacher's."""
 
-    name = "dskd"
     needs = frozenset({"embeddings", "hidden"})
-    needs_teacher = True
-    chunk_kind = None
+    counts_student = True
 
     def __init__(self, config: Config, student_tok=None, teacher_tok=None) -> None:
-        super().__init__()
+        super().__init__(config)
         self.divergence = make_divergence(config, config.dskd.divergence)
         self.to_teacher = replace(self.divergence, name="kl", teacher_temperature=1.0)
 
@@ -52,13 +54,16 @@ class DSKD(nn.Module):
         self.to_teacher_space = nn.Linear(student_width, teacher_width)
         self.to_student_space = nn.Linear(teacher_width, student_width)
 
-    def count(self, batch: Batch, teacher: Signals) -> Tensor:
+    def match(self, student: Sequences, teacher: Outputs) -> Match:
+        return Match(student, teacher)
+
+    def count(self, match: Match) -> Tensor:
         """``[12]``: tokens that count on both sides, then the number, sum and sum of squares of
-        the teacher's paired embeddings, next embeddings and hidden states (for their spread)."""
-        on = batch.teacher_mask[:, 1:]
-        now, after = teacher.embeddings[:, :-1], teacher.embeddings[:, 1:]
-        counts = [batch.student_loss_mask[:, 1:].sum(), batch.teacher_loss_mask[:, 1:].sum()]
-        for states in (torch.cat([now, after], -1), after, teacher.hidden[:, :-1]):
+        the teacher's paired embeddings, own embeddings and hidden states (for their spread)."""
+        student, teacher = match
+        on, now = teacher.seq.scored, teacher.embeddings
+        counts = [student.counted.sum(), teacher.seq.counted.sum()]
+        for states in (torch.cat([previous(now), now], -1), now, previous(teacher.hidden)):
             values = states.float() * on[..., None]
             counts += [on.sum() * states.shape[-1], values.sum(), values.square().sum()]
         counts.append(torch.zeros((), device=on.device))  # see student_count
@@ -66,22 +71,22 @@ class DSKD(nn.Module):
 
     @torch.no_grad()
     def student_count(
-        self, batch: Batch, student: Signals, teacher: Signals, count: Tensor
+        self, match: Match, student: Outputs, teacher: Outputs, count: Tensor
     ) -> Tensor:
         """Positions where projected teacher states predict the label, at the place left for it."""
-        projected = self._project(batch, student, teacher, count)
-        on = batch.student_loss_mask[:, 1:]
-        labels = batch.student_ids[:, 1:][on]
+        projected = self._project(student, teacher, count)
+        on = student.seq.counted
+        labels = student.seq.ids[on]
         right = student.vocabulary.chunked_loss(_is_right, projected.teacher[on], labels)
         return F.pad(right.view(1), (len(count) - 1, 0))
 
     def forward(
-        self, batch: Batch, student: Signals, teacher: Signals, count: Tensor
+        self, match: Match, student: Outputs, teacher: Outputs, count: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         student_count, teacher_count, right_count = (count[k].clamp(min=1.0) for k in (0, 1, -1))
-        projected = self._project(batch, student, teacher, count)
-        on, teacher_on = batch.student_loss_mask[:, 1:], batch.teacher_loss_mask[:, 1:]
-        labels = batch.student_ids[:, 1:][on]
+        projected = self._project(student, teacher, count)
+        on, teacher_on = student.seq.counted, teacher.seq.counted
+        labels = student.seq.ids[on]
         chunked_loss = student.vocabulary.chunked_loss
         cross_entropy = chunked_loss(
             _cross_entropy, projected.teacher[on], labels, train_matrix=False
@@ -92,7 +97,7 @@ class DSKD(nn.Module):
             return self.divergence(logits, given) * _is_right(given, labels)
 
         in_student_space = chunked_loss(
-            follow, student.hidden[:, :-1][on], projected.teacher.detach()[on], labels
+            follow, previous(student.hidden)[on], projected.teacher.detach()[on], labels
         )
 
         def follow_teacher(logits: Tensor, hidden: Tensor) -> Tensor:
@@ -101,7 +106,7 @@ class DSKD(nn.Module):
         in_teacher_space = teacher.vocabulary.chunked_loss(
             follow_teacher,
             projected.student[teacher_on],
-            teacher.hidden[:, :-1][teacher_on],
+            previous(teacher.hidden)[teacher_on],
             train_matrix=False,
         )
         parts = {
@@ -112,17 +117,15 @@ class DSKD(nn.Module):
         metrics = {f"dskd/{name}": part.detach() for name, part in parts.items()}
         return sum(parts.values()), metrics
 
-    def _project(
-        self, batch: Batch, student: Signals, teacher: Signals, count: Tensor
-    ) -> Projected:
+    def _project(self, student: Outputs, teacher: Outputs, count: Tensor) -> Projected:
         index_std, target_std, hidden_std = (_std(*count[k : k + 3]) for k in (2, 5, 8))
         s_embeds, t_embeds = student.embeddings.float(), teacher.embeddings.float()
-        s_hidden, t_hidden = student.hidden[:, :-1].float(), teacher.hidden[:, :-1].float()
-        query = linear(self.query, torch.cat([s_embeds[:, :-1], s_embeds[:, 1:]], -1))
-        key = torch.cat([t_embeds[:, :-1], t_embeds[:, 1:]], -1) / index_std
-        values = t_hidden / hidden_std + t_embeds[:, 1:] / target_std
+        s_hidden, t_hidden = (previous(side.hidden).float() for side in (student, teacher))
+        query = linear(self.query, torch.cat([previous(s_embeds), s_embeds], -1))
+        key = torch.cat([previous(t_embeds), t_embeds], -1) / index_std
+        values = t_hidden / hidden_std + t_embeds / target_std
         align = query @ key.mT / (2 * t_hidden.shape[-1]) ** 0.5
-        both = batch.student_mask[:, 1:, None] & batch.teacher_mask[:, None, 1:]
+        both = student.seq.scored[:, :, None] & teacher.seq.scored[:, None, :]
         align = align.masked_fill(~both, torch.finfo(align.dtype).min)
         return Projected(
             align.softmax(-1) @ linear(self.to_student_space, values),

@@ -8,20 +8,20 @@ conversion), the two distributions answer different questions.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
+from tokenkit.batch import Sequences, previous
 from tokenkit.config import Config
 from tokenkit.errors import ConfigError
-from tokenkit.losses.base import Signals
+from tokenkit.losses.base import Loss
 from tokenkit.losses.divergences import Divergence
 from tokenkit.losses.registry import LOSSES
-from tokenkit.tokenizers import Conversation, Document, encode_rows
+from tokenkit.models.outputs import Outputs
 
 if TYPE_CHECKING:
-    from tokenkit.batch import Batch
     from tokenkit.tokenizers import ByteifiedTokenizer
 
 
@@ -39,6 +39,8 @@ def make_divergence(config: Config, name: str = "") -> Divergence:
 
 def first_tokens(tok: ByteifiedTokenizer, text_mode: str) -> list[str]:
     """The first tokens of some texts and of a conversation."""
+    from tokenkit.tokenizers import Conversation, Document, encode_rows
+
     bos = "no_force_bos" not in text_mode
     rows: list = [Document(text, bos=bos) for text in BEGINNINGS]
     if tok.chat is not None:
@@ -46,14 +48,19 @@ def first_tokens(tok: ByteifiedTokenizer, text_mode: str) -> list[str]:
     return [tok.tokens[row.ids[0]] for row in encode_rows(tok, rows)]
 
 
+class Match(NamedTuple):
+    """The P tokens whose predictions are compared: rows and places, ``[P]`` each."""
+
+    row: Tensor
+    place: Tensor
+    left_out: Tensor  # [] tokens under the loss mask behind their row's first difference
+
+
 @LOSSES.register("kd")
-class KD:
+class KD(Loss):
     """Divergence of next-token distributions, token by token."""
 
-    name = "kd"
     needs = frozenset({"hidden"})
-    needs_teacher = True
-    chunk_kind = None
 
     def __init__(self, config: Config, student_tok=None, teacher_tok=None) -> None:
         """Check that the two tokenizers, if given, can be compared.
@@ -61,6 +68,7 @@ class KD:
         Raises:
             ConfigError: if the vocabularies differ, or every row begins with another token.
         """
+        super().__init__(config)
         self.divergence = make_divergence(config)
         if student_tok is None:
             return
@@ -80,28 +88,24 @@ class KD:
                 "use an alm loss"
             )
 
-    @staticmethod
-    def _positions(batch: Batch) -> tuple[Tensor, Tensor]:
-        """Positions ``[B, T]`` to compare, and those whose next token is under the loss mask.
+    def match(self, student: Sequences, teacher: Outputs) -> Match:
+        theirs = teacher.seq
+        length = min(student.ids.shape[1], theirs.ids.shape[1])
+        predicted = student.counted[:, :length] & theirs.counted[:, :length]
+        same = student.ids[:, :length] == theirs.ids[:, :length]
+        on = predicted & previous(same, True).cumprod(1).bool()
+        return Match(*on.nonzero(as_tuple=True), left_out=(predicted & ~on).sum())
 
-        Those to compare are the latter's up to the row's first difference.
-        """
-        length = min(batch.student_ids.shape[1], batch.teacher_ids.shape[1])
-        predicted = batch.student_loss_mask[:, 1:length] & batch.teacher_loss_mask[:, 1:length]
-        same = batch.student_ids[:, : length - 1] == batch.teacher_ids[:, : length - 1]
-        return predicted & same.cumprod(1).bool(), predicted
+    def count(self, match: Match) -> Tensor:
+        return torch.full((), float(len(match.row)), device=match.row.device)
 
-    def count(self, batch: Batch, teacher: Signals) -> Tensor:
-        return self._positions(batch)[0].sum(dtype=torch.float32)
-
-    def __call__(
-        self, batch: Batch, student: Signals, teacher: Signals, count: Tensor
+    def forward(
+        self, match: Match, student: Outputs, teacher: Outputs, count: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        on, predicted = self._positions(batch)
-        mine, theirs = (side.hidden[:, : on.shape[1]][on] for side in (student, teacher))
+        mine, theirs = (side.hidden[match.row, match.place - 1] for side in (student, teacher))
 
         def divergence(logits: Tensor, hidden: Tensor) -> Tensor:
             return self.divergence(logits, teacher.vocabulary.block_logits(hidden))
 
-        metrics = {"kd/left_out": (predicted & ~on).sum() / count}
+        metrics = {"kd/left_out": match.left_out / count}
         return student.vocabulary.chunked_loss(divergence, mine, theirs) / count, metrics

@@ -8,34 +8,37 @@ values. Layers are averaged, kinds of states added.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from tokenkit.batch import Sequences
 from tokenkit.config import Config
 from tokenkit.errors import ModelError
-from tokenkit.losses.base import Signals
+from tokenkit.losses.base import Loss
+from tokenkit.losses.pairs import Pairs, chunk_end_pairs
 from tokenkit.losses.projection import linear
 from tokenkit.losses.registry import LOSSES
-from tokenkit.ops.segments import chunk_ends
-
-if TYPE_CHECKING:
-    from tokenkit.batch import Batch
+from tokenkit.models.outputs import Outputs
 
 NEEDED = {"last_hidden_state": "hidden", "all_hidden_states": "hidden_states", "qkv": "qkv"}
 CHUNKS = {"naive": "unconstrained", "space": "space"}
 
 
+class Match(NamedTuple):
+    """Where aligned chunks end, and the teacher's states there, fp32 ``[P, D]`` each."""
+
+    pairs: Pairs
+    states: list[Tensor]
+
+
 @LOSSES.register("alm_latents")
-class Latents(nn.Module):
+class Latents(Loss):
     """Differences of states, measured in units of the teacher's."""
 
-    name = "alm_latents"
-    needs_teacher = True
-
     def __init__(self, config: Config, student_tok=None, teacher_tok=None) -> None:
-        super().__init__()
+        super().__init__(config)
         latents = config.latents
         self.kinds = latents.states.split("+")
         self.needs = frozenset(NEEDED[kind] for kind in self.kinds)
@@ -50,19 +53,27 @@ class Latents(nn.Module):
         if self.project:
             self.projection = nn.Linear(student_width, teacher_width)
 
-    def count(self, batch: Batch, teacher: Signals) -> Tensor:
+    def match(self, student: Sequences, teacher: Outputs) -> Match:
+        """Ends of chunks, and the teacher's states there."""
+        pairs = chunk_end_pairs(
+            student.chunks[self.chunk_kind], teacher.seq.chunks[self.chunk_kind]
+        )
+        states = [self.at(state, pairs.row, pairs.teacher) for state in self._all(teacher)]
+        return Match(pairs, states)
+
+    def count(self, match: Match) -> Tensor:
         """``[1 + …]``: the number of chunks, and for every layer the sum of the teacher's norms."""
-        _, end, on = self._ends(batch)
-        sums = [self._at(state, end, on).abs().pow(self.power) for state in self._all(teacher)]
-        sums = [s.sum((0, 1)) if self.channelwise else s.sum().view(1) for s in sums]
-        return torch.cat([on.sum(dtype=torch.float32).view(1), *sums])
+        sums = [state.abs().pow(self.power) for state in match.states]
+        sums = [s.sum(0) if self.channelwise else s.sum().view(1) for s in sums]
+        return torch.cat([match.pairs.number.view(1), *sums])
 
     def forward(
-        self, batch: Batch, student: Signals, teacher: Signals, count: Tensor
+        self, match: Match, student: Outputs, teacher: Outputs, count: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        student_end, teacher_end, on = self._ends(batch)
+        row, place, _ = match.pairs
+        given = iter(match.states)
         chunks, norms = count[0].clamp(min=1.0), count[1:]
-        total = torch.zeros((), device=on.device)
+        total = torch.zeros((), device=row.device)
         for kind in self.kinds:
             ours, theirs = self._states(student, kind), self._states(teacher, kind)
             if len(ours) != len(theirs):
@@ -71,14 +82,19 @@ class Latents(nn.Module):
                     f"{len(theirs)}; use latents.states = 'last_hidden_state'"
                 )
             for mine, state in zip(ours, theirs, strict=True):
-                s = self._at(self._project(mine, state, kind), student_end, on)
-                t = self._at(state, teacher_end, on)
+                s = self.at(self._project(mine, state, kind), row, place)
+                t = next(given)
                 width = t.shape[-1]
                 part, norms = norms.split([n := width if self.channelwise else 1, len(norms) - n])
                 unit = part / (chunks if self.channelwise else chunks * width) + 1e-8
                 difference = ((s - t).abs().pow(self.power) / unit).sum()
                 total = total + difference / (chunks * width * len(ours))
         return total, {}
+
+    @staticmethod
+    def at(state: Tensor, row: Tensor, place: Tensor) -> Tensor:
+        """fp32 ``[P, D]`` of ``[B, T, D]``."""
+        return state[row, place].float()
 
     def _project(self, mine: Tensor, theirs: Tensor, kind: str) -> Tensor:
         projected = mine
@@ -91,24 +107,11 @@ class Latents(nn.Module):
             )
         return projected
 
-    def _all(self, signals: Signals) -> list[Tensor]:
-        return [state for kind in self.kinds for state in self._states(signals, kind)]
+    def _all(self, outputs: Outputs) -> list[Tensor]:
+        return [state for kind in self.kinds for state in self._states(outputs, kind)]
 
     @staticmethod
-    def _states(signals: Signals, kind: str) -> tuple[Tensor, ...]:
+    def _states(outputs: Outputs, kind: str) -> tuple[Tensor, ...]:
         if kind == "last_hidden_state":
-            return (signals.hidden,)
-        return signals.hidden_states if kind == "all_hidden_states" else signals.qkv
-
-    def _ends(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Ends of the chunks ``[B, C]`` on both sides, and which chunks both sides have."""
-        size = batch.teacher_ids.shape[1]
-        student, in_student = chunk_ends(batch.student_chunks[self.chunk_kind], size)
-        teacher, in_teacher = chunk_ends(batch.teacher_chunks[self.chunk_kind], size)
-        return student, teacher, in_student & in_teacher
-
-    @staticmethod
-    def _at(state: Tensor, end: Tensor, on: Tensor) -> Tensor:
-        """States ``[B, C, D]`` at the chunks' ends, 0 where there is no chunk; fp32."""
-        index = end[..., None].expand(-1, -1, state.shape[-1])
-        return state.gather(1, index).float() * on[..., None]
+            return (outputs.hidden,)
+        return outputs.hidden_states if kind == "all_hidden_states" else outputs.qkv

@@ -8,20 +8,17 @@ teacher's rows; mean over input and output matrices.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
+from tokenkit.batch import Sequences
 from tokenkit.config import Config
 from tokenkit.errors import ConfigError, ModelError
-from tokenkit.losses.base import Signals
+from tokenkit.losses.base import Loss
 from tokenkit.losses.registry import LOSSES
+from tokenkit.models.outputs import Outputs
 from tokenkit.models.vocabulary_rows import whole_matrix
 from tokenkit.tokenizers.sampling.token_forms import shared_tokens
-
-if TYPE_CHECKING:
-    from tokenkit.batch import Batch
 
 
 def lexical_distance(mine: Tensor, theirs: Tensor) -> Tensor:
@@ -31,24 +28,24 @@ def lexical_distance(mine: Tensor, theirs: Tensor) -> Tensor:
 
 
 @LOSSES.register("lexical")
-class Lexical:
+class Lexical(Loss):
     """Distance of shared tokens' embeddings; the same for every batch."""
 
-    name = "lexical"
-    needs: frozenset[str] = frozenset()
-    needs_teacher = True
-    chunk_kind = None
-
     def __init__(self, config: Config, student_tok=None, teacher_tok=None) -> None:
+        super().__init__(config)
         self.student_ids, self.teacher_ids = shared_tokens(student_tok, teacher_tok)
         if not len(self.student_ids):
             raise ConfigError("loss.names: 'lexical' needs tokens that both vocabularies have")
 
-    def count(self, batch: Batch, teacher: Signals) -> Tensor:
-        return torch.tensor(float(len(batch.student_ids)), device=batch.student_ids.device)
+    def match(self, student: Sequences, teacher: Outputs) -> Tensor:
+        """Number of rows, by which the (constant) value is shared among micro-batches."""
+        return torch.full((), float(len(student.ids)), device=student.ids.device)
 
-    def __call__(
-        self, batch: Batch, student: Signals, teacher: Signals, count: Tensor
+    def count(self, match: Tensor) -> Tensor:
+        return match
+
+    def forward(
+        self, match: Tensor, student: Outputs, teacher: Outputs, count: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         ours, theirs = student.vocabulary, teacher.vocabulary
         matrices = [(ours.input_matrix, theirs.input_matrix)]
@@ -60,13 +57,11 @@ class Lexical:
                 f"loss lexical: embeddings of width {widths[0]} (student) and {widths[1]} "
                 "(teacher) cannot be compared"
             )
-        if batch.tokens is not None:
-            mine, given = batch.tokens.shared()
+        if ours.tokens is not None:
+            mine, given = ours.tokens.shared()
         else:
-            device = batch.student_ids.device
-            mine, given = self.student_ids.to(device), self.teacher_ids.to(device)
+            mine, given = self.student_ids.to(match.device), self.teacher_ids.to(match.device)
         distances = [
             lexical_distance(whole_matrix(a)[mine], whole_matrix(b)[given]) for a, b in matrices
         ]
-        share = len(batch.student_ids) / count
-        return torch.stack(distances).mean() * share, {}
+        return torch.stack(distances).mean() * match / count, {}

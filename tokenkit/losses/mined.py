@@ -8,35 +8,42 @@ the mean over both kinds. Tokens count as their successors do in the loss mask, 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from tokenkit.batch import Sequences, following
 from tokenkit.config import Config
-from tokenkit.losses.base import Signals
+from tokenkit.losses.base import Loss
 from tokenkit.losses.kd import make_divergence
+from tokenkit.losses.pairs import Pairs
 from tokenkit.losses.registry import LOSSES
+from tokenkit.models.outputs import Outputs
 from tokenkit.ops.segments import chunk_ends, segment_sum
 
-if TYPE_CHECKING:
-    from tokenkit.batch import Batch
+
+class Match(NamedTuple):
+    """What is learned of the teacher, and what as it is."""
+
+    single: Pairs  # ends of chunks of one token on both sides
+    row: Tensor  # [N] the student's other tokens: their rows,
+    place: Tensor  # [N] their places
+    labels: Tensor  # [N] and what they are
 
 
 @LOSSES.register("mined")
-class MinED:
+class MinED(Loss):
     """Divergence from mapped teacher logits, and from one-hot labels where nothing maps."""
 
-    name = "mined"
     needs = frozenset({"hidden"})
-    needs_teacher = True
     chunk_kind = "unconstrained"
 
     def __init__(
         self, config: Config, student_tok=None, teacher_tok=None, mapping: Tensor | None = None
     ) -> None:
         """``mapping`` ``[V_s]`` → teacher ids; read from ``mined.mapping`` unless given."""
+        super().__init__(config)
         self.divergence = make_divergence(config)
         if mapping is None:
             from tokenkit.tokenizers.pairs.mined import load_mined_mapping
@@ -46,35 +53,34 @@ class MinED:
             )
         self.mapping = mapping.long()
 
-    def _active(self, batch: Batch, side: str) -> tuple[Tensor, Tensor]:
-        """Chunk ids ``[B, T]`` of tokens whose successor counts; tokens per chunk ``[B, C]``."""
-        following = F.pad(getattr(batch, f"{side}_loss_mask")[:, 1:], (0, 1), value=False)
-        ids = torch.where(following, getattr(batch, f"{side}_chunks")["unconstrained"].long(), -1)
-        size = batch.teacher_ids.shape[1]
-        ones = torch.ones_like(ids[:, 1:], dtype=torch.float32)
-        return ids, segment_sum(ones, ids[:, 1:], size)
-
-    def _split(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One-to-one chunks ``[B, C]``, their ends on both sides, other tokens ``[B, T_s]``."""
-        ids, tokens = self._active(batch, "student")
-        teacher_ids, teacher_tokens = self._active(batch, "teacher")
+    def match(self, student: Sequences, teacher: Outputs) -> Match:
+        size = teacher.seq.ids.shape[1]
+        mine, theirs = (self._active(side) for side in (student, teacher.seq))
+        tokens, teacher_tokens = (
+            segment_sum(side.scored.float(), ids, size)
+            for side, ids in ((student, mine), (teacher.seq, theirs))
+        )
         single = (tokens == 1) & (teacher_tokens == 1)
-        size = single.shape[1]
-        in_single = single.gather(1, ids.clamp(0, size - 1)) & (ids >= 0) & (ids < size)
-        others = (ids >= 0) & ~in_single
-        others[:, 0] = False
-        return single, chunk_ends(ids, size)[0], chunk_ends(teacher_ids, size)[0], others
+        in_single = single.gather(1, mine.clamp(0, size - 1)) & (mine >= 0) & (mine < size)
+        others = (mine >= 0) & ~in_single & student.scored
+        row, chunk = single.nonzero(as_tuple=True)
+        ends = (chunk_ends(ids, size)[0][row, chunk] for ids in (mine, theirs))
+        other_row, place = others.nonzero(as_tuple=True)
+        return Match(Pairs(row, *ends), other_row, place, student.ids[other_row, place])
 
-    def count(self, batch: Batch, teacher: Signals) -> Tensor:
-        single, _, _, others = self._split(batch)
-        return (single.sum() + others.sum()).float()
+    def _active(self, side: Sequences) -> Tensor:
+        """Chunk ids ``[B, T]`` of tokens whose successor counts, −1 elsewhere."""
+        chunks = side.chunks[self.chunk_kind].long()
+        return torch.where(following(side.loss_mask, False), chunks, -1)
 
-    def __call__(
-        self, batch: Batch, student: Signals, teacher: Signals, count: Tensor
+    def count(self, match: Match) -> Tensor:
+        return match.single.number + float(len(match.place))
+
+    def forward(
+        self, match: Match, student: Outputs, teacher: Outputs, count: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        single, mine, theirs, others = self._split(batch)
-        row = torch.arange(len(single), device=single.device)[:, None].expand_as(single)[single]
-        mapping = self.mapping.to(single.device)
+        row, mine, theirs = match.single
+        mapping = self.mapping.to(row.device)
 
         def mapped(logits: Tensor, hidden: Tensor) -> Tensor:
             given = teacher.vocabulary.block_logits(hidden)[:, mapping]
@@ -85,14 +91,12 @@ class MinED:
             return -self.divergence.scale * log_q.gather(1, labels[:, None]).squeeze(1)
 
         chunked_loss = student.vocabulary.chunked_loss
-        from_teacher = chunked_loss(
-            mapped, student.hidden[row, mine[single]], teacher.hidden[row, theirs[single]]
-        )
+        from_teacher = chunked_loss(mapped, student.hidden[row, mine], teacher.hidden[row, theirs])
         from_labels = chunked_loss(
-            one_hot, student.hidden[:, :-1][others[:, 1:]], batch.student_ids[others]
+            one_hot, student.hidden[match.row, match.place - 1], match.labels
         )
         metrics = {
-            "mined/one_to_one": single.sum() / count,
-            "mined/one_hot": others.sum() / count,
+            "mined/one_to_one": match.single.number / count,
+            "mined/one_hot": len(match.place) / count,
         }
         return (from_teacher + from_labels) / count, metrics

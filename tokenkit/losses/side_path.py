@@ -14,14 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tokenkit.batch import Sequences
 from tokenkit.config import Config
 from tokenkit.errors import ConfigError
-from tokenkit.losses.base import Signals
+from tokenkit.losses.base import Loss
+from tokenkit.losses.pairs import Pairs, chunk_end_pairs
 from tokenkit.losses.registry import LOSSES
-from tokenkit.ops.segments import chunk_ends
+from tokenkit.models.outputs import Outputs
 
 if TYPE_CHECKING:
-    from tokenkit.batch import Batch
     from tokenkit.tokenizers import ByteifiedTokenizer, PairBias
 
 EPSILON = 1e-6
@@ -69,12 +70,10 @@ def difference(kind: str, log_q: Tensor, log_p: Tensor) -> Tensor:
 
 
 @LOSSES.register("alm_side_path")
-class SidePath:
+class SidePath(Loss):
     """Probabilities of shared tokens after aligned chunks."""
 
-    name = "alm_side_path"
     needs = frozenset({"hidden"})
-    needs_teacher = True
     chunk_kind = "unconstrained"
 
     def __init__(
@@ -87,6 +86,7 @@ class SidePath:
         """
         from tokenkit.tokenizers import load_pair_bias
 
+        super().__init__(config)
         self.kind = config.side_path.diff_fn
         if pairs is None:
             bias = load_pair_bias(config.alm.pair_bias)
@@ -99,28 +99,19 @@ class SidePath:
             )
         self.student_ids, self.teacher_ids = pairs
 
-    @staticmethod
-    def _ends(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Ends of chunks under the loss mask ``[B, C]`` on both sides, and which both have."""
-        size = batch.teacher_ids.shape[1]
-        sides = []
-        for side in ("student", "teacher"):
-            ids = getattr(batch, f"{side}_chunks")["unconstrained"]
-            ids = torch.where(getattr(batch, f"{side}_loss_mask"), ids, -1)
-            sides.append(chunk_ends(ids, size))
-        (student, in_student), (teacher, in_teacher) = sides
-        return student, teacher, in_student & in_teacher
+    def match(self, student: Sequences, teacher: Outputs) -> Pairs:
+        """Ends of chunks under the loss mask."""
+        return chunk_end_pairs(student.active(self.chunk_kind), teacher.seq.active(self.chunk_kind))
 
-    def count(self, batch: Batch, teacher: Signals) -> Tensor:
-        return self._ends(batch)[2].sum(dtype=torch.float32)
+    def count(self, match: Pairs) -> Tensor:
+        return match.number
 
-    def __call__(
-        self, batch: Batch, student: Signals, teacher: Signals, count: Tensor
+    def forward(
+        self, match: Pairs, student: Outputs, teacher: Outputs, count: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        mine, theirs, on = self._ends(batch)
-        row = torch.arange(len(on), device=on.device)[:, None].expand_as(on)[on]
+        row, mine, theirs = match
         student_ids, teacher_ids = (
-            ids.to(on.device) for ids in (self.student_ids, self.teacher_ids)
+            ids.to(row.device) for ids in (self.student_ids, self.teacher_ids)
         )
 
         def distance(logits: Tensor, hidden: Tensor) -> Tensor:
@@ -129,6 +120,6 @@ class SidePath:
             return difference(self.kind, log_q, log_p)
 
         total = student.vocabulary.chunked_loss(
-            distance, student.hidden[row, mine[on]], teacher.hidden[row, theirs[on]]
+            distance, student.hidden[row, mine], teacher.hidden[row, theirs]
         )
         return total / count, {}

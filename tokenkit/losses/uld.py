@@ -7,19 +7,15 @@ student's positions. As published, position t of the student meets position t of
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tokenkit.batch import Sequences
 from tokenkit.config import Config
-from tokenkit.losses.base import Signals
+from tokenkit.losses.base import Loss
+from tokenkit.losses.pairs import Pairs, chunk_end_pairs
 from tokenkit.losses.registry import LOSSES
-from tokenkit.ops.segments import chunk_ends
-
-if TYPE_CHECKING:
-    from tokenkit.batch import Batch
+from tokenkit.models.outputs import Outputs
 
 
 def sorted_distance(student: Tensor, teacher: Tensor) -> Tensor:
@@ -31,41 +27,34 @@ def sorted_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 @LOSSES.register("uld")
-class ULD:
+class ULD(Loss):
     """Distance of sorted distributions, position by position."""
 
-    name = "uld"
     needs = frozenset({"hidden"})
-    needs_teacher = True
 
     def __init__(self, config: Config, student_tok=None, teacher_tok=None) -> None:
-        self.aligned = config.uld.aligned
-        self.chunk_kind = "unconstrained" if self.aligned else None
+        super().__init__(config)
+        self.chunk_kind = "unconstrained" if config.uld.aligned else None
 
-    def _pairs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Student's and teacher's positions, and which pairs count, ``[B, P]`` each."""
-        if self.aligned:
-            size = batch.teacher_ids.shape[1]
-            student, in_student = chunk_ends(batch.student_chunks["unconstrained"], size)
-            teacher, in_teacher = chunk_ends(batch.teacher_chunks["unconstrained"], size)
-            return student, teacher, in_student & in_teacher
-        length = min(batch.student_ids.shape[1], batch.teacher_ids.shape[1])
-        position = torch.arange(length, device=batch.student_ids.device)
-        position = position.expand(len(batch.student_ids), -1)
-        both = batch.student_mask[:, :length] & batch.teacher_mask[:, :length]
-        return position, position, both
+    def match(self, student: Sequences, teacher: Outputs) -> Pairs:
+        if self.chunk_kind:
+            return chunk_end_pairs(
+                student.chunks[self.chunk_kind], teacher.seq.chunks[self.chunk_kind]
+            )
+        length = min(student.ids.shape[1], teacher.seq.ids.shape[1])
+        both = student.mask[:, :length] & teacher.seq.mask[:, :length]
+        row, place = both.nonzero(as_tuple=True)
+        return Pairs(row, place, place)
 
-    def count(self, batch: Batch, teacher: Signals) -> Tensor:
-        return self._pairs(batch)[2].sum(dtype=torch.float32)
+    def count(self, match: Pairs) -> Tensor:
+        return match.number
 
-    def __call__(
-        self, batch: Batch, student: Signals, teacher: Signals, count: Tensor
+    def forward(
+        self, match: Pairs, student: Outputs, teacher: Outputs, count: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        mine, theirs, on = self._pairs(batch)
-        row = torch.arange(len(on), device=on.device)[:, None].expand_as(on)[on]
         total = student.vocabulary.chunked_loss(
             lambda logits, hidden: sorted_distance(logits, teacher.vocabulary.block_logits(hidden)),
-            student.hidden[row, mine[on]],
-            teacher.hidden[row, theirs[on]],
+            student.hidden[match.row, match.student],
+            teacher.hidden[match.row, match.teacher],
         )
         return total / count, {}

@@ -7,10 +7,10 @@ filled, so that no rank ever holds more than its part (plus one tensor at a time
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,8 @@ from tokenkit.errors import ModelError
 from tokenkit.log import logger
 from tokenkit.models.architectures import Architecture, architecture_of, embedding_scale
 from tokenkit.models.capture import capture
-from tokenkit.models.vocabulary.hypernet import HypernetVocabulary
-from tokenkit.models.vocabulary.table import PositionScores, Vocabulary
+from tokenkit.models.outputs import Outputs
+from tokenkit.models.vocabulary.table import Vocabulary
 from tokenkit.models.weights import (
     SafetensorsSource,
     copy_full,
@@ -30,7 +30,10 @@ from tokenkit.models.weights import (
     resolve_model_folder,
     vocabulary_matrices,
 )
-from tokenkit.tokenizers.sampling.token_forms import TokenForms
+
+if TYPE_CHECKING:
+    from tokenkit.batch import Sequences
+    from tokenkit.tokenizers.sampling.token_forms import TokenForms
 
 
 @dataclass
@@ -43,6 +46,11 @@ class SourceModel:
     tied: bool
     trust_remote_code: bool = False
     folder: Path | None = None
+
+    @property
+    def width(self) -> int:
+        """Of hidden states, D."""
+        return self.hf_config.hidden_size
 
     def matrices(self) -> tuple[Tensor, Tensor | None]:
         """Input and output matrix ``[V, D]`` (output None if tied)."""
@@ -119,16 +127,6 @@ def reconcile_rows(source: SourceModel, tokenizer_rows: int, name: str) -> int:
     return max(matrix_rows, tokenizer_rows)
 
 
-class Output(NamedTuple):
-    """What one forward pass gives."""
-
-    hidden: Tensor  # [B, T, D] last hidden states
-    scores: PositionScores | None
-    embeddings: Tensor | None = None  # [B, T, D]
-    hidden_states: tuple[Tensor, ...] = ()  # embeddings, each layer's output, the last one normed
-    qkv: tuple[Tensor, ...] = ()  # [B, T, Q + K + V] of each layer
-
-
 class CausalLM(nn.Module):
     """Backbone and vocabulary behind one ``forward``, the unit that parallelism wraps."""
 
@@ -157,18 +155,9 @@ class CausalLM(nn.Module):
     def layers(self) -> nn.ModuleList:
         return getattr(self.backbone, self.architecture.layers)
 
-    def open_vocabulary(self, forms: TokenForms | None = None) -> None:
-        """Predict the embeddings of ``forms`` (default: of the vocabulary's own tokens).
-
-        What is not predicted is always open.
-        """
-        if isinstance(self.vocabulary, HypernetVocabulary):
-            self.vocabulary.open(forms or self.vocabulary.own_forms(), self.predict_embeddings)
-
-    def close_vocabulary(self) -> None:
-        """Train the network that predicted the embeddings on the gradient they gathered."""
-        if isinstance(self.vocabulary, HypernetVocabulary):
-            self.vocabulary.close()
+    def opened(self, forms: TokenForms | None = None) -> AbstractContextManager[None]:
+        """Around what is done in one step; see :meth:`Vocabulary.step`."""
+        return self.vocabulary.step(forms, self.predict_embeddings)
 
     def predict_embeddings(self, ids: Tensor, mask: Tensor, copied: Tensor) -> Tensor:
         """See :meth:`HypernetVocabulary.predict`; through the root, as FSDP wants."""
@@ -177,10 +166,6 @@ class CausalLM(nn.Module):
     def source_embeddings(self, ids: Tensor) -> Tensor:
         """See :meth:`HypernetVocabulary.embeddings_of`."""
         return self.vocabulary.embeddings_of(ids)
-
-    def hidden_states(self, ids: Tensor, vocabulary: Vocabulary | None = None) -> Tensor:
-        """Last hidden states ``[B, T, D]`` of ids ``[B, T]``; see :meth:`run_backbone`."""
-        return self.run_backbone((vocabulary or self.vocabulary).embed(ids))
 
     def run_backbone(self, embeddings: Tensor) -> Tensor:
         """Last hidden states ``[B, T, D]`` of embeddings ``[B, T, D]``.
@@ -192,32 +177,35 @@ class CausalLM(nn.Module):
 
     def forward(
         self,
-        ids: Tensor,
-        mask: Tensor,
-        boundary_mask: Tensor | None = None,
+        seq: Sequences,
+        needs: Collection[str] = ("label", "boundary"),
         keep_directions: bool = False,
         vocabulary: Vocabulary | None = None,
-        needs: Collection[str] = ("label", "boundary"),
-    ) -> Output:
-        """Scores of a batch, and what else is needed.
+    ) -> Outputs:
+        """What is needed of a forward pass.
 
         Args:
-            ids, mask, boundary_mask, keep_directions: see :meth:`Vocabulary.scores`.
+            needs: some of :data:`~tokenkit.models.outputs.NEEDS`.
+            keep_directions: of the scores, for :meth:`Outputs.hidden_gradient`.
             vocabulary: instead of the model's own (self-distillation runs the source vocabulary).
-            needs: "label" or "boundary" for scores; "embeddings", "hidden_states", "qkv".
         """
         vocabulary = vocabulary or self.vocabulary
-        embeddings = vocabulary.embed(ids)
+        embeddings = vocabulary.embed(seq.ids)
         with capture(self, needs) as captured:
             hidden = self.run_backbone(embeddings)
-        states = ()
+        outputs = Outputs(
+            seq,
+            embeddings=embeddings if "embeddings" in needs else None,
+            hidden=hidden,
+            qkv=captured.qkv(len(self.architecture.attention_inputs)),
+            vocabulary=vocabulary,
+        )
         if "hidden_states" in needs:
-            states = (embeddings, *captured.layers[:-1], hidden)
-        scores = None
+            outputs = outputs._replace(hidden_states=(embeddings, *captured.layers[:-1], hidden))
         if "label" in needs or "boundary" in needs:
-            scores = vocabulary.scores(hidden, ids, mask, boundary_mask, keep_directions)
-        qkv = captured.qkv(len(self.architecture.attention_inputs))
-        return Output(hidden, scores, embeddings if "embeddings" in needs else None, states, qkv)
+            scores = vocabulary.scores(hidden, seq, "boundary" in needs, keep_directions)
+            outputs = outputs.with_scores(scores)
+        return outputs
 
 
 @contextmanager

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -59,3 +62,31 @@ def reshard(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
+
+
+@contextmanager
+def kept_gathered(student: CausalLM) -> Iterator[None]:
+    """Within, FSDP neither lets go of parameters after a gradient nor reduces gradients.
+
+    For gradients that only measure: what is gathered serves the backward pass that follows.
+    """
+    if not isinstance(student, FSDPModule):
+        yield
+        return
+    student.set_reshard_after_backward(False)
+    student.set_requires_gradient_sync(False)
+    try:
+        yield
+    finally:
+        student.set_reshard_after_backward(True)
+        student.set_requires_gradient_sync(True)
+
+
+def gather_for_losses(student: CausalLM) -> None:
+    """Gather what losses use directly: the vocabulary, and parameters of their own.
+
+    FSDP lets go of them whenever a gradient has passed through the model.
+    """
+    for module in (student, student.vocabulary):
+        if isinstance(module, FSDPModule) and getattr(module, "stays_gathered", True):
+            module.unshard()

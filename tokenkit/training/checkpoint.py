@@ -3,8 +3,8 @@
 A checkpoint is written into a folder named ``….partial`` and renamed when every rank has
 finished, so a folder called ``step-N`` is always whole. Only what training changes is saved:
 trainable parameters and optimizer state (sharded, by ``torch.distributed.checkpoint``), and per
-rank the loader's position and random state; beside it, a model's persistent buffers: constants
-that would have to be computed again to the last bit.
+rank the random state; beside it, a model's persistent buffers: constants that would have to be
+computed again to the last bit. Where the data go on follows from the step.
 """
 
 from __future__ import annotations
@@ -95,14 +95,13 @@ class Checkpointer:
         output_dir: Path,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        loader: Any,
         parallel: Parallel,
         extra: dict[str, Tensor] | None = None,
     ) -> None:
         """``extra`` tensors are saved, and changed in place on loading; equal on all ranks."""
         self.config = config
         self.root = output_dir / "checkpoints"
-        self.model, self.optimizer, self.loader = model, optimizer, loader
+        self.model, self.optimizer = model, optimizer
         self.extra = extra or {}
         self.device = parallel.device
         self._pending: tuple[int, Future] | None = None
@@ -119,13 +118,8 @@ class Checkpointer:
     def rank(self) -> int:
         return dist.get_rank()
 
-    def save(self, step: int, layout: dict[str, int]) -> None:
-        """Write a checkpoint of the state after ``step`` optimizer steps.
-
-        Args:
-            layout: what the loader's saved position is valid for (ranks, micro-batch size);
-                under another layout a resumed run seeks by step instead.
-        """
+    def save(self, step: int) -> None:
+        """Write a checkpoint of the state after ``step`` optimizer steps."""
         if not self.config.enable:
             return
         self.finish()
@@ -134,12 +128,9 @@ class Checkpointer:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
         dist.barrier(self._group)
-        torch.save(
-            {"loader": self.loader.state_dict(), "random": random_state(self.device)},
-            partial / f"rank-{self.rank:05d}.pt",
-        )
+        torch.save({"random": random_state(self.device)}, partial / f"rank-{self.rank:05d}.pt")
         if self.rank == 0:
-            state = {"step": step, "layout": layout}
+            state = {"step": step, "ranks": dist.get_world_size()}
             (partial / "train_state.json").write_text(json.dumps(state))
         tensors = self._tensors()
         writer = dcp.FileSystemWriter(partial, sync_files=True)
@@ -173,12 +164,11 @@ class Checkpointer:
         for step in list_steps(self.root)[:-keep] if keep else []:
             shutil.rmtree(step_folder(self.root, step))
 
-    def load(self, layout: dict[str, int]) -> tuple[int, bool]:
+    def load(self) -> int:
         """Restore the checkpoint that ``checkpoint.load_step`` names (-1: the latest).
 
         Returns:
-            The step to continue from (0 if there is no checkpoint), and whether the loader's
-            position was restored too (if not, start it at that step).
+            The step to continue from (0 if there is no checkpoint).
 
         Raises:
             CheckpointError: if the named checkpoint is missing or damaged.
@@ -186,7 +176,7 @@ class Checkpointer:
         steps = list_steps(self.root) if self.config.enable else []
         wanted = self.config.load_step
         if wanted == -1 and not steps:
-            return 0, False
+            return 0
         step = steps[-1] if wanted == -1 else wanted
         if step not in steps:
             known = ", ".join(map(str, steps)) or "none"
@@ -196,24 +186,21 @@ class Checkpointer:
             )
         folder = step_folder(self.root, step)
         load_tensors(folder, self._tensors())
-        restored = self._load_rank_state(folder, layout)
+        self._load_random_state(folder)
         logger.info(f"resumed from {folder}")
-        return step, restored
+        return step
 
-    def _load_rank_state(self, folder: Path, layout: dict[str, int]) -> bool:
+    def _load_random_state(self, folder: Path) -> None:
         try:
             saved = json.loads((folder / "train_state.json").read_text())
-            if saved["layout"] != layout:
-                logger.warning("the parallel layout changed; the data loader seeks by step")
-                return False
+            if saved.get("ranks") != dist.get_world_size():
+                return
             path = folder / f"rank-{self.rank:05d}.pt"
             with torch.serialization.safe_globals([]):
                 state = torch.load(path, weights_only=True)
         except Exception as error:
             raise CheckpointError(f"checkpoint '{folder}' is damaged: {error}") from error
-        self.loader.load_state_dict(state["loader"])
         restore_random_state(state["random"], self.device)
-        return True
 
 
 def load_tensors(folder: Path, tensors: dict[str, Tensor]) -> None:

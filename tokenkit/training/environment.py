@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 from tokenkit.config import Config
 from tokenkit.log import logger
@@ -50,6 +51,13 @@ class StopSignal:
 
     def __bool__(self) -> bool:
         return self.received
+
+
+def any_rank(stop: bool) -> bool:
+    """Whether any rank was told to stop. On the CPU, so that no GPU is waited for."""
+    flag = torch.tensor([int(stop)])
+    dist.all_reduce(flag)
+    return bool(flag.item())
 
 
 def build_profiler(config: Config, output_dir: Path) -> AbstractContextManager:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from tokenkit.batch import StepBatch
 from tokenkit.config import Config
 from tokenkit.models.causal_lm import CausalLM
 from tokenkit.parallelisms import Parallel
 from tokenkit.tokenizers.sampling.token_forms import own_forms
-from tokenkit.training.gradients import clip_gradients
-from tokenkit.training.step import any_rank
+from tokenkit.training.update import update
 
 
 class IdentityStep:
@@ -30,27 +30,20 @@ class IdentityStep:
         self.config, self.student, self.optimizer = config, student, optimizer
         self.device = parallel.device
 
-    def __call__(self, step: int, stop: bool) -> tuple[dict[str, torch.Tensor], bool]:
-        """Run step number ``step``; metrics are equal on all ranks."""
-        stop = any_rank(stop)
+    def __call__(self, batch: StepBatch, step: int) -> dict[str, torch.Tensor]:
+        """Run step number ``step``, which reads no texts; metrics are equal on all ranks."""
         ids = self._draw(step)
         with torch.no_grad():
             wanted = self.student.source_embeddings(ids).float().unbind(1)
-        self.student.open_vocabulary(own_forms(ids, len(ids), self.student.vocabulary.source_rows))
-        predicted = self.student.vocabulary.predicted
-        distances = [(a - b).square().sum(-1) for a, b in zip(predicted, wanted, strict=True)]
-        loss = torch.stack(distances).mean()
-        loss.backward()
-        self.student.close_vocabulary()
-        norm = clip_gradients(
-            (p for p in self.student.parameters() if p.requires_grad),
-            self.config.training.max_grad_norm,
-        )
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        vocabulary = self.student.vocabulary
+        with self.student.opened(own_forms(ids, len(ids), vocabulary.source_rows)):
+            pairs = zip(vocabulary.predicted, wanted, strict=True)
+            loss = torch.stack([(a - b).square().sum(-1) for a, b in pairs]).mean()
+            loss.backward()
+        norm = update(self.student, self.optimizer, self.config.training.max_grad_norm)
         loss = loss.detach()
         metrics = {"loss": loss, "loss/identity": loss, "grad_norm": norm}
-        return {f"same/{name}": value for name, value in metrics.items()}, stop
+        return {f"same/{name}": value for name, value in metrics.items()}
 
     def _draw(self, step: int) -> torch.Tensor:
         valid = self.student.vocabulary.source_valid

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
-from tokenkit.losses.base import Signals
-from tokenkit.models.causal_lm import CausalLM, Output
+from tokenkit.models.causal_lm import CausalLM
+from tokenkit.models.outputs import Outputs
+from tokenkit.parallelisms.fsdp import gather_for_losses
 
 
 @contextmanager
@@ -28,34 +29,6 @@ def gradients_from(layer: torch.nn.Module) -> Iterator[None]:
         hook.remove()
 
 
-@contextmanager
-def kept_gathered(student: CausalLM) -> Iterator[None]:
-    """Within, FSDP neither lets go of parameters after a gradient nor reduces gradients.
-
-    For gradients that only measure: what is gathered serves the backward pass that follows.
-    """
-    if not isinstance(student, FSDPModule):
-        yield
-        return
-    student.set_reshard_after_backward(False)
-    student.set_requires_gradient_sync(False)
-    try:
-        yield
-    finally:
-        student.set_reshard_after_backward(True)
-        student.set_requires_gradient_sync(True)
-
-
-def gather_for_losses(student: CausalLM) -> None:
-    """Gather what losses use directly: the vocabulary, and parameters of their own.
-
-    FSDP lets go of them whenever a gradient has passed through the model.
-    """
-    for module in (student, student.vocabulary):
-        if isinstance(module, FSDPModule) and getattr(module, "stays_gathered", True):
-            module.unshard()
-
-
 class LossGraph:
     """The student's outputs as leaves.
 
@@ -63,25 +36,22 @@ class LossGraph:
     on into the model happens once, for the sum.
 
     Attributes:
-        signals: what the losses read.
+        outputs: what the losses read.
     """
 
-    def __init__(self, student: CausalLM, output: Output, needs: Collection[str]) -> None:
+    def __init__(self, student: CausalLM, output: Outputs) -> None:
         self.student, self.output = student, output
         # Now, while FSDP has the layer gathered: the first gradient makes it let go of it.
         last_layer = student.layers[-1].parameters()
         self._last_parameters = [p for p in last_layer if p.requires_grad]
         self._leaves: dict[int, tuple[Tensor, Tensor]] = {}  # of the tensor: tensor and leaf
-        scores = output.scores
-        self.signals = Signals(
-            label_logprob=None if scores is None else self._leaf(scores.label_logprob),
-            boundary_logprob=None if scores is None else self._leaf(scores.boundary_logprob),
-            correct=None if scores is None else scores.correct,
+        self.outputs = output._replace(
+            token_logprob=self._leaf(output.token_logprob),
+            boundary_logprob=self._leaf(output.boundary_logprob),
             embeddings=self._leaf(output.embeddings),
-            hidden=self._leaf(output.hidden) if "hidden" in needs else None,
+            hidden=self._leaf(output.hidden),
             hidden_states=tuple(map(self._leaf, output.hidden_states)),
             qkv=tuple(map(self._leaf, output.qkv)),
-            vocabulary=student.vocabulary,
         )
 
     def _leaf(self, tensor: Tensor | None) -> Tensor | None:
@@ -106,16 +76,13 @@ class LossGraph:
         From the scores to the hidden states they are linear combinations of kept directions, so
         only the last layer is run backward.
         """
-        output, scores = self.output, self.output.scores
+        output = self.output
         hidden = gradients.get(id(output.hidden))
-        if scores is not None:
-            label = gradients.get(id(scores.label_logprob))
-            boundary = gradients.get(id(scores.boundary_logprob))
-            if label is not None or boundary is not None:
-                if label is None:
-                    label = torch.zeros_like(scores.label_logprob)
-                found = self.student.vocabulary.hidden_gradient(scores, label, boundary)
-                hidden = found if hidden is None else found + hidden
+        on_token = gradients.get(id(output.token_logprob))
+        on_boundary = gradients.get(id(output.boundary_logprob))
+        if on_token is not None or on_boundary is not None:
+            found = output.hidden_gradient(on_token, on_boundary)
+            hidden = found if hidden is None else found + hidden
         grads = [(output.hidden, hidden)]
         if output.qkv:
             grads.append((output.qkv[-1], gradients.get(id(output.qkv[-1]))))

@@ -15,7 +15,6 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from tokenkit.batch import Batch
 from tokenkit.config import Config
 from tokenkit.log import logger
 from tokenkit.models.causal_lm import CausalLM
@@ -104,25 +103,25 @@ class MetricsLogger:
         self,
         step: int,
         metrics: dict[str, Tensor],
-        batches: list[Batch],
+        stats: dict[str, int],
         lr: float,
         group: dist.ProcessGroup,
     ) -> None:
         """Count a step; every ``metrics.log_interval`` steps (and at the last) log it.
 
-        Between logging steps nothing is copied from the device or between ranks.
+        ``stats`` are the counts of its batch. Between logging steps nothing is copied from the
+        device or between ranks.
         """
         if self.bar is not None:
             self.bar.update()
-        for batch in batches:
-            self._stats.update(batch.stats)
+        self._stats.update(stats)
         if step % self.config.log_interval and step != self.steps:
             return
-        stats = {f"stats/{k}": torch.tensor(float(v)) for k, v in sorted(self._stats.items())}
+        shares = {f"stats/{k}": torch.tensor(float(v)) for k, v in sorted(self._stats.items())}
         self._stats.clear()
-        on_device = {name: value.to(self.device) for name, value in stats.items()}
+        on_device = {name: value.to(self.device) for name, value in shares.items()}
         values = reduce_metrics({**metrics, **on_device}, group)
-        counts = {k.removeprefix("stats/"): values.pop(k) for k in stats}
+        counts = {k.removeprefix("stats/"): values.pop(k) for k in shares}
         self._log(step, {**values, "lr": lr, **self._alignment(counts)}, counts)
 
     def _alignment(self, counts: dict[str, float]) -> dict[str, float]:

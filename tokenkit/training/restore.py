@@ -12,8 +12,9 @@ from tokenkit.errors import CheckpointError
 from tokenkit.models.causal_lm import CausalLM, SourceModel
 from tokenkit.models.lora import merge_state_dict
 from tokenkit.tokenizers.sampling.token_forms import TokenForms
-from tokenkit.training.build import Tokenizers, build_student, load_tokenizers, open_student_source
 from tokenkit.training.checkpoint import list_steps, load_tensors, step_folder, tensors_to_save
+from tokenkit.training.student import build_student, open_student_source
+from tokenkit.training.tokenizers import Tokenizers, load_tokenizers
 
 
 def load_run_config(run: Path) -> Config:
@@ -63,7 +64,9 @@ def merged_tensors(
     """
     state = {name: p.detach() for name, p in student.backbone.named_parameters()}
     backbone = merge_state_dict(state, config.lora.alpha, config.lora.rank)
-    student.open_vocabulary(forms)
     vocabulary = student.vocabulary
-    outputs = None if vocabulary.output is None else vocabulary.output_matrix.detach()[:rows]
-    return backbone, vocabulary.input_matrix.detach()[:rows], outputs
+    with student.opened(forms):
+        inputs, outputs = vocabulary.input_matrix.detach()[:rows], None
+        if vocabulary.output is not None:
+            outputs = vocabulary.output_matrix.detach()[:rows]
+    return backbone, inputs, outputs

@@ -1,45 +1,43 @@
-"""The teacher is a source of signals; the training step cannot tell one kind from another."""
+"""The teacher is a source of outputs; the training step cannot tell one kind from another."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor
 
-from tokenkit.batch import Batch
-from tokenkit.losses.base import Signals
-from tokenkit.models.causal_lm import CausalLM, Output
+from tokenkit.batch import Sequences
+from tokenkit.config import Config
+from tokenkit.losses import boundary_mask
+from tokenkit.models.causal_lm import (
+    CausalLM,
+    SourceModel,
+    build_causal_lm,
+    build_vocabulary,
+    fill,
+    fill_vocabulary,
+    fit_rows,
+    materialize,
+    open_source_model,
+    reconcile_rows,
+)
 from tokenkit.models.lora import adapters_off
+from tokenkit.models.outputs import Outputs
 from tokenkit.models.vocabulary.table import Vocabulary
+from tokenkit.parallelisms import DTYPES, Parallel, parallelize, parallelize_vocabulary
+from tokenkit.training.cache_meta import check_cache
+from tokenkit.training.teacher_cache import CachedTeacher
+from tokenkit.training.tokenizers import Tokenizers
 
 
-class TeacherSource(Protocol):
+class Teacher(Protocol):
     """Anything that can read the teacher's side of a batch."""
 
-    vocabulary_rows: int  # V_t, the length its boundary mask must have
-
-    def signals(
-        self, batch: Batch, boundary_mask: Tensor | None, needs: Collection[str]
-    ) -> Signals:
+    def read(self, seq: Sequences, needs: Collection[str]) -> Outputs:
         """What ``needs`` names, without gradient."""
         ...
-
-
-def select_signals(output: Output, vocabulary: Vocabulary, needs: Collection[str]) -> Signals:
-    """Keep of a forward pass what is needed."""
-    scores = output.scores
-    return Signals(
-        label_logprob=None if scores is None else scores.label_logprob,
-        boundary_logprob=None if scores is None else scores.boundary_logprob,
-        correct=None if scores is None else scores.correct,
-        embeddings=output.embeddings,
-        hidden=output.hidden if "hidden" in needs else None,
-        hidden_states=output.hidden_states,
-        qkv=output.qkv,
-        vocabulary=vocabulary,
-    )
 
 
 class LiveTeacher:
@@ -47,14 +45,10 @@ class LiveTeacher:
 
     def __init__(self, model: CausalLM) -> None:
         self.model = model.requires_grad_(False)
-        self.vocabulary_rows = model.vocabulary.rows
 
     @torch.no_grad()
-    def signals(
-        self, batch: Batch, boundary_mask: Tensor | None, needs: Collection[str]
-    ) -> Signals:
-        output = self.model(batch.teacher_ids, batch.teacher_mask, boundary_mask, needs=needs)
-        return select_signals(output, self.model.vocabulary, needs)
+    def read(self, seq: Sequences, needs: Collection[str]) -> Outputs:
+        return trimmed(self.model(seq, needs), needs)
 
 
 class SelfTeacher:
@@ -66,18 +60,63 @@ class SelfTeacher:
     def __init__(self, student: CausalLM, source_vocabulary: Vocabulary) -> None:
         self.student = student
         self.vocabulary = source_vocabulary.requires_grad_(False)
-        self.vocabulary_rows = source_vocabulary.rows
 
     @torch.no_grad()
-    def signals(
-        self, batch: Batch, boundary_mask: Tensor | None, needs: Collection[str]
-    ) -> Signals:
+    def read(self, seq: Sequences, needs: Collection[str]) -> Outputs:
         with adapters_off(self.student.backbone):
-            output = self.student(
-                batch.teacher_ids,
-                batch.teacher_mask,
-                boundary_mask,
-                vocabulary=self.vocabulary,
-                needs=needs,
-            )
-        return select_signals(output, self.vocabulary, needs)
+            return trimmed(self.student(seq, needs, vocabulary=self.vocabulary), needs)
+
+
+def trimmed(outputs: Outputs, needs: Collection[str]) -> Outputs:
+    """Without what nobody asked for, so that it need not be kept until the student has run."""
+    return outputs if "hidden" in needs else outputs._replace(hidden=None)
+
+
+def open_teacher_source(config: Config, tokenizers: Tokenizers) -> SourceModel | None:
+    """The source of a teacher of its own; None without one (self-distillation, cache)."""
+    if tokenizers.teacher is None or not config.teacher.model or config.teacher.cache:
+        return None
+    return open_source_model(
+        config.teacher.model,
+        attn_implementation=config.teacher.attn_implementation,
+        trust_remote_code=config.teacher.trust_remote_code,
+    )
+
+
+def build_teacher(
+    config: Config,
+    source: SourceModel,
+    student: CausalLM,
+    tokenizers: Tokenizers,
+    parallel: Parallel,
+) -> Teacher | None:
+    """The teacher the config asks for; None if no loss needs one.
+
+    Args:
+        source: the teacher's, or the student's for self-distillation.
+    """
+    if tokenizers.teacher is None:
+        return None
+    if config.teacher.cache:
+        folder = Path(config.teacher.cache).expanduser()
+        meta = check_cache(folder, config, tokenizers.teacher)
+        return CachedTeacher(folder, meta["rows"])
+    rows = reconcile_rows(source, len(tokenizers.teacher), "teacher")
+    inputs, outputs = source.matrices()
+    matrices = (fit_rows(inputs, rows), None if outputs is None else fit_rows(outputs, rows))
+    # Rows that belong to no token would only take probability from those that do.
+    options = {"tied": source.tied, "valid_vocab": len(tokenizers.teacher)}
+    # Frozen weights need no fp32 masters.
+    dtype = DTYPES[config.training.dtype]
+    if not config.teacher.model and config.student.train != "full":
+        vocabulary = build_vocabulary(source, rows, dtype=dtype, **options)
+        parallelize_vocabulary(vocabulary.requires_grad_(False), config, parallel.mesh)
+        materialize(vocabulary, parallel.device)
+        fill_vocabulary(vocabulary, *matrices)
+        vocabulary.set_boundary(boundary_mask(tokenizers.teacher, config))
+        return SelfTeacher(student, vocabulary)
+    model = build_causal_lm(source, rows, dtype=dtype, **options).requires_grad_(False)
+    parallelize(model, config, parallel.mesh, train=False)
+    fill(model, source, matrices, parallel.device)
+    model.vocabulary.set_boundary(boundary_mask(tokenizers.teacher, config))
+    return LiveTeacher(model)

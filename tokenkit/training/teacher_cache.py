@@ -19,11 +19,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from tokenkit.batch import Batch
+from tokenkit.batch import Sequences, following, previous
 from tokenkit.errors import ConfigError, DataError
-from tokenkit.losses.base import Signals
+from tokenkit.models.outputs import Outputs
 
 
 def row_key(ids: np.ndarray) -> int:
@@ -32,9 +31,9 @@ def row_key(ids: np.ndarray) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
-def teacher_rows(batch: Batch) -> list[np.ndarray]:
-    """The unpadded teacher ids of each row."""
-    ids, mask = batch.teacher_ids.cpu().numpy(), batch.teacher_mask.cpu().numpy()
+def unpadded_rows(seq: Sequences) -> list[np.ndarray]:
+    """The real ids of each row."""
+    ids, mask = seq.ids.cpu().numpy(), seq.mask.cpu().numpy()
     return [row[keep] for row, keep in zip(ids, mask, strict=True)]
 
 
@@ -47,14 +46,16 @@ class CacheWriter:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def knows(self, batch: Batch) -> bool:
-        """Whether it has every row of a batch, as from the second pass over the data on."""
-        return all(row_key(row) in self._rows for row in teacher_rows(batch))
+    def knows(self, seq: Sequences) -> bool:
+        """Whether it has every row, as from the second pass over the data on."""
+        return all(row_key(row) in self._rows for row in unpadded_rows(seq))
 
-    def add(self, batch: Batch, scores: Signals) -> None:
-        label = scores.label_logprob.float().cpu().numpy()
-        boundary = scores.boundary_logprob.float().cpu().numpy()
-        for number, row in enumerate(teacher_rows(batch)):
+    def add(self, outputs: Outputs) -> None:
+        """Keep a teacher's log-probs of the rows it read."""
+        # On disk, a label's score stands at the place that predicts it.
+        label = following(outputs.token_logprob).float().cpu().numpy()
+        boundary = outputs.boundary_logprob.float().cpu().numpy()
+        for number, row in enumerate(unpadded_rows(outputs.seq)):
             n = len(row)
             self._rows[row_key(row)] = (label[number, :n].copy(), boundary[number, :n].copy())
 
@@ -79,7 +80,7 @@ class CacheWriter:
 
 
 class CachedTeacher:
-    """A :class:`~tokenkit.training.teacher.TeacherSource` that reads a cache.
+    """A :class:`~tokenkit.training.teacher.Teacher` that reads a cache.
 
     Args:
         rows: distinct rows that it must hold, as its meta says.
@@ -88,9 +89,8 @@ class CachedTeacher:
         ConfigError: if the folder is no cache, or its files do not belong together.
     """
 
-    def __init__(self, folder: Path, rows: int, vocabulary_rows: int) -> None:
+    def __init__(self, folder: Path, rows: int) -> None:
         self.folder = folder
-        self.vocabulary_rows = vocabulary_rows
         try:
             self.keys = np.load(folder / "keys.npy")
             self.offsets = np.load(folder / "offsets.npy")
@@ -117,17 +117,15 @@ class CachedTeacher:
         ascending = (keys[1:] > keys[:-1]).all() and (offsets[1:] >= offsets[:-1]).all()
         return bool(ends and ascending and shapes[0] == (rows,))
 
-    def signals(
-        self, batch: Batch, boundary_mask: Tensor | None, needs: Collection[str]
-    ) -> Signals:
-        """Cached log-probs ``[B, T_t]``.
+    def read(self, seq: Sequences, needs: Collection[str]) -> Outputs:
+        """Cached log-probs.
 
         Raises:
             DataError: if a row was not cached.
         """
-        shape = batch.teacher_ids.shape
+        shape = seq.ids.shape
         label, boundary = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-        for number, row in enumerate(teacher_rows(batch)):
+        for number, row in enumerate(unpadded_rows(seq)):
             key = row_key(row)
             at = int(np.searchsorted(self.keys, np.uint64(key)))
             if at == len(self.keys) or int(self.keys[at]) != key:
@@ -138,5 +136,6 @@ class CachedTeacher:
             begin, end = self.offsets[at], self.offsets[at + 1]
             label[number, : end - begin] = self.label[begin:end]
             boundary[number, : end - begin] = self.boundary[begin:end]
-        device = batch.teacher_ids.device
-        return Signals(torch.from_numpy(label).to(device), torch.from_numpy(boundary).to(device))
+        token, boundary = (torch.from_numpy(x).to(seq.ids.device) for x in (label, boundary))
+        token = torch.where(seq.scored, previous(token), 0.0)
+        return Outputs(seq, token_logprob=token, boundary_logprob=boundary)

@@ -8,7 +8,8 @@ data-parallel ranks share the tokens among them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -96,12 +97,21 @@ class HypernetVocabulary(Vocabulary):
 
     # Prediction ---------------------------------------------------------------------------------
 
-    def open(self, forms: TokenForms, predict: Callable[..., Tensor]) -> None:
-        """Predict the matrices for ``forms`` and use them until the next call.
+    @contextmanager
+    def step(self, forms: TokenForms | None, predict: Callable[..., Tensor]) -> Iterator[None]:
+        self._open(self.own_forms() if forms is None else forms, predict)
+        own_boundary, self.tokens = self.boundary, forms
+        if forms is not None:
+            self.boundary = forms.boundary
+        try:
+            yield
+            self._learn()
+        finally:
+            self.boundary, self.tokens = own_boundary, None
+            self._mine, self._leaves, self._used = None, (), ()
 
-        Args:
-            predict: :meth:`predict`, called in the way that parallelism wants.
-        """
+    def _open(self, forms: TokenForms, predict: Callable[..., Tensor]) -> None:
+        """Predict the matrices, each rank some of the tokens."""
         ranks = 1 if self.group is None else dist.get_world_size(self.group)
         share = -(-len(forms) // ranks)
         # Every so many-th token: long ones may all be at the end.
@@ -121,14 +131,13 @@ class HypernetVocabulary(Vocabulary):
         self._used = tuple(leaf.to(self.compute_dtype) for leaf in self._leaves)
         self.valid_vocab = forms.valid
 
-    def close(self) -> None:
+    def _learn(self) -> None:
         """Send the gradient that the matrices have gathered back through the hypernetwork.
 
         Gradients of losses that each rank multiplied by the number of ranks are summed here and
         averaged, with the parameters' gradients, by FSDP.
         """
         mine, leaves = self._mine, self._leaves
-        self._mine, self._leaves, self._used = None, (), ()
         if mine is None:
             return
         ranks = 1 if self.group is None else dist.get_world_size(self.group)

@@ -1,13 +1,15 @@
 """The vocabulary: everything about a model that knows token ids.
 
 The backbone sees embeddings and returns hidden states; this module owns the input and output
-matrices and answers two questions, ``embed(ids)`` and ``scores(hidden, ids)``. Swapping a
+matrices and answers two questions, ``embed(ids)`` and ``scores(hidden, seq)``. Swapping a
 tokenizer means swapping this module.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -20,19 +22,12 @@ from tokenkit.models.vocabulary_rows import (
     whole_matrix,
 )
 from tokenkit.ops.chunked_loss import LogitFunction, chunked_loss
-from tokenkit.ops.linear_scores import Scores, hidden_gradient, linear_scores
+from tokenkit.ops.linear_scores import Scores, linear_scores
 from tokenkit.ops.logit_blocks import Head, LogitBlocks
 
-
-class PositionScores(NamedTuple):
-    """Scores of a batch; position t holds the score of token t + 1. All fp32."""
-
-    label_logprob: Tensor  # [B, T] log p(token t + 1); 0 where masked
-    boundary_logprob: Tensor | None  # [B, T] log probability that a boundary token follows
-    correct: Tensor  # [B, T] bool, no token is likelier than token t + 1
-    flat: Scores  # of the N unmasked positions
-    index: Tensor  # [N] positions of ``flat`` in the flattened batch
-    labels: Tensor  # [N]
+if TYPE_CHECKING:
+    from tokenkit.batch import Sequences
+    from tokenkit.tokenizers.sampling.token_forms import TokenForms
 
 
 class Vocabulary(nn.Module):
@@ -45,6 +40,10 @@ class Vocabulary(nn.Module):
         valid_vocab: rows from here on belong to no token and are never predicted.
         embed_scale: factor on input embeddings (Gemma).
         softcap: ``softcap * tanh(logits / softcap)`` (Gemma 2).
+
+    Attributes:
+        boundary: ``[rows]`` bool, tokens that begin a new word; None until :meth:`set_boundary`.
+        tokens: what the matrices stand for, where that changes from step to step.
     """
 
     stays_gathered = True  # under FSDP, between its uses at both ends of a forward pass
@@ -71,6 +70,26 @@ class Vocabulary(nn.Module):
         self.embed_scale = embed_scale
         self.softcap = softcap
         self.logit_scale = logit_scale
+        self.boundary: Tensor | None = None
+        self.tokens: TokenForms | None = None
+
+    @contextmanager
+    def step(self, forms: TokenForms | None, predict: Callable[..., Tensor]) -> Iterator[None]:
+        """Around what is done with the matrices in one optimizer step.
+
+        Matrices that are parameters are always there. A kind that predicts them does so on entry
+        and is trained on the gradient they gathered on leaving.
+
+        Args:
+            forms: the tokens to predict; None: the vocabulary's own.
+            predict: ``self.predict``, called in the way that parallelism wants.
+        """
+        yield
+
+    def set_boundary(self, tokens: Tensor) -> None:
+        """Say which tokens are boundaries; ``[n]`` bool, the rows behind them are none."""
+        rows = self.input.shape[0]
+        self.boundary = F.pad(tokens, (0, rows - len(tokens))).to(self.input.device)
 
     @property
     def rows(self) -> int:
@@ -106,28 +125,25 @@ class Vocabulary(nn.Module):
     def scores(
         self,
         hidden: Tensor,
-        ids: Tensor,
-        mask: Tensor,
-        boundary_mask: Tensor | None = None,
+        seq: Sequences,
+        boundary: bool = True,
         keep_directions: bool = False,
-    ) -> PositionScores:
-        """Scores of the next tokens, without ever holding ``[B, T, V]`` logits.
+    ) -> Scores:
+        """Scores ``[N]`` of what follows each real token, without ever holding ``[N, V]`` logits.
 
         Args:
             hidden: ``[B, T, D]`` last hidden states.
-            ids: ``[B, T]`` token ids.
-            mask: ``[B, T]`` bool, True on real tokens (the others cost nothing).
-            boundary_mask: ``[V]`` bool, the boundary tokens.
-            keep_directions: needed for :meth:`hidden_gradient`.
+            boundary: also of boundaries, where the vocabulary knows which tokens these are.
+            keep_directions: needed for :meth:`Outputs.hidden_gradient`.
         """
-        index = mask.flatten().nonzero().squeeze(1)
-        labels = F.pad(ids[:, 1:], (0, 1)).flatten()[index]
+        labels = F.pad(seq.ids.flatten()[1:], (0, 1))[seq.real_index]
         own = local_rows(self.output_matrix)
-        flat = linear_scores(
-            hidden.flatten(0, 1)[index],
+        tokens = self.boundary if boundary else None
+        return linear_scores(
+            hidden.flatten(0, 1)[seq.real_index],
             own.matrix,
             labels,
-            None if boundary_mask is None else own.of(boundary_mask),
+            None if tokens is None else own.of(tokens),
             softcap=self.softcap,
             logit_scale=self.logit_scale,
             valid_vocab=own.valid(self.valid_vocab),
@@ -135,30 +151,6 @@ class Vocabulary(nn.Module):
             first_row=own.first,
             group=own.group,
         )
-
-        def spread(values: Tensor) -> Tensor:
-            return values.new_zeros(ids.shape).masked_scatter(mask, values)
-
-        boundary = None if flat.boundary_logprob is None else spread(flat.boundary_logprob)
-        return PositionScores(
-            spread(flat.label_logprob), boundary, spread(flat.correct), flat, index, labels
-        )
-
-    @torch.no_grad()
-    def hidden_gradient(
-        self, scores: PositionScores, grad_label: Tensor, grad_boundary: Tensor | None
-    ) -> Tensor:
-        """Gradient ``[B, T, D]`` on the hidden states of a loss with the given score gradients.
-
-        A linear combination per token of kept directions: no matmul with the vocabulary.
-        """
-        shape = grad_label.shape
-        grad_label = grad_label.flatten()[scores.index]
-        if grad_boundary is not None:
-            grad_boundary = grad_boundary.flatten()[scores.index]
-        grad = hidden_gradient(scores.flat, grad_label, grad_boundary)
-        full = grad.new_zeros(shape.numel(), grad.shape[-1])
-        return full.index_copy(0, scores.index, grad).view(*shape, -1)
 
     def chunked_loss(
         self, function: LogitFunction, hidden: Tensor, *rows: Tensor, train_matrix: bool = True

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tokenkit.losses.aggregation import GradNorm
+from tokenkit.balance.gradnorm import GradNorm
+from tokenkit.config import config_from_dict
 
 CPU = torch.device("cpu")
+CONFIG = config_from_dict({"loss": {"gradnorm_lr": 0.025, "gradnorm_alpha": 0.12}})
 
 
 def test_two_updates_by_hand():
@@ -39,11 +41,11 @@ def test_two_updates_by_hand():
             = (0.9607606, 1.0069276, 1.0409228), sum 3.0086110
         times 3 / 3.0086110: (0.9580108, 1.0040457, 1.0379435)
     """
-    gradnorm = GradNorm(3, lr=0.025, alpha=0.12, device=CPU)
-    gradnorm.update(torch.tensor([4.0, 1.0, 1.0]), torch.tensor([2.0, 3.0, 1.0]))
+    gradnorm = GradNorm(CONFIG, 3, CPU)
+    gradnorm.learn(torch.tensor([4.0, 1.0, 1.0]), torch.tensor([2.0, 3.0, 1.0]))
     expected = torch.tensor([0.9669422, 1.0165289, 1.0165289])
     torch.testing.assert_close(gradnorm.weights.detach(), expected, rtol=0, atol=3e-7)
-    gradnorm.update(torch.tensor([2.1, 2.1, 1.8]), torch.tensor([1.6, 1.5, 0.35]))
+    gradnorm.learn(torch.tensor([2.1, 2.1, 1.8]), torch.tensor([1.6, 1.5, 0.35]))
     expected = torch.tensor([0.9580108, 1.0040457, 1.0379435])
     torch.testing.assert_close(gradnorm.weights.detach(), expected, rtol=0, atol=3e-7)
 
@@ -52,12 +54,12 @@ def test_two_updates_by_hand():
 def test_state_continues_where_it_was(restore_at):
     """``tensors`` are the whole state: moments, step, first losses."""
     steps = [([4.0, 1.0], [2.0, 3.0]), ([2.0, 1.9], [1.6, 1.5]), ([1.0, 3.0], [1.5, 1.4])]
-    whole, later = (GradNorm(2, 0.025, 0.12, CPU) for _ in range(2))
+    whole, later = (GradNorm(CONFIG, 2, CPU) for _ in range(2))
     for number, (norms, losses) in enumerate(steps):
         if number == restore_at:
-            for name, tensor in later.tensors.items():
-                tensor.detach().copy_(whole.tensors[name])
-        whole.update(torch.tensor(norms), torch.tensor(losses))
+            for name, tensor in later.tensors().items():
+                tensor.detach().copy_(whole.tensors()[name])
+        whole.learn(torch.tensor(norms), torch.tensor(losses))
         if number >= restore_at:
-            later.update(torch.tensor(norms), torch.tensor(losses))
+            later.learn(torch.tensor(norms), torch.tensor(losses))
     assert torch.equal(whole.weights, later.weights)

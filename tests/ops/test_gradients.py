@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tokenkit.training.gradients import clip_gradients, global_norm
+from tokenkit.ops.gradients import clip_gradients, global_norm
 
 
 def parameters():

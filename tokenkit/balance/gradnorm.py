@@ -1,0 +1,56 @@
+"""Weights that are trained so that all losses learn at similar rates (arXiv 1711.02257).
+
+The weights minimise the mean of | ‖g_i‖ w_i − mean(‖g‖ w) r_i^α |, where r_i is how much of its
+first value a loss has kept, relative to the others, and g_i its gradient on the last layer.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tokenkit.balance.base import BALANCES, Passes
+from tokenkit.balance.weighted import Weighted
+from tokenkit.config import Config
+
+
+@BALANCES.register("gradnorm")
+class GradNorm(Weighted):
+    """Trained weights; its whole state is tensors that are changed in place."""
+
+    def __init__(self, config: Config, losses: int, device: torch.device) -> None:
+        self.alpha = config.loss.gradnorm_alpha
+        self.weights = torch.ones(losses, device=device, requires_grad=True)
+        self.optimizer = torch.optim.AdamW(
+            [self.weights], lr=config.loss.gradnorm_lr, weight_decay=1e-4
+        )
+        self.weights.grad = torch.zeros_like(self.weights)
+        self.optimizer.step()  # makes the state; a zero gradient leaves only weight decay
+        state = self.optimizer.state[self.weights]
+        state["step"].zero_()
+        self.state = {
+            "weights": self.weights.detach().fill_(1.0),
+            "first_losses": torch.zeros(losses, device=device),
+            **state,
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {f"gradnorm.{name}": tensor for name, tensor in self.state.items()}
+
+    def weigh(self, passes: Passes, norms: Tensor | None) -> Tensor:
+        return passes.scale * self.weights.detach() / len(passes.scale)
+
+    @torch.no_grad()
+    def learn(self, norms: Tensor, losses: Tensor) -> None:
+        """Train the weights on this step's norms and loss values, ``[L]`` each."""
+        first = self.state["first_losses"]
+        if not self.state["step"]:
+            first.copy_(losses)
+        rate = losses / first.clamp(min=1e-30)
+        rate = rate / rate.mean().clamp(min=1e-30)
+        weighted = norms * self.weights
+        target = weighted.mean() * rate.clamp(min=0.0) ** self.alpha
+        self.weights.grad = norms * (weighted - target).sign() / len(norms)
+        self.optimizer.step()
+        self.weights.clamp_(min=1e-6)
+        self.weights *= len(norms) / self.weights.sum()

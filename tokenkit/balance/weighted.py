@@ -1,0 +1,90 @@
+"""One factor for each loss, then one backward pass of the weighted sum."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tokenkit.balance.base import BALANCES, Balance, Metrics, Passes
+from tokenkit.ops.gradients import global_norm
+
+
+class Weighted(Balance):
+    """The gradient of Σ w_i L_i."""
+
+    def weigh(self, passes: Passes, norms: Tensor | None) -> Tensor:
+        """The factors w ``[L]``; ``norms`` ``[L]`` are of the losses' last-layer gradients."""
+        raise NotImplementedError
+
+    def learn(self, norms: Tensor, losses: Tensor) -> None:
+        """Told the norms and the whole step's losses, ``[L]`` each, behind the backward pass."""
+
+    measures = True  # whether the factors depend on the norms
+
+    def __call__(self, passes: Passes) -> Metrics:
+        metrics: Metrics = {}
+        norms = weights = None
+        if not self.measures:
+            weights = self.weigh(passes, None)
+        elif len(passes) > 1:
+            norms = _norms_by_probe(passes)
+            weights = self.weigh(passes, norms)
+        for number in range(len(passes)):
+            graph, values = passes.run(number, metrics, keep=weights is None)
+            if weights is None:
+                norms = _norms(passes.last_layer_gradients(graph, values), passes)
+                weights = self.weigh(passes, norms)
+            total = torch.dot(weights, torch.stack(values))
+            passes.backward(graph, total)
+            total = total.detach()
+            metrics["loss"] = metrics["loss"] + total if "loss" in metrics else total
+        if norms is not None:
+            losses = torch.stack([metrics[f"loss/{name}"] for name in passes.names])
+            dist.all_reduce(losses, group=passes.group)
+            self.learn(norms, losses)
+        for k, name in enumerate(passes.names):
+            metrics[f"same/weight/{name}"] = weights[k]
+            if norms is not None:
+                metrics[f"same/grad_norm/{name}"] = norms[k]
+        return metrics
+
+
+def _norms(gradients: list[list[Tensor]], passes: Passes) -> Tensor:
+    """Global norm ``[L]`` of each loss's last-layer gradient, summed over rows of all ranks."""
+    norms = []
+    for tensors in gradients:
+        for tensor in tensors:
+            local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+            dist.all_reduce(local, group=passes.group)
+        norms.append(global_norm(tensors))
+    return torch.stack(norms)
+
+
+def _norms_by_probe(passes: Passes) -> Tensor:
+    """Norms of gradients of the whole batch, which accumulation sees only in parts.
+
+    One more forward pass, recorded from the last layer on: the price of weights that do not
+    depend on how a batch is cut into micro-batches.
+    """
+    total: list[list[Tensor]] = []
+    for number in range(len(passes)):
+        parts = passes.last_layer_gradients(*passes.probe(number))
+        if not total:
+            total = parts
+            continue
+        total = [
+            [a + b for a, b in zip(old, new, strict=True)]
+            for old, new in zip(total, parts, strict=True)
+        ]
+    return _norms(total, passes)
+
+
+@BALANCES.register("")
+class Mean(Weighted):
+    """The mean of the weighted losses."""
+
+    measures = False
+
+    def weigh(self, passes: Passes, norms: Tensor | None) -> Tensor:
+        return passes.scale / len(passes.scale)

@@ -1,0 +1,133 @@
+"""The student: a source model with a new vocabulary, adapters, and the losses' parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from tokenkit.config import Config
+from tokenkit.log import logger
+from tokenkit.losses import Loss, boundary_mask
+from tokenkit.models.causal_lm import (
+    CausalLM,
+    SourceModel,
+    build_causal_lm,
+    fill,
+    fit_rows,
+    open_source_model,
+    reconcile_rows,
+)
+from tokenkit.models.lora import add_lora, init_lora
+from tokenkit.models.vocabulary.hypernet_build import build_hypernet_vocabulary, fill_hypernet
+from tokenkit.models.weights import copy_full
+from tokenkit.parallelisms import DTYPES, Parallel, parallelize
+from tokenkit.training.tokenizers import Tokenizers
+from tokenkit.transfer import INITIALIZERS
+
+
+def open_student_source(config: Config, tokenizers: Tokenizers) -> SourceModel:
+    """The student's source model, checked against its tokenizer."""
+    source = open_source_model(
+        config.student.model,
+        init=config.student.init,
+        vocab_rows=len(tokenizers.source),
+        seed=config.job.seed,
+        attn_implementation=config.student.attn_implementation,
+        trust_remote_code=config.student.trust_remote_code,
+    )
+    reconcile_rows(source, len(tokenizers.source), "student")
+    return source
+
+
+def round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def student_rows(source: SourceModel, tokenizers: Tokenizers) -> int:
+    """Rows of the student's matrices, without padding.
+
+    With the source's own tokenizer, the rows that belong to no token stay too.
+    """
+    rows = len(tokenizers.student)
+    own = tokenizers.student is tokenizers.source
+    return max(rows, len(source.matrices()[0])) if own else rows
+
+
+def initial_matrices(
+    config: Config, source: SourceModel, tokenizers: Tokenizers
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Input and output matrix of the student's vocabulary at step 0, :func:`student_rows` rows.
+
+    A new tokenizer's rows are made from the source's by ``student.embedding_init``.
+    """
+    inputs, outputs = source.matrices()
+    rows = student_rows(source, tokenizers)
+    if tokenizers.student is tokenizers.source:
+        return fit_rows(inputs, rows), None if outputs is None else fit_rows(outputs, rows)
+    initialize = INITIALIZERS.get(config.student.embedding_init)
+    known = [m for m in (inputs, outputs) if m is not None]
+    made, report = initialize(tokenizers.source, tokenizers.student, known, seed=config.job.seed)
+    counts = ", ".join(f"{count} {kind}" for kind, count in report.items())
+    logger.info(f"new vocabulary of {rows} tokens by {config.student.embedding_init}: {counts}")
+    return made[0], None if outputs is None else made[1]
+
+
+def build_student(
+    config: Config,
+    source: SourceModel,
+    tokenizers: Tokenizers,
+    parallel: Parallel | None,
+    losses: Sequence[Loss] = (),
+) -> CausalLM:
+    """The student with its new vocabulary at step 0, fp32 masters.
+
+    Without ``parallel`` it is whole and on the CPU. Parameters of the losses become its own.
+    """
+    student = config.student
+    inputs, outputs = initial_matrices(config, source, tokenizers)
+    tied = source.tied and student.output_embeddings == "preserve"
+    model = build_causal_lm(
+        source,
+        round_up(len(inputs), student.pad_vocab_multiple),
+        tied=tied,
+        valid_vocab=len(tokenizers.student),
+        dtype=torch.float32,
+    )
+    if student.train == "lora":
+        add_lora(
+            model.backbone,
+            source.architecture,
+            config.lora.targets,
+            config.lora.rank,
+            config.lora.alpha,
+        )
+    elif student.train == "none":
+        model.backbone.requires_grad_(False)
+    if config.hypernet.architecture:
+        length = config.hypernet.max_surface_length if config.tokenizer_sampler.enable else 1
+        model.vocabulary = build_hypernet_vocabulary(
+            replace(config.hypernet, max_surface_length=length),
+            model.vocabulary,
+            DTYPES[config.training.dtype],
+        )
+        model.vocabulary.group = None if parallel is None else parallel.shared_group
+    for matrix in (model.vocabulary.input, model.vocabulary.output):
+        if matrix is not None:
+            matrix.requires_grad_(student.train_embeddings)
+    drawn = model.adopt(
+        {loss.name: loss for loss in losses if any(True for _ in loss.parameters())}
+    )
+    if parallel is not None:
+        parallelize(model, config, parallel.mesh, train=True)
+    device = torch.device("cpu") if parallel is None else parallel.device
+    fill(model, source, (inputs, outputs), device)
+    for name, values in drawn.items():
+        copy_full(model.losses.get_parameter(name), values)
+    model.vocabulary.set_boundary(boundary_mask(tokenizers.student, config))
+    if student.train == "lora":
+        init_lora(model.backbone, config.job.seed)
+    if config.hypernet.architecture:
+        fill_hypernet(model.vocabulary, (inputs, outputs), config.job.seed)
+    return model

@@ -1,0 +1,53 @@
+"""The tokenizers of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenkit.config import Config
+from tokenkit.tokenizers import (
+    ByteifiedTokenizer,
+    joint_form,
+    load_tokenizer,
+    warn_of_missing_bos,
+)
+from tokenkit.training.cache_meta import read_meta
+
+
+@dataclass
+class Tokenizers:
+    """The three roles a tokenizer can play; some may be one object."""
+
+    source: ByteifiedTokenizer  # what the student's weights know
+    student: ByteifiedTokenizer  # what the student is trained with
+    teacher: ByteifiedTokenizer | None  # what the teacher reads; None without a teacher
+
+
+def load_tokenizers(config: Config, needs_teacher: bool) -> Tokenizers:
+    """Load the tokenizers that the config names."""
+    student, date = config.student, config.chat.date
+    source = load_tokenizer(student.tokenizer, date=date)
+    target = source
+    if student.target_tokenizer or student.tokens_to_add:
+        spec = student.target_tokenizer or student.tokenizer
+        target = load_tokenizer(spec, tuple(student.tokens_to_add), like=source, date=date)
+        warn_of_missing_bos(source, target)
+    if not needs_teacher:
+        teacher = None
+    elif config.teacher.tokenizer:
+        teacher = load_tokenizer(config.teacher.tokenizer, date=date)
+    elif config.teacher.cache and (spec := cached_spec(config)) != str(source.spec):
+        teacher = load_tokenizer(spec, date=date)
+    else:
+        teacher = source
+    if teacher is not None:
+        joint_form(teacher, target)  # refuses what would be refused at the first row
+        if teacher is not source:
+            warn_of_missing_bos(teacher, target)
+    return Tokenizers(source, target, teacher)
+
+
+def cached_spec(config: Config) -> str:
+    """The tokenizer spec of the teacher whose scores the config's cache holds."""
+    return read_meta(Path(config.teacher.cache).expanduser())["tokenizer"]["spec"]
