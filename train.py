@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from pathlib import Path
 
@@ -10,10 +9,10 @@ import torch.distributed as dist
 
 from tokenkit.config import Config, load_config, validate
 from tokenkit.data import build_train_loader, load_validation_texts
-from tokenkit.errors import ConfigError, run_main
+from tokenkit.errors import run_main
 from tokenkit.evaluation.unseen import Validation
 from tokenkit.log import init_logger, logger
-from tokenkit.losses import LOSSES, build_losses, need_teacher
+from tokenkit.losses import build_losses, need_teacher
 from tokenkit.parallelisms import init_parallel, world_size
 from tokenkit.tokenizers import load_pair_bias
 from tokenkit.training.checkpoint import Checkpointer
@@ -37,22 +36,10 @@ from tokenkit.training.teacher import build_teacher, open_teacher_source
 from tokenkit.training.tokenizers import load_tokenizers
 
 
-def import_custom(modules: list[str]) -> None:
-    """Import the user's modules, which register their own components."""
-    for module in modules:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise ConfigError(
-                f"job.custom_import: cannot import '{module}' ({error}); it must be on PYTHONPATH"
-            ) from error
-
-
 def read_config(argv: list[str]) -> Config:
     """The resolved config; what can be refused is refused here, before any rank waits."""
     config = load_config(argv)
-    import_custom(config.job.custom_import)
-    validate(config, world_size(), known_losses=LOSSES.names())
+    validate(config, world_size())
     check_output_dir(config)
     return config
 

@@ -22,7 +22,6 @@ from tokenkit.data import build_train_loader
 from tokenkit.errors import ConfigError, run_main
 from tokenkit.export.folder import check_output_folder
 from tokenkit.log import init_logger, logger
-from tokenkit.losses import LOSSES
 from tokenkit.parallelisms import init_parallel
 from tokenkit.training.cache_meta import describe_run, text_steps
 from tokenkit.training.environment import set_up_process
@@ -49,7 +48,7 @@ def main() -> None:
     check_output_folder(output)
     config = load_config(argv)
     config.teacher.cache = ""
-    validate(config, 1, known_losses=LOSSES.names())
+    validate(config, 1)
     if text_steps(config) < 1:
         raise ConfigError(f"training.steps = {config.training.steps} reads no rows to cache")
     set_up_process(config)

@@ -7,9 +7,6 @@ from tokenkit.config.schema import all_keys
 from tokenkit.config.validate_paths import looks_local, tokenizer_path
 from tokenkit.errors import ConfigError
 
-LOSSES = ["sft", "alm_unconstrained", "alm_space", "alm_unbiased", "alm_latents", "lexical"]
-LOSSES += ["mined", "uld"]
-
 
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):
@@ -32,7 +29,7 @@ def settings(*overrides: str) -> Config:
 
 def problem(*overrides: str, world_size: int = 1) -> str:
     with pytest.raises(ConfigError) as error:
-        validate(settings(*overrides), world_size, LOSSES)
+        validate(settings(*overrides), world_size)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -81,7 +78,7 @@ def problem(*overrides: str, world_size: int = 1) -> str:
     ],
 )
 def test_good(workplace, overrides, world_size):
-    validate(settings(*overrides), world_size, LOSSES)
+    validate(settings(*overrides), world_size)
 
 
 @pytest.mark.parametrize(
@@ -264,10 +261,6 @@ def test_bad_layout(workplace, overrides, world_size, parts):
     message = problem(*overrides, world_size=world_size)
     for part in parts:
         assert part in message
-
-
-def test_unknown_losses_pass_without_the_list(workplace):
-    validate(settings("--loss.names=my_loss"), 1)
 
 
 def test_choices_and_ranges_hold_for_the_defaults(workplace):

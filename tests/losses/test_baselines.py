@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from tests.losses.reference import count_of, random_case, value_of
 from tokenkit.batch import Sequences, previous
 from tokenkit.config import config_from_dict
-from tokenkit.config.schema_losses import DIVERGENCES
-from tokenkit.losses.divergences import Divergence
+from tokenkit.losses.divergences import DIVERGENCES, Divergence
 from tokenkit.losses.dskd import DSKD, Projected
 from tokenkit.losses.kd import KD
 from tokenkit.losses.latents import Latents

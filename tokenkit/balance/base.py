@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -67,6 +68,11 @@ class Balance:
 
     def __init__(self, config: Config, losses: int, device: torch.device) -> None:
         pass
+
+    @classmethod
+    def problems(cls, config: Config) -> Iterator[str]:
+        """What cannot work with this config, a clause each."""
+        return iter(())
 
     def __call__(self, passes: Passes) -> Metrics:
         """Fill the parameters' ``grad``; return metrics (see :class:`TrainStep`)."""

@@ -6,14 +6,14 @@ it is computed from L × L matrices, one for each parameter, however the paramet
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from tokenkit.balance.base import Balance, Metrics, Passes
+from tokenkit.balance.names import parse_mixtures
 from tokenkit.config import Config
-from tokenkit.config.aggregation import parse_mixtures
 from tokenkit.ops.gradients import gram_matrices
 
 
@@ -56,6 +56,15 @@ class Mixture(Balance):
     def __init__(self, config: Config, losses: int, device: torch.device) -> None:
         self.stages = parse_mixtures(config.loss.aggregation)
         self.device = device
+
+    @classmethod
+    def problems(cls, config: Config) -> Iterator[str]:
+        if config.hypernet.architecture:
+            yield (
+                "it mixes gradients of all parameters, but a hypernetwork gets its gradient once, "
+                "for all losses: leave it empty or use one of the approx_gradmag kinds or "
+                '"gradnorm"'
+            )
 
     def __call__(self, passes: Passes) -> Metrics:
         parameters, losses = passes.parameters, len(passes.names)

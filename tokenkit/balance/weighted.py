@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from tokenkit.balance.base import BALANCES, Balance, Metrics, Passes
+from tokenkit.config import Config
+from tokenkit.losses.registry import LOSSES
 from tokenkit.ops.gradients import global_norm
 
 
@@ -21,6 +25,22 @@ class Weighted(Balance):
         """Told the norms and the whole step's losses, ``[L]`` each, behind the backward pass."""
 
     measures = True  # whether the factors depend on the norms
+
+    @classmethod
+    def problems(cls, config: Config) -> Iterator[str]:
+        if not cls.measures:
+            return
+        for name in config.loss.names:
+            if name in LOSSES and not LOSSES.get(name).reaches_layers:
+                yield (
+                    f'it weighs losses by gradients in the last decoder layer, where loss "{name}" '
+                    "has none; leave loss.aggregation empty or use gradmag"
+                )
+        if config.student.train == "none" and config.training.steps:
+            yield (
+                'it balances gradients in the last decoder layer, but student.train = "none" '
+                'trains no layer; leave loss.aggregation empty, or set student.train to "lora"'
+            )
 
     def __call__(self, passes: Passes) -> Metrics:
         metrics: Metrics = {}

@@ -1,7 +1,19 @@
 """Configuration: defaults, then a TOML file, then the command line; strict about every key."""
 
-from tokenkit.config.load import config_from_dict, load_config, save_config
+from tokenkit.config.components import add_check, add_section
+from tokenkit.config.key import key
+from tokenkit.config.load import config_from_dict, load_config, save_config, to_toml
 from tokenkit.config.schema import Config
 from tokenkit.config.validate import validate
 
-__all__ = ["Config", "config_from_dict", "load_config", "save_config", "validate"]
+__all__ = [
+    "Config",
+    "add_check",
+    "add_section",
+    "config_from_dict",
+    "key",
+    "load_config",
+    "save_config",
+    "to_toml",
+    "validate",
+]

@@ -11,6 +11,7 @@ def key(
     doc: str,
     *,
     choices: tuple[str, ...] = (),
+    joined: tuple[str, ...] = (),
     minimum: float | None = None,
     above: float | None = None,
     maximum: float | None = None,
@@ -19,13 +20,17 @@ def key(
 ) -> Any:
     """A dataclass field with one line of documentation and the range of its values.
 
+    ``joined`` are names, of which a value joins some by "+".
+
     ``minimum`` and ``maximum`` are allowed values, ``above`` and ``below`` are not. For a list,
     choices and range apply to each element.
     """
     if choices:
         doc = f"{doc}: {' | '.join(choice or '(empty)' for choice in choices)}"
+    if joined:
+        doc = f"{doc}, joined by +: {' | '.join(joined)}"
     limits = {"minimum": minimum, "above": above, "maximum": maximum, "below": below}
-    metadata = {"doc": doc, "choices": choices, **limits}
+    metadata = {"doc": doc, "choices": choices, "joined": joined, **limits}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata, compare=compare)
     return field(default=default, metadata=metadata, compare=compare)

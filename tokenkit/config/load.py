@@ -18,6 +18,7 @@ from typing import Any, get_args, get_origin
 
 import tomli
 
+from tokenkit.config.components import import_custom
 from tokenkit.config.schema import Config, KeyInfo, all_keys, section_names
 from tokenkit.errors import ConfigError
 from tokenkit.registry import did_you_mean
@@ -48,16 +49,41 @@ def load_config(argv: list[str]) -> Config:
     if "--help" in argv or "-h" in argv:
         print(help_text())
         sys.exit(0)
+    file = _last_value(argv, "job.config_file") or ""
+    tables = _read_toml(file) if file else {}
+    import_custom(_custom_imports(argv, tables))  # what they register may have sections
     overrides = list(_parse_arguments(argv))
     config = Config()
-    file = dict(overrides).get("job.config_file", "")
     if file:
-        _apply_tables(config, _read_toml(file), origin=f"{file}: ")
+        _apply_tables(config, tables, origin=f"{file}: ")
         # Only the command line says which file is read: a saved config names the one before.
         config.job.config_file = ""
     for name, value in overrides:
         _assign(config, name, value)
     return config
+
+
+def _last_value(argv: list[str], name: str) -> str | None:
+    """The text of a key's last mention; None without one."""
+    found = None
+    for place, argument in enumerate(argv):
+        key, equals, text = argument.partition("=")
+        if key == f"--{name}":
+            found = text if equals else next(iter(argv[place + 1 : place + 2]), "")
+    return found
+
+
+def _custom_imports(argv: list[str], tables: dict[str, Any]) -> list[str]:
+    """``job.custom_import``, before the rest of the config can be read."""
+    name = "job.custom_import"
+    given = _last_value(argv, name)
+    if given is not None:
+        value = _parse_text(all_keys()[name], given)
+    else:
+        job = tables.get("job", {})
+        value = job.get("custom_import", []) if isinstance(job, dict) else []
+    good = isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return value if good else []  # what is not good is refused where it is read
 
 
 def config_from_dict(tables: dict[str, dict[str, Any]]) -> Config:
@@ -74,7 +100,8 @@ def config_from_dict(tables: dict[str, dict[str, Any]]) -> Config:
 def save_config(config: Config, path: str | os.PathLike[str]) -> None:
     """Write every key as TOML that ``load_config`` reads back equal; replaces ``path`` at once."""
     lines = ["# Resolved settings of a run; use again with --job.config_file", ""]
-    for section, values in dataclasses.asdict(config).items():
+    for section in section_names():
+        values = dataclasses.asdict(getattr(config, section))
         lines.append(f"[{section}]")
         lines += [f"{name} = {to_toml(value)}" for name, value in values.items()]
         lines.append("")

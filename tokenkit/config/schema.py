@@ -8,20 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from functools import cache
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
+from tokenkit.config.components import on_new_section, registered_sections
 from tokenkit.config.key import key
 from tokenkit.config.schema_hypernet import HypernetConfig, TokenizerSamplerConfig
-from tokenkit.config.schema_losses import (
-    AlmConfig,
-    DskdConfig,
-    KdConfig,
-    LatentsConfig,
-    LossConfig,
-    MinedConfig,
-    SidePathConfig,
-    UldConfig,
-)
 
 
 @dataclass
@@ -246,6 +237,28 @@ class ProfilingConfig:
 
 
 @dataclass
+class LossConfig:
+    """What is minimised."""
+
+    names: list[str] = key(["sft"], "losses, by registered name")
+    weights: list[float] = key([], "weight of each loss (empty: all 1)", minimum=0)
+    schedules: list[str] = key(
+        [],
+        "course of each weight over training (empty: all constant); linear and reverse_cosine rise "
+        "from 0 to 1, reverse_linear and cosine fall",
+        choices=("constant", "linear", "reverse_linear", "cosine", "reverse_cosine"),
+    )
+    aggregation: str = key(
+        "",
+        "how losses are balanced: (empty: mean of weighted losses) | approx_gradmag | "
+        "approx_gradmag_preserve_mag | gradnorm, or a sum of their weighted gradients after "
+        "gradmag, gradclip:LIMIT, pcgrad, joined by +",
+    )
+    gradnorm_lr: float = key(0.025, "learning rate of gradnorm's weights", above=0)
+    gradnorm_alpha: float = key(0.12, "how strongly gradnorm evens out learning rates", minimum=0)
+
+
+@dataclass
 class Config:
     """A run's settings; ``config.section.key`` is ``--section.key`` on the command line."""
 
@@ -253,13 +266,6 @@ class Config:
     student: StudentConfig = field(default_factory=StudentConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     loss: LossConfig = field(default_factory=LossConfig)
-    alm: AlmConfig = field(default_factory=AlmConfig)
-    latents: LatentsConfig = field(default_factory=LatentsConfig)
-    side_path: SidePathConfig = field(default_factory=SidePathConfig)
-    kd: KdConfig = field(default_factory=KdConfig)
-    dskd: DskdConfig = field(default_factory=DskdConfig)
-    uld: UldConfig = field(default_factory=UldConfig)
-    mined: MinedConfig = field(default_factory=MinedConfig)
     hypernet: HypernetConfig = field(default_factory=HypernetConfig)
     tokenizer_sampler: TokenizerSamplerConfig = field(default_factory=TokenizerSamplerConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -277,6 +283,19 @@ class Config:
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     profiling: ProfilingConfig = field(default_factory=ProfilingConfig)
+
+    def __post_init__(self) -> None:
+        for section, settings in registered_sections().items():
+            setattr(self, section, settings())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Config) and all(
+            getattr(self, section) == getattr(other, section) for section in section_names()
+        )
+
+    if TYPE_CHECKING:  # sections that registered components own
+
+        def __getattr__(self, name: str) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -298,15 +317,18 @@ class KeyInfo:
 def all_keys() -> dict[str, KeyInfo]:
     """Every key by its full name ("training.steps"), in the order of the schema."""
     defaults, infos = Config(), {}
-    for section in fields(Config):
-        values = getattr(defaults, section.name)
+    for section in section_names():
+        values = getattr(defaults, section)
         types = get_type_hints(type(values))
         for f in fields(values):
-            info = KeyInfo(section.name, f.name, types[f.name], getattr(values, f.name), f.metadata)
+            info = KeyInfo(section, f.name, types[f.name], getattr(values, f.name), f.metadata)
             infos[info.full_name] = info
     return infos
 
 
 def section_names() -> list[str]:
-    """Names of the TOML sections, in order."""
-    return [section.name for section in fields(Config)]
+    """Names of the TOML sections, in order: the core's, then those of components."""
+    return [section.name for section in fields(Config)] + list(registered_sections())
+
+
+on_new_section(all_keys.cache_clear)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
-from tokenkit.config.aggregation import MIXTURES, WEIGHINGS, aggregation_problems
+from tokenkit.config.components import component_problems
 from tokenkit.config.load import to_toml
 from tokenkit.config.schema import Config, KeyInfo, all_keys
 from tokenkit.config.validate_hypernet import check_hypernet, check_sampler, trains_vocabulary
@@ -18,42 +18,30 @@ from tokenkit.config.validate_paths import check_paths, tokenizer_path
 from tokenkit.errors import ConfigError
 from tokenkit.registry import did_you_mean
 
-JOINED_CHOICES = {
-    "latents.states": ("last_hidden_state", "all_hidden_states", "qkv"),
-    "alm.mode": ("merge_by_space_prob", "append_space", "eos_as_space"),
-    "alm.space_mask_mode": ("space", "tab", "newline", "special"),
-}
 
-
-def validate(config: Config, world_size: int, known_losses: Collection[str] | None = None) -> None:
-    """Check everything that needs neither torch nor the network.
+def validate(config: Config, world_size: int) -> None:
+    """Check everything that needs no network.
 
     Args:
         config: the settings; their types are right already (``load_config`` saw to it).
         world_size: number of processes of the run.
-        known_losses: registered losses; without them, ``loss.names`` are not checked.
 
     Raises:
         ConfigError: one line that names the key, its value and what would be right.
     """
-    for problem in _problems(config, world_size, known_losses):
+    for problem in _problems(config, world_size):
         raise ConfigError(problem)
 
 
-def _problems(
-    config: Config, world_size: int, known_losses: Collection[str] | None
-) -> Iterator[str]:
+def _problems(config: Config, world_size: int) -> Iterator[str]:
     for info in all_keys().values():
         yield from _check_values(info, getattr(getattr(config, info.section), info.name))
-    yield from _check_joined(config)
     yield from _check_student(config)
     yield from _check_teacher(config)
-    yield from _check_loss(config, known_losses)
-    yield from _check_aggregation(config)
+    yield from _check_weights(config)
+    yield from component_problems(config)
     yield from check_hypernet(config)
     yield from check_sampler(config)
-    yield from _check_alm(config)
-    yield from _check_baselines(config)
     yield from _check_data(config)
     yield from _check_optimizer(config)
     yield from _check_parallelism(config, world_size)
@@ -70,6 +58,8 @@ def _check_values(info: KeyInfo, value: object) -> Iterator[str]:
             hint = did_you_mean(item, list(limits["choices"]))
             of_item = f" for {to_toml(item)}" if isinstance(value, list) else ""
             yield f"{where} expected one of {choices}{of_item}{hint}"
+        if limits["joined"]:
+            yield from _check_joined(where, item, limits["joined"])
         if isinstance(item, float) and not math.isfinite(item):
             yield f"{where} expected a finite number"
         if limits["minimum"] is not None and item < limits["minimum"]:
@@ -82,20 +72,17 @@ def _check_values(info: KeyInfo, value: object) -> Iterator[str]:
             yield f"{where} expected less than {limits['below']}"
 
 
-def _check_joined(config: Config) -> Iterator[str]:
-    """Keys that hold names joined by ``+``."""
-    for full_name, choices in JOINED_CHOICES.items():
-        section, name = full_name.split(".")
-        value = getattr(getattr(config, section), name)
-        parts = value.split("+") if value else []
-        for part in parts:
-            if part not in choices:
-                yield (
-                    f"{full_name} = {to_toml(value)}: {to_toml(part)} is not one of "
-                    f"{', '.join(choices)} (joined by +){did_you_mean(part, list(choices))}"
-                )
-        if len(set(parts)) < len(parts):
-            yield f"{full_name} = {to_toml(value)}: a name appears twice"
+def _check_joined(where: str, value: str, choices: tuple[str, ...]) -> Iterator[str]:
+    """Names joined by ``+``."""
+    parts = value.split("+") if value else []
+    for part in parts:
+        if part not in choices:
+            yield (
+                f"{where} {to_toml(part)} is not one of {', '.join(choices)} (joined by +)"
+                f"{did_you_mean(part, list(choices))}"
+            )
+    if len(set(parts)) < len(parts):
+        yield f"{where} a name appears twice"
 
 
 def _check_student(config: Config) -> Iterator[str]:
@@ -135,85 +122,16 @@ def _check_teacher(config: Config) -> Iterator[str]:
         )
 
 
-def _check_loss(config: Config, known_losses: Collection[str] | None) -> Iterator[str]:
+def _check_weights(config: Config) -> Iterator[str]:
     loss = config.loss
     if not loss.names and config.training.steps:
         yield 'loss.names is empty: name at least one loss, such as "sft"'
-    for name in loss.names:
-        if known_losses is not None and name not in known_losses:
-            known = sorted(known_losses)
-            yield (
-                f"loss.names = {to_toml(loss.names)}: unknown loss {to_toml(name)}"
-                f"{did_you_mean(name, known)} (available: {', '.join(known)})"
-            )
     if len(set(loss.names)) < len(loss.names):
         yield f"loss.names = {to_toml(loss.names)}: a loss appears twice; use loss.weights"
     yield from _same_length("loss.weights", loss.weights, "loss.names", loss.names)
     yield from _same_length("loss.schedules", loss.schedules, "loss.names", loss.names)
     if loss.weights and not any(loss.weights):
         yield f"loss.weights = {to_toml(loss.weights)}: at least one must be more than 0"
-
-
-def _check_aggregation(config: Config) -> Iterator[str]:
-    value = config.loss.aggregation
-    where = f"loss.aggregation = {to_toml(value)}:"
-    for problem in aggregation_problems(value):
-        yield f"{where} {problem}{did_you_mean(value, [*WEIGHINGS[1:], *MIXTURES])}"
-    if value in WEIGHINGS and "lexical" in config.loss.names and value:
-        yield (
-            f"{where} it weighs losses by gradients in the last decoder layer, where loss "
-            '"lexical" has none; leave loss.aggregation empty or use gradmag'
-        )
-    if value and value in WEIGHINGS and config.student.train == "none" and config.training.steps:
-        yield (
-            f'{where} it balances gradients in the last decoder layer, but student.train = "none" '
-            'trains no layer; leave loss.aggregation empty, or set student.train to "lora"'
-        )
-
-
-# Losses that need more of the teacher than a cache holds
-LATENT_LOSSES = ("alm_latents", "alm_side_path", "dskd", "uld", "mined", "kd", "lexical")
-
-
-def _check_baselines(config: Config) -> Iterator[str]:
-    names = config.loss.names
-    other = [name for name in names if name in LATENT_LOSSES]
-    if config.teacher.cache and other:
-        yield (
-            f"teacher.cache holds log-probs only, but loss {to_toml(other[0])} needs the teacher's "
-            "hidden states: name teacher.model instead, or use alm losses"
-        )
-    if "lexical" in names and not trains_vocabulary(config):
-        yield (
-            'student.train_embeddings = false leaves loss "lexical" nothing to train: set it to '
-            "true, or leave the loss out"
-        )
-    if "mined" in names and not config.mined.mapping:
-        yield (
-            'mined.mapping is empty, but loss "mined" reads the map of tokens from there: name a '
-            "file written by scripts/compute_mined_mapping.py"
-        )
-    if "alm_latents" in names and config.latents.project and "qkv" in config.latents.states:
-        yield (
-            f"latents.project = true with latents.states = {to_toml(config.latents.states)}: only "
-            "hidden states are projected; leave qkv out"
-        )
-    if "alm_latents" in names and config.compile.enable and "qkv" in config.latents.states:
-        yield (
-            "compile.enable = true with latents.states including qkv: projections inside compiled "
-            "layers cannot be read; set one of them differently"
-        )
-
-
-def _check_alm(config: Config) -> Iterator[str]:
-    alm = config.alm
-    if alm.diff_fn == "renyi" and alm.renyi_alpha == 1:
-        yield "alm.renyi_alpha = 1.0: the Renyi divergence needs an order other than 1"
-    if "alm_unbiased" in config.loss.names and not alm.pair_bias:
-        yield (
-            'alm.pair_bias is empty, but loss "alm_unbiased" reads the pair statistics of the two '
-            "tokenizers from there"
-        )
 
 
 def _check_data(config: Config) -> Iterator[str]:

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tokenkit.config.aggregation import WEIGHINGS
 from tokenkit.config.load import to_toml
 from tokenkit.config.schema import Config
-
-# Losses that read tables made for one tokenizer
-FIXED_LOSSES = ("alm_unbiased", "alm_side_path", "mined", "kd")
 
 
 def trains_vocabulary(config: Config) -> bool:
@@ -29,12 +25,6 @@ def check_hypernet(config: Config) -> Iterator[str]:
                 "tokenizer_sampler.enable = true needs a network that makes the embeddings: set "
                 'hypernet.architecture, to "transformer" for one'
             )
-    elif config.loss.aggregation not in WEIGHINGS:
-        yield (
-            f"loss.aggregation = {to_toml(config.loss.aggregation)} mixes gradients of all "
-            "parameters, but a hypernetwork gets its gradient once, for all losses: leave it "
-            'empty or use one of the approx_gradmag kinds or "gradnorm"'
-        )
     if hypernet.identity_steps:
         yield from _check_identity_phase(config)
     if hypernet.byte_embeddings and not config.tokenizer_sampler.enable:
@@ -84,16 +74,4 @@ def check_sampler(config: Config) -> Iterator[str]:
             yield (
                 f"student.{name} = {to_toml(value)} with tokenizer_sampler.enable: the student "
                 "gets sampled tokenizers; leave it empty"
-            )
-    if config.teacher.model and "lexical" in config.loss.names:
-        yield (
-            'loss.names: "lexical" compares sampled tokens with the student\'s own; with '
-            f"tokenizer_sampler.enable and teacher.model = {to_toml(config.teacher.model)} leave "
-            "it out"
-        )
-    for name in config.loss.names:
-        if name in FIXED_LOSSES:
-            yield (
-                f"loss.names: {to_toml(name)} needs one fixed tokenizer, but "
-                "tokenizer_sampler.enable is set: use alm_unconstrained, for example"
             )

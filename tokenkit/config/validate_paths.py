@@ -27,13 +27,6 @@ def check_paths(config: Config) -> Iterator[str]:
     for spec in config.eval.tokenizers:
         yield from _check_tokenizer("eval.tokenizers", spec)
     yield from _check_cache(config.teacher.cache)
-    yield from _check_pair_bias(config)
-    mapping = config.mined.mapping
-    if mapping and "mined" in config.loss.names and not _expand(mapping).is_file():
-        yield (
-            f"mined.mapping = {to_toml(mapping)} does not exist: write it with "
-            "scripts/compute_mined_mapping.py"
-        )
     yield from _check_data("data.train", config.data.train)
     yield from _check_data("data.validation", config.data.validation)
 
@@ -101,12 +94,6 @@ def _check_cache(value: str) -> Iterator[str]:
             f"teacher.cache = {to_toml(value)}: this folder does not exist; name one with "
             "precomputed teacher scores, or leave it empty and set teacher.model"
         )
-
-
-def _check_pair_bias(config: Config) -> Iterator[str]:
-    value = config.alm.pair_bias
-    if value and not _expand(value).exists():
-        yield f"alm.pair_bias = {to_toml(value)}: no such file or folder of pair statistics"
 
 
 def _check_data(key: str, sources: list[str]) -> Iterator[str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
 
-from tokenkit.config import Config
-from tokenkit.errors import ConfigError
+from tokenkit.config import Config, add_check, to_toml
 from tokenkit.losses import (  # noqa: F401 (registered on import)
     alm,
     dskd,
@@ -21,6 +21,8 @@ from tokenkit.losses import (  # noqa: F401 (registered on import)
 )
 from tokenkit.losses.base import Loss
 from tokenkit.losses.registry import LOSSES
+from tokenkit.models.outputs import CACHED
+from tokenkit.registry import did_you_mean
 
 if TYPE_CHECKING:
     from tokenkit.tokenizers import ByteifiedTokenizer
@@ -44,17 +46,8 @@ def build_losses(
 
     Args:
         student_width, teacher_width: of the models' hidden states.
-
-    Raises:
-        ConfigError: if a loss needs more of the teacher than the cache holds.
     """
     losses = [LOSSES.get(name)(config, student_tok, teacher_tok) for name in config.loss.names]
-    for loss in losses if config.teacher.cache else ():
-        if loss.needs_teacher and loss.needs - {"label", "boundary"}:
-            raise ConfigError(
-                f"teacher.cache holds log-probs only, but loss '{loss.name}' needs the teacher's "
-                f"{', '.join(sorted(loss.needs - {'label', 'boundary'}))}: name teacher.model"
-            )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.job.seed)
         for loss in losses:
@@ -69,3 +62,32 @@ def boundary_mask(tok: ByteifiedTokenizer, config: Config) -> torch.Tensor:
         mask[tok.eos_id] = True
         return mask
     return torch.from_numpy(tok.space_mask(config.alm.space_mask_mode))
+
+
+def problems(config: Config) -> Iterator[str]:
+    """What cannot work of the losses that the config names."""
+    yield from alm.settings_problems(config)
+    for name in config.loss.names:
+        if name not in LOSSES:
+            known = LOSSES.names()
+            yield (
+                f"loss.names = {to_toml(config.loss.names)}: unknown loss {to_toml(name)}"
+                f"{did_you_mean(name, known)} (available: {', '.join(known)})"
+            )
+            return
+        loss = LOSSES.get(name)
+        if config.teacher.cache and loss.needs_teacher and loss.needs - CACHED:
+            yield (
+                f"teacher.cache holds log-probs only, but loss {to_toml(name)} needs the teacher's "
+                f"{', '.join(sorted(loss.needs - CACHED))}: name teacher.model instead, or use alm "
+                "losses"
+            )
+        if config.tokenizer_sampler.enable and loss.fixed_tokenizer:
+            yield (
+                f"loss.names: {to_toml(name)} needs one fixed tokenizer, but "
+                "tokenizer_sampler.enable is set: use alm_unconstrained, for example"
+            )
+        yield from loss.problems(config)
+
+
+add_check(problems)

@@ -7,18 +7,57 @@ holds a token without a probability (the first of its document), on either side,
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from tokenkit.batch import Sequences
-from tokenkit.config import Config
+from tokenkit.config import Config, key, to_toml
 from tokenkit.losses.alm_diffs import DIFFERENCES
 from tokenkit.losses.base import Loss
 from tokenkit.losses.registry import LOSSES
 from tokenkit.models.outputs import Outputs
 from tokenkit.ops.segments import first_run_end, segment_sum
+
+
+@dataclass
+class AlmSettings:
+    """Approximate likelihood matching, the losses alm_*."""
+
+    diff_fn: str = key(
+        "binary_ce", "difference of chunk log-probabilities", choices=tuple(DIFFERENCES)
+    )
+    mode: str = key(
+        "merge_by_space_prob+append_space",
+        "what is done beside comparing chunks",
+        joined=("merge_by_space_prob", "append_space", "eos_as_space"),
+    )
+    temperature: float = key(100.0, "divides chunk log-probabilities", above=0)
+    merge_threshold: float = key(
+        0.1, "teacher's boundary probability that closes a chunk", minimum=0, maximum=1
+    )
+    numerator: str = key(
+        "chunk_count",
+        "weight of a chunk",
+        choices=("chunk_count", "token_count", "log1p_token_count"),
+    )
+    denominator: str = key(
+        "chunk_count", "what the sum is divided by", choices=("chunk_count", "token_count")
+    )
+    renyi_alpha: float = key(2.0, "order of the Renyi divergence (diff_fn renyi)", above=0)
+    space_mask_mode: str = key(
+        "space+tab+newline+special",
+        "tokens that begin with these are boundaries",
+        joined=("space", "tab", "newline", "special"),
+    )
+    pair_bias: str = key("", "folder or file of tokenizer pair statistics (loss alm_unbiased)")
+    bias_threshold: float = key(
+        0.1, "alm_unbiased drops chunks with a higher bias", minimum=0, maximum=1
+    )
 
 
 class Match(NamedTuple):
@@ -36,6 +75,9 @@ class Match(NamedTuple):
 
 class ALM(Loss):
     """Σ difference(chunk) · numerator / Σ denominator, over aligned chunks."""
+
+    section, Settings = "alm", AlmSettings
+    needs = frozenset({"label", "boundary"})
 
     def __init__(self, config: Config, student_tok=None, teacher_tok=None) -> None:
         super().__init__(config)
@@ -121,6 +163,15 @@ class ALM(Loss):
         return {f"{self.name}/{name}": value / count for name, value in sums.items()}
 
 
+def settings_problems(config: Config) -> Iterator[str]:
+    """What is wrong in ``[alm]``, whichever losses read it."""
+    if config.alm.diff_fn == "renyi" and config.alm.renyi_alpha == 1:
+        yield "alm.renyi_alpha = 1.0: the Renyi divergence needs an order other than 1"
+    found = config.alm.pair_bias
+    if found and not Path(found).expanduser().exists():
+        yield f"alm.pair_bias = {to_toml(found)}: no such file or folder of pair statistics"
+
+
 @LOSSES.register("alm_unconstrained")
 class UnconstrainedALM(ALM):
     """ALM on the finest aligned chunks."""
@@ -140,3 +191,12 @@ class UnbiasedALM(ALM):
     """ALM on chunks that end where both tokenizers are unbiased (precomputed pair biases)."""
 
     chunk_kind = "unbiased"
+    fixed_tokenizer = True
+
+    @classmethod
+    def problems(cls, config: Config) -> Iterator[str]:
+        if not config.alm.pair_bias:
+            yield (
+                'alm.pair_bias is empty, but loss "alm_unbiased" reads the pair statistics of the '
+                "two tokenizers from there"
+            )

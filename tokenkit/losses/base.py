@@ -30,6 +30,8 @@ class Loss(nn.Module):
         needs: what it reads of the student's and the teacher's :class:`Outputs`, some of ``NEEDS``.
         needs_teacher: whether it reads the teacher's at all.
         chunk_kind: which alignment it reads; None for none.
+        fixed_tokenizer: whether it reads tables that were made for one student's tokenizer.
+        reaches_layers: whether its gradient passes the decoder.
     """
 
     name: ClassVar[str] = ""
@@ -38,6 +40,8 @@ class Loss(nn.Module):
     needs: frozenset[str] = frozenset()
     needs_teacher: bool = True
     chunk_kind: str | None = None
+    fixed_tokenizer: ClassVar[bool] = False
+    reaches_layers: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+DIVERGENCES = ("kl", "rkl", "js", "skl", "srkl", "akl")
+
 
 @dataclass(frozen=True)
 class Divergence:

@@ -8,7 +8,7 @@ projected student states follow the teacher.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -16,12 +16,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenkit.batch import Sequences, previous
-from tokenkit.config import Config
+from tokenkit.config import Config, key
 from tokenkit.losses.base import Loss
+from tokenkit.losses.divergences import DIVERGENCES
 from tokenkit.losses.kd import make_divergence
 from tokenkit.losses.projection import linear
 from tokenkit.losses.registry import LOSSES
 from tokenkit.models.outputs import Outputs
+
+
+@dataclass
+class DskdSettings:
+    """Dual-space distillation, the loss dskd; temperatures, alpha and skew are those of [kd]."""
+
+    divergence: str = key(
+        "srkl", "divergence from projected teacher to student", choices=DIVERGENCES
+    )
 
 
 class Projected(NamedTuple):
@@ -40,6 +50,7 @@ class Match(NamedTuple):
 class DSKD(Loss):
     """Cross-entropy and divergence in the student's space, forward KL in the teacher's."""
 
+    section, Settings = "dskd", DskdSettings
     needs = frozenset({"embeddings", "hidden"})
     counts_student = True
 

@@ -8,21 +8,36 @@ conversion), the two distributions answer different questions.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tokenkit.batch import Sequences, previous
-from tokenkit.config import Config
+from tokenkit.config import Config, key
 from tokenkit.errors import ConfigError
 from tokenkit.losses.base import Loss
-from tokenkit.losses.divergences import Divergence
+from tokenkit.losses.divergences import DIVERGENCES, Divergence
 from tokenkit.losses.registry import LOSSES
 from tokenkit.models.outputs import Outputs
 
 if TYPE_CHECKING:
     from tokenkit.tokenizers import ByteifiedTokenizer
+
+
+@dataclass
+class KdSettings:
+    """Divergences on logits: the losses kd and mined, and (but for the divergence) dskd."""
+
+    divergence: str = key("kl", "divergence from teacher to student", choices=DIVERGENCES)
+    temperature: float = key(2.0, "divides both sides' logits", above=0)
+    teacher_temperature: float = key(1.0, "divides the teacher's logits once more", above=0)
+    scale_by_temperature: bool = key(
+        False, "multiply divergences by temperature², which keeps their gradients' size"
+    )
+    alpha: float = key(0.5, "of akl: probability mass of the teacher's tail", minimum=0, maximum=1)
+    skew: float = key(0.1, "of skl and srkl: share of the own distribution", above=0, below=1)
 
 
 # How rows may begin, for tokenizers that treat them differently.
@@ -60,6 +75,8 @@ class Match(NamedTuple):
 class KD(Loss):
     """Divergence of next-token distributions, token by token."""
 
+    section, Settings = "kd", KdSettings
+    fixed_tokenizer = True
     needs = frozenset({"hidden"})
 
     def __init__(self, config: Config, student_tok=None, teacher_tok=None) -> None:

@@ -8,13 +8,15 @@ values. Layers are averaged, kinds of states added.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from tokenkit.batch import Sequences
-from tokenkit.config import Config
+from tokenkit.config import Config, key, to_toml
 from tokenkit.errors import ModelError
 from tokenkit.losses.base import Loss
 from tokenkit.losses.pairs import Pairs, chunk_end_pairs
@@ -24,6 +26,20 @@ from tokenkit.models.outputs import Outputs
 
 NEEDED = {"last_hidden_state": "hidden", "all_hidden_states": "hidden_states", "qkv": "qkv"}
 CHUNKS = {"naive": "unconstrained", "space": "space"}
+
+
+@dataclass
+class LatentsSettings:
+    """Hidden states at chunk ends, the loss alm_latents."""
+
+    states: str = key("last_hidden_state", "which states", joined=tuple(NEEDED))
+    normalization: str = key(
+        "l2_channelwise",
+        "measure of the difference",
+        choices=("l2", "l2_channelwise", "l1", "l1_channelwise"),
+    )
+    chunks: str = key("naive", "which chunks' ends", choices=("naive", "space"))
+    project: bool = key(False, "learn a map from the student's to the teacher's hidden states")
 
 
 class Match(NamedTuple):
@@ -36,6 +52,23 @@ class Match(NamedTuple):
 @LOSSES.register("alm_latents")
 class Latents(Loss):
     """Differences of states, measured in units of the teacher's."""
+
+    section, Settings = "latents", LatentsSettings
+    needs = frozenset({"hidden"})
+
+    @classmethod
+    def problems(cls, config: Config) -> Iterator[str]:
+        states = config.latents.states
+        if "qkv" in states and config.latents.project:
+            yield (
+                f"latents.project = true with latents.states = {to_toml(states)}: only hidden "
+                "states are projected; leave qkv out"
+            )
+        if "qkv" in states and config.compile.enable:
+            yield (
+                "compile.enable = true with latents.states including qkv: projections inside "
+                "compiled layers cannot be read; set one of them differently"
+            )
 
     def __init__(self, config: Config, student_tok=None, teacher_tok=None) -> None:
         super().__init__(config)

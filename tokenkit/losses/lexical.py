@@ -8,11 +8,14 @@ teacher's rows; mean over input and output matrices.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from tokenkit.batch import Sequences
-from tokenkit.config import Config
+from tokenkit.config import Config, to_toml
+from tokenkit.config.validate_hypernet import trains_vocabulary
 from tokenkit.errors import ConfigError, ModelError
 from tokenkit.losses.base import Loss
 from tokenkit.losses.registry import LOSSES
@@ -30,6 +33,23 @@ def lexical_distance(mine: Tensor, theirs: Tensor) -> Tensor:
 @LOSSES.register("lexical")
 class Lexical(Loss):
     """Distance of shared tokens' embeddings; the same for every batch."""
+
+    needs = frozenset({"vocabulary"})
+    reaches_layers = False
+
+    @classmethod
+    def problems(cls, config: Config) -> Iterator[str]:
+        if not trains_vocabulary(config):
+            yield (
+                'student.train_embeddings = false leaves loss "lexical" nothing to train: set it '
+                "to true, or leave the loss out"
+            )
+        if config.tokenizer_sampler.enable and config.teacher.model:
+            yield (
+                'loss.names: "lexical" compares sampled tokens with the student\'s own; with '
+                f"tokenizer_sampler.enable and teacher.model = {to_toml(config.teacher.model)} "
+                "leave it out"
+            )
 
     def __init__(self, config: Config, student_tok=None, teacher_tok=None) -> None:
         super().__init__(config)

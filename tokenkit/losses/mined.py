@@ -8,19 +8,29 @@ the mean over both kinds. Tokens count as their successors do in the loss mask, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from tokenkit.batch import Sequences, following
-from tokenkit.config import Config
+from tokenkit.config import Config, key, to_toml
 from tokenkit.losses.base import Loss
 from tokenkit.losses.kd import make_divergence
 from tokenkit.losses.pairs import Pairs
 from tokenkit.losses.registry import LOSSES
 from tokenkit.models.outputs import Outputs
 from tokenkit.ops.segments import chunk_ends, segment_sum
+
+
+@dataclass
+class MinedSettings:
+    """Minimal edit distance mapping, the loss mined."""
+
+    mapping: str = key("", "file written by scripts/compute_mined_mapping.py")
 
 
 class Match(NamedTuple):
@@ -35,6 +45,23 @@ class Match(NamedTuple):
 @LOSSES.register("mined")
 class MinED(Loss):
     """Divergence from mapped teacher logits, and from one-hot labels where nothing maps."""
+
+    section, Settings = "mined", MinedSettings
+    fixed_tokenizer = True
+
+    @classmethod
+    def problems(cls, config: Config) -> Iterator[str]:
+        mapping = config.mined.mapping
+        if not mapping:
+            yield (
+                'mined.mapping is empty, but loss "mined" reads the map of tokens from there: name '
+                "a file written by scripts/compute_mined_mapping.py"
+            )
+        elif not Path(mapping).expanduser().is_file():
+            yield (
+                f"mined.mapping = {to_toml(mapping)} does not exist: write it with "
+                "scripts/compute_mined_mapping.py"
+            )
 
     needs = frozenset({"hidden"})
     chunk_kind = "unconstrained"

@@ -1,5 +1,31 @@
 """The table of losses."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tokenkit.config import add_section
+from tokenkit.models.outputs import NEEDS
 from tokenkit.registry import Registry
 
-LOSSES = Registry("loss")
+
+class _Losses(Registry):
+    def register(self, name: str) -> Callable[[Any], Any]:
+        add = super().register(name)
+
+        def check_and_add(loss: Any) -> Any:
+            unknown = set(loss.needs) - set(NEEDS)
+            if unknown:
+                raise ValueError(
+                    f"loss '{name}' needs {', '.join(sorted(unknown))}, which is none of "
+                    f"{', '.join(NEEDS)}"
+                )
+            if loss.Settings is not None:
+                add_section(loss.section or name, loss.Settings)
+            return add(loss)
+
+        return check_and_add
+
+
+LOSSES = _Losses("loss")

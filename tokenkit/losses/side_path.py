@@ -8,6 +8,7 @@ small pair bias are the same event on both sides, so their probabilities can be 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tokenkit.batch import Sequences
-from tokenkit.config import Config
+from tokenkit.config import Config, key
 from tokenkit.errors import ConfigError
 from tokenkit.losses.base import Loss
 from tokenkit.losses.pairs import Pairs, chunk_end_pairs
@@ -26,6 +27,20 @@ if TYPE_CHECKING:
     from tokenkit.tokenizers import ByteifiedTokenizer, PairBias
 
 EPSILON = 1e-6
+
+
+@dataclass
+class SidePathSettings:
+    """Probabilities of shared tokens after aligned chunks, the loss alm_side_path."""
+
+    diff_fn: str = key(
+        "kl",
+        "how probabilities are compared",
+        choices=("kl", "reverse_kl", "kl_subset", "reverse_kl_subset", "log_abs", "abs"),
+    )
+    bias_threshold: float = key(
+        1e-3, "largest bias of a pair of tokens (with alm.pair_bias; else all pairs)", minimum=0
+    )
 
 
 def matched_pairs(
@@ -73,6 +88,8 @@ def difference(kind: str, log_q: Tensor, log_p: Tensor) -> Tensor:
 class SidePath(Loss):
     """Probabilities of shared tokens after aligned chunks."""
 
+    section, Settings = "side_path", SidePathSettings
+    fixed_tokenizer = True
     needs = frozenset({"hidden"})
     chunk_kind = "unconstrained"
 

@@ -7,15 +7,24 @@ student's positions. As published, position t of the student meets position t of
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch.nn.functional as F
 from torch import Tensor
 
 from tokenkit.batch import Sequences
-from tokenkit.config import Config
+from tokenkit.config import Config, key
 from tokenkit.losses.base import Loss
 from tokenkit.losses.pairs import Pairs, chunk_end_pairs
 from tokenkit.losses.registry import LOSSES
 from tokenkit.models.outputs import Outputs
+
+
+@dataclass
+class UldSettings:
+    """Universal logit distillation, the loss uld."""
+
+    aligned: bool = key(False, "pair positions where aligned chunks end (published: by number)")
 
 
 def sorted_distance(student: Tensor, teacher: Tensor) -> Tensor:
@@ -30,6 +39,7 @@ def sorted_distance(student: Tensor, teacher: Tensor) -> Tensor:
 class ULD(Loss):
     """Distance of sorted distributions, position by position."""
 
+    section, Settings = "uld", UldSettings
     needs = frozenset({"hidden"})
 
     def __init__(self, config: Config, student_tok=None, teacher_tok=None) -> None:

@@ -13,8 +13,9 @@ from tokenkit.ops.linear_scores import Scores, hidden_gradient
 if TYPE_CHECKING:
     from tokenkit.models.vocabulary.table import Vocabulary
 
-# What may be asked of a forward pass; "label" and "boundary" alone can be cached on disk.
-NEEDS = ("label", "boundary", "embeddings", "hidden", "hidden_states", "qkv")
+# What may be asked of a forward pass (the vocabulary itself costs nothing).
+NEEDS = ("label", "boundary", "embeddings", "hidden", "hidden_states", "qkv", "vocabulary")
+CACHED = frozenset({"label", "boundary"})  # what of a teacher can be kept on disk
 
 
 class Outputs(NamedTuple):

@@ -1,31 +1,31 @@
-"""Names of the ways to balance several losses, and how they are written in ``loss.aggregation``."""
+"""How mixtures of gradients are written in ``loss.aggregation``: stages joined by "+"."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-# One weight per loss, then one backward pass of the weighted sum; "" is the mean.
-WEIGHINGS = ("", "approx_gradmag", "approx_gradmag_preserve_mag", "gradnorm")
-# Mixtures of the losses' own gradients: one backward pass per loss. May be joined by "+".
+# What may be done to the losses' own gradients; one backward pass per loss.
 MIXTURES = ("gradmag", "gradclip", "pcgrad")
 
 
 def parse_mixtures(value: str) -> list[tuple[str, float]]:
-    """Stages of "gradclip:1.0+pcgrad" as (name, limit); [] if ``value`` is a weighing."""
-    if value in WEIGHINGS:
-        return []
+    """Stages of "gradclip:1.0+pcgrad" as (name, limit); [] if ``value`` is no mixture."""
     parts = [part.partition(":") for part in value.split("+")]
+    if any(name not in MIXTURES for name, _, _ in parts):
+        return []
     return [(name, float(limit) if limit else 0.0) for name, _, limit in parts]
 
 
-def aggregation_problems(value: str) -> Iterator[str]:
-    """What is wrong with ``loss.aggregation``; nothing for a valid one."""
-    if value in WEIGHINGS:
-        return
-    known = ", ".join([*WEIGHINGS[1:], "gradmag", "gradclip:1.0", "pcgrad"])
+def mixture_problems(value: str, balances: Sequence[str]) -> Iterator[str]:
+    """What is wrong with a mixture; nothing for a valid one.
+
+    Args:
+        balances: names that are no stages.
+    """
+    known = ", ".join([*balances, "gradmag", "gradclip:1.0", "pcgrad"])
     for part in value.split("+"):
         name, colon, limit = part.partition(":")
-        if name in WEIGHINGS:
+        if name in balances:
             yield f"{name!r} gives weights, so it cannot be joined with others by '+'"
         elif name not in MIXTURES:
             yield f"expected one of {known}, or empty"
