@@ -20,7 +20,6 @@ from tokenkit.errors import ConfigError, ModelError
 from tokenkit.losses.base import Loss
 from tokenkit.losses.registry import LOSSES
 from tokenkit.models.outputs import Outputs
-from tokenkit.models.vocabulary_rows import whole_matrix
 from tokenkit.tokenizers.sampling.token_forms import shared_tokens
 
 
@@ -82,6 +81,7 @@ class Lexical(Loss):
         else:
             mine, given = self.student_ids.to(match.device), self.teacher_ids.to(match.device)
         distances = [
-            lexical_distance(whole_matrix(a)[mine], whole_matrix(b)[given]) for a, b in matrices
+            lexical_distance(ours.placement.whole(a)[mine], theirs.placement.whole(b)[given])
+            for a, b in matrices
         ]
         return torch.stack(distances).mean() * match / count, {}

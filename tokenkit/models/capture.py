@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Shard
 
 if TYPE_CHECKING:
     from tokenkit.models.causal_lm import CausalLM
@@ -38,7 +37,7 @@ def capture(model: CausalLM, what: Collection[str]) -> Iterator[Captured]:
         captured.layers.append(output if isinstance(output, Tensor) else output[0])
 
     def keep_projection(module: nn.Module, args: tuple, output: Tensor) -> None:
-        captured.projections.append(_whole(output, model.tp_mesh))
+        captured.projections.append(model.join_features(output))
 
     for layer in model.layers:
         if "hidden_states" in what:
@@ -53,12 +52,3 @@ def capture(model: CausalLM, what: Collection[str]) -> Iterator[Captured]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _whole(output: Tensor, tp_mesh) -> Tensor:
-    """All heads; under tensor parallelism each rank computes some of them."""
-    if tp_mesh is None:
-        return output
-    if not isinstance(output, DTensor):
-        output = DTensor.from_local(output, tp_mesh, [Shard(-1)], run_check=False)
-    return output.full_tensor()

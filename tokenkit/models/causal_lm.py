@@ -6,7 +6,7 @@ filled, so that no rank ever holds more than its part (plus one tensor at a time
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from tokenkit.errors import ModelError
@@ -25,11 +24,11 @@ from tokenkit.models.outputs import Outputs
 from tokenkit.models.vocabulary.table import Vocabulary
 from tokenkit.models.weights import (
     SafetensorsSource,
-    copy_full,
     load_backbone,
     resolve_model_folder,
     vocabulary_matrices,
 )
+from tokenkit.ops.copy_full import copy_full
 
 if TYPE_CHECKING:
     from tokenkit.batch import Sequences
@@ -138,7 +137,8 @@ class CausalLM(nn.Module):
         self.vocabulary = vocabulary
         self.architecture = architecture
         self.losses = nn.ModuleDict()
-        self.tp_mesh: DeviceMesh | None = None  # set by tensor parallelism
+        # All of a projection's features; a parallelism that splits them says how.
+        self.join_features: Callable[[Tensor], Tensor] = lambda features: features
 
     def adopt(self, losses: Mapping[str, nn.Module]) -> dict[str, Tensor]:
         """Take in modules of losses, so that they are sharded, trained and saved with the model.

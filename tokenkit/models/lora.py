@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from tokenkit.errors import ModelError
 from tokenkit.models.architectures import Architecture
-from tokenkit.models.weights import copy_full, plain_name
+from tokenkit.models.weights import plain_name
+from tokenkit.ops.copy_full import copy_full
 
 
 class LoRALinear(nn.Module):

@@ -12,9 +12,9 @@ import torch
 import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from tokenkit.errors import ModelError
+from tokenkit.ops.copy_full import copy_full
 
 HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
 
@@ -140,21 +140,6 @@ def vocabulary_matrices(
 def plain_name(name: str) -> str:
     """A parameter's name without the marks that activation checkpointing leaves."""
     return name.replace("_checkpoint_wrapped_module.", "")
-
-
-@torch.no_grad()
-def copy_full(parameter: torch.Tensor, full: torch.Tensor) -> None:
-    """Copy a full tensor into a parameter, or this rank's part of it into a sharded one."""
-    if isinstance(parameter, DTensor):
-        from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
-        shape, offset = compute_local_shape_and_global_offset(
-            parameter.shape, parameter.device_mesh, parameter.placements
-        )
-        part = tuple(slice(o, o + s) for o, s in zip(offset, shape, strict=True))
-        parameter.to_local().copy_(full[part])
-    else:
-        parameter.copy_(full)
 
 
 @torch.no_grad()

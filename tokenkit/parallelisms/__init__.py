@@ -7,15 +7,23 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from tokenkit.config import Config
 from tokenkit.models.causal_lm import CausalLM
+from tokenkit.models.vocabulary.hypernet import HypernetVocabulary
 from tokenkit.models.vocabulary.table import Vocabulary
-from tokenkit.models.vocabulary_rows import shard_rows
 from tokenkit.parallelisms.activation_checkpoint import apply_activation_checkpoint
 from tokenkit.parallelisms.compile import apply_compile
 from tokenkit.parallelisms.fsdp import apply_fsdp, shard_vocabulary
 from tokenkit.parallelisms.mesh import Parallel, init_parallel, world_size
 from tokenkit.parallelisms.tensor_parallel import apply_tensor_parallel
+from tokenkit.parallelisms.vocabulary_rows import SharedPrediction, shard_rows
 
-__all__ = ["Parallel", "init_parallel", "parallelize", "parallelize_vocabulary", "world_size"]
+__all__ = [
+    "Parallel",
+    "init_parallel",
+    "parallelize",
+    "parallelize_vocabulary",
+    "share_prediction",
+    "world_size",
+]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -53,3 +61,9 @@ def parallelize_vocabulary(vocabulary: Vocabulary, config: Config, mesh: DeviceM
     fsdp_mesh = _fsdp_mesh(config, mesh)
     if fsdp_mesh is not None:
         shard_vocabulary(vocabulary, fsdp_mesh, DTYPES[config.training.dtype])
+
+
+def share_prediction(vocabulary: HypernetVocabulary, parallel: Parallel) -> None:
+    """Let data-parallel ranks predict a vocabulary together."""
+    if parallel.shared_group is not None:
+        vocabulary.sharing = SharedPrediction(parallel.shared_group)

@@ -16,7 +16,6 @@ from torch.distributed.fsdp import (
 )
 
 from tokenkit.models.causal_lm import CausalLM
-from tokenkit.models.vocabulary.hypernet import HypernetVocabulary
 from tokenkit.models.vocabulary.table import Vocabulary
 
 
@@ -28,11 +27,10 @@ def _options(dp_mesh: DeviceMesh, dtype: torch.dtype) -> dict:
 def shard_vocabulary(vocabulary: Vocabulary, dp_mesh: DeviceMesh, dtype: torch.dtype) -> None:
     """Shard a vocabulary. One that is used at both ends of a forward pass stays gathered.
 
-    A hypernetwork casts for itself what may be cast.
+    One that casts itself is gathered as it is.
     """
-    if isinstance(vocabulary, HypernetVocabulary):
-        dtype = torch.float32
-    reshard = not vocabulary.stays_gathered
+    dtype = torch.float32 if vocabulary.casts_itself else dtype
+    reshard = not vocabulary.at_both_ends
     fully_shard(vocabulary, reshard_after_forward=reshard, **_options(dp_mesh, dtype))
     for method in vocabulary.forward_methods:
         register_fsdp_forward_method(vocabulary, method)
@@ -88,5 +86,5 @@ def gather_for_losses(student: CausalLM) -> None:
     FSDP lets go of them whenever a gradient has passed through the model.
     """
     for module in (student, student.vocabulary):
-        if isinstance(module, FSDPModule) and getattr(module, "stays_gathered", True):
+        if isinstance(module, FSDPModule) and getattr(module, "at_both_ends", True):
             module.unshard()

@@ -5,8 +5,11 @@ Hidden states between blocks are replicated.
 
 from __future__ import annotations
 
-from torch import nn
+from functools import partial
+
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     RowwiseParallel,
@@ -16,8 +19,7 @@ from torch.distributed.tensor.parallel import (
 from tokenkit.errors import ConfigError
 from tokenkit.models.causal_lm import CausalLM
 from tokenkit.models.lora import LoRALinear
-from tokenkit.models.vocabulary.hypernet import HypernetVocabulary
-from tokenkit.models.vocabulary_rows import shard_rows
+from tokenkit.parallelisms.vocabulary_rows import shard_rows
 
 
 def _layer_plan(layer: nn.Module, plan: dict[str, str]) -> dict[str, object]:
@@ -32,6 +34,13 @@ def _layer_plan(layer: nn.Module, plan: dict[str, str]) -> dict[str, object]:
         else:
             styles[name] = style()
     return styles
+
+
+def _all_features(output: Tensor, mesh: DeviceMesh) -> Tensor:
+    """A projection's features, of which each rank computes some."""
+    if not isinstance(output, DTensor):
+        output = DTensor.from_local(output, mesh, [Shard(-1)], run_check=False)
+    return output.full_tensor()
 
 
 def apply_tensor_parallel(model: CausalLM, tp_mesh: DeviceMesh) -> None:
@@ -55,8 +64,8 @@ def apply_tensor_parallel(model: CausalLM, tp_mesh: DeviceMesh) -> None:
                 f"parallelism.tensor_parallel_degree = {degree} does not divide the model's "
                 f"{key} = {getattr(config, key)}"
             )
-    model.tp_mesh = tp_mesh
-    if not isinstance(model.vocabulary, HypernetVocabulary):
+    model.join_features = partial(_all_features, mesh=tp_mesh)
+    if model.vocabulary.rows_are_parameters:
         shard_rows(model.vocabulary, tp_mesh)
     for layer in model.layers:
         parallelize_module(layer, tp_mesh, _layer_plan(layer, plan))

@@ -21,8 +21,8 @@ from tokenkit.models.causal_lm import (
 )
 from tokenkit.models.lora import add_lora, init_lora
 from tokenkit.models.vocabulary.hypernet_build import build_hypernet_vocabulary, fill_hypernet
-from tokenkit.models.weights import copy_full
-from tokenkit.parallelisms import DTYPES, Parallel, parallelize
+from tokenkit.ops.copy_full import copy_full
+from tokenkit.parallelisms import DTYPES, Parallel, parallelize, share_prediction
 from tokenkit.training.tokenizers import Tokenizers
 from tokenkit.transfer import INITIALIZERS
 
@@ -112,7 +112,8 @@ def build_student(
             model.vocabulary,
             DTYPES[config.training.dtype],
         )
-        model.vocabulary.group = None if parallel is None else parallel.shared_group
+        if parallel is not None:
+            share_prediction(model.vocabulary, parallel)
     for matrix in (model.vocabulary.input, model.vocabulary.output):
         if matrix is not None:
             matrix.requires_grad_(student.train_embeddings)

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tokenkit.config.schema_hypernet import HypernetConfig
 from tokenkit.models.hypernet import Hypernet
+from tokenkit.models.vocabulary.placement import Sharing
 from tokenkit.models.vocabulary.table import Vocabulary
 from tokenkit.tokenizers.sampling.token_forms import TokenForms, own_forms
 
@@ -36,8 +36,10 @@ class HypernetVocabulary(Vocabulary):
             source, and of what is predicted from :meth:`TokenForms.valid`.
     """
 
-    stays_gathered = False
+    at_both_ends = False
     forward_methods = ("predict", "embeddings_of")
+    rows_are_parameters = False
+    casts_itself = True
 
     def __init__(
         self,
@@ -60,7 +62,7 @@ class HypernetVocabulary(Vocabulary):
             self.extra = nn.Parameter(made)
         self.compute_dtype = compute_dtype
         self.source_rows, self.source_valid = rows, self.valid_vocab
-        self.group: dist.ProcessGroup | None = None  # ranks that share the work
+        self.sharing = Sharing()
         self._mine: Tensor | None = None  # this rank's rows of the prediction, in its graph
         self._leaves: tuple[Tensor, ...] = ()  # [V, D] each, fp32
         self._used: tuple[Tensor, ...] = ()  # the same in the compute dtype
@@ -112,21 +114,11 @@ class HypernetVocabulary(Vocabulary):
 
     def _open(self, forms: TokenForms, predict: Callable[..., Tensor]) -> None:
         """Predict the matrices, each rank some of the tokens."""
-        ranks = 1 if self.group is None else dist.get_world_size(self.group)
-        share = -(-len(forms) // ranks)
-        # Every so many-th token: long ones may all be at the end.
-        first = 0 if self.group is None else dist.get_rank(self.group)
         parts = (forms.ids, forms.mask, forms.copied)
-        mine = predict(*(part[first::ranks] for part in parts))
-        if len(mine) < share:
-            mine = torch.cat([mine, mine.new_zeros(share - len(mine), *mine.shape[1:])])
-        whole = mine.detach()
-        if ranks > 1:
-            gathered = mine.new_empty(ranks, *mine.shape)
-            dist.all_gather_into_tensor(gathered.flatten(0, 1), whole, group=self.group)
-            whole = gathered.transpose(0, 1).flatten(0, 1)
+        mine = predict(*map(self.sharing.mine, parts))
+        whole = self.sharing.gather(mine, len(forms))
         self._mine = mine if mine.requires_grad else None
-        leaves = [part.contiguous() for part in whole[: len(forms)].unbind(1)]
+        leaves = [part.contiguous() for part in whole.unbind(1)]
         self._leaves = tuple(leaf.requires_grad_(self._mine is not None) for leaf in leaves)
         self._used = tuple(leaf.to(self.compute_dtype) for leaf in self._leaves)
         self.valid_vocab = forms.valid
@@ -140,18 +132,8 @@ class HypernetVocabulary(Vocabulary):
         mine, leaves = self._mine, self._leaves
         if mine is None:
             return
-        ranks = 1 if self.group is None else dist.get_world_size(self.group)
-        grad = mine.new_zeros(ranks, *mine.shape)
-        for k, leaf in enumerate(leaves):
-            for rank in range(ranks) if leaf.grad is not None else ():
-                rows = leaf.grad[rank::ranks]
-                grad[rank, : len(rows), k] = rows
-            leaf.grad = None
-        if ranks > 1:
-            summed = torch.empty_like(mine)
-            dist.reduce_scatter_tensor(summed, grad.flatten(0, 1), group=self.group)
-            grad = summed[None]
-        mine.backward(grad[0])
+        grads = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
+        mine.backward(self.sharing.reduce(torch.stack(grads, 1)))
 
     def predict(self, ids: Tensor, mask: Tensor, copied: Tensor) -> Tensor:
         """Embeddings ``[V, n, D]`` (fp32) of surface forms ``[V, L]``; differentiable.

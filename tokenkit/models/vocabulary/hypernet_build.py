@@ -10,7 +10,7 @@ from tokenkit.errors import ConfigError
 from tokenkit.models.hypernet import Hypernet
 from tokenkit.models.vocabulary.hypernet import BYTES, HypernetVocabulary
 from tokenkit.models.vocabulary.table import Vocabulary
-from tokenkit.models.weights import copy_full
+from tokenkit.ops.copy_full import copy_full
 
 
 def build_hypernet_vocabulary(

@@ -15,12 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tokenkit.models.vocabulary_rows import (
-    gather_columns,
-    local_rows,
-    sum_over_ranks,
-    whole_matrix,
-)
+from tokenkit.models.vocabulary.placement import Placement
 from tokenkit.ops.chunked_loss import LogitFunction, chunked_loss
 from tokenkit.ops.linear_scores import Scores, linear_scores
 from tokenkit.ops.logit_blocks import Head, LogitBlocks
@@ -42,12 +37,16 @@ class Vocabulary(nn.Module):
         softcap: ``softcap * tanh(logits / softcap)`` (Gemma 2).
 
     Attributes:
+        placement: where the rows are.
         boundary: ``[rows]`` bool, tokens that begin a new word; None until :meth:`set_boundary`.
         tokens: what the matrices stand for, where that changes from step to step.
     """
 
-    stays_gathered = True  # under FSDP, between its uses at both ends of a forward pass
-    forward_methods = ("embed", "scores")  # for which FSDP must have gathered the parameters
+    # What parallelisms need to know of a kind:
+    at_both_ends = True  # used at both ends of a forward pass, so that it should stay gathered
+    forward_methods = ("embed", "scores")  # need the parameters whole
+    rows_are_parameters = True  # so that they can be spread over ranks
+    casts_itself = False  # to the compute dtype, and only what may be cast
 
     def __init__(
         self,
@@ -70,6 +69,7 @@ class Vocabulary(nn.Module):
         self.embed_scale = embed_scale
         self.softcap = softcap
         self.logit_scale = logit_scale
+        self.placement = Placement()
         self.boundary: Tensor | None = None
         self.tokens: TokenForms | None = None
 
@@ -108,14 +108,14 @@ class Vocabulary(nn.Module):
 
     def embed(self, ids: Tensor) -> Tensor:
         """Input embeddings ``[B, T, D]`` of ids ``[B, T]``."""
-        own = local_rows(self.input_matrix)
+        own = self.placement.local(self.input_matrix)
         if own.group is None:
             embeddings = F.embedding(ids, own.matrix)
         else:
             place = ids - own.first
             inside = (place >= 0) & (place < len(own.matrix))
             found = F.embedding(place.clamp(0, max(len(own.matrix) - 1, 0)), own.matrix)
-            embeddings = sum_over_ranks(found * inside[..., None], own.group)
+            embeddings = self.placement.join_lookups(found * inside[..., None])
         if self.embed_scale != 1.0:
             # Gemma rounds the factor to the compute dtype, and so must we.
             scale = torch.tensor(self.embed_scale, dtype=embeddings.dtype, device=ids.device)
@@ -137,7 +137,7 @@ class Vocabulary(nn.Module):
             keep_directions: needed for :meth:`Outputs.hidden_gradient`.
         """
         labels = F.pad(seq.ids.flatten()[1:], (0, 1))[seq.real_index]
-        own = local_rows(self.output_matrix)
+        own = self.placement.local(self.output_matrix)
         tokens = self.boundary if boundary else None
         return linear_scores(
             hidden.flatten(0, 1)[seq.real_index],
@@ -159,7 +159,7 @@ class Vocabulary(nn.Module):
 
         Logits are fp32 and made for some positions at a time; see :func:`chunked_loss`.
         """
-        matrix = whole_matrix(self.output_matrix)
+        matrix = self.placement.whole(self.output_matrix)
         return chunked_loss(
             function,
             hidden.to(matrix.dtype),
@@ -173,7 +173,7 @@ class Vocabulary(nn.Module):
     @torch.no_grad()
     def block_logits(self, hidden: Tensor) -> Tensor:
         """fp32 logits ``[n, valid_vocab]`` of few positions ``[n, D]``, without gradient."""
-        own = local_rows(self.output_matrix)
+        own = self.placement.local(self.output_matrix)
         valid = own.valid(self.valid_vocab)
         head = Head(self.softcap, self.logit_scale, valid)
         whole = (len(hidden), max(valid, 1))
@@ -181,16 +181,11 @@ class Vocabulary(nn.Module):
         logits = hidden.new_empty(len(hidden), 0, dtype=blocks.dtype)
         for columns, factor in blocks:  # one block, or none on a rank without valid rows
             logits = blocks.logits(slice(0, len(hidden)), columns, factor)
-        if own.group is None:
-            return logits
-        step = -(-self.rows // own.group.size())
-        starts = range(0, self.rows, step)
-        widths = [max(0, min(self.valid_vocab - first, step)) for first in starts]
-        return gather_columns(logits, widths, own.group)
+        return self.placement.join_columns(logits, self.rows, self.valid_vocab)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Full logits ``[..., valid_vocab]`` in the dtype of ``hidden``, for generation."""
-        matrix = whole_matrix(self.output_matrix)
+        matrix = self.placement.whole(self.output_matrix)
         logits = F.linear(hidden, matrix[: self.valid_vocab]) * self.logit_scale
         if self.softcap is not None:
             logits = self.softcap * torch.tanh(logits / self.softcap)
