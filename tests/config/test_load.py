@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import os
 import subprocess
 import sys
@@ -11,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tokenkit.config import Config, config_from_dict, load_config, save_config
-from tokenkit.config.schema import all_keys, section_names
+from tokenkit.config import Config, config_from_dict, config_tables, load_config, save_config
+from tokenkit.config.keys import all_keys, section_names
 from tokenkit.errors import ConfigError
 
 
@@ -167,7 +166,7 @@ def test_file_with_byte_order_mark_and_windows_lines(tmp_path):
 def test_config_from_dict():
     config = config_from_dict({"training": {"steps": 3}, "optimizer": {"lr": 1}})
     assert config.training.steps == 3 and config.optimizer.lr == 1.0
-    assert config_from_dict(dataclasses.asdict(config)) == config
+    assert config_from_dict(config_tables(config)) == config
     with pytest.raises(ConfigError, match=r"training\.stepz"):
         config_from_dict({"training": {"stepz": 3}})
     with pytest.raises(ConfigError, match="an integer"):
@@ -242,7 +241,8 @@ def test_saved_config_reads_back_equal(tmp_path, tables):
     read = load_config(["--job.config_file", str(path)])
     assert read == config
     assert read.job.config_file == str(path)
-    assert dataclasses.asdict(read)["data"] == tables["data"]
+    expected = {**tables, "job": {**tables["job"], "config_file": str(path)}}
+    assert {name: config_tables(read)[name] for name in tables} == expected
     assert os.listdir(path.parent) == ["config.toml"]
 
 

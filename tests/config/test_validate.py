@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from tokenkit.config import Config, load_config, validate
-from tokenkit.config.schema import all_keys
+from tokenkit.config.keys import all_keys
 from tokenkit.config.validate_paths import looks_local, tokenizer_path
 from tokenkit.errors import ConfigError
 

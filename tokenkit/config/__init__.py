@@ -2,7 +2,7 @@
 
 from tokenkit.config.components import add_check, add_section
 from tokenkit.config.key import key
-from tokenkit.config.load import config_from_dict, load_config, save_config, to_toml
+from tokenkit.config.load import config_from_dict, config_tables, load_config, save_config, to_toml
 from tokenkit.config.schema import Config
 from tokenkit.config.validate import validate
 
@@ -11,6 +11,7 @@ __all__ = [
     "add_check",
     "add_section",
     "config_from_dict",
+    "config_tables",
     "key",
     "load_config",
     "save_config",

@@ -19,7 +19,8 @@ from typing import Any, get_args, get_origin
 import tomli
 
 from tokenkit.config.components import import_custom
-from tokenkit.config.schema import Config, KeyInfo, all_keys, section_names
+from tokenkit.config.keys import KeyInfo, all_keys, section_names
+from tokenkit.config.schema import Config
 from tokenkit.errors import ConfigError
 from tokenkit.registry import did_you_mean
 
@@ -97,11 +98,15 @@ def config_from_dict(tables: dict[str, dict[str, Any]]) -> Config:
     return config
 
 
+def config_tables(config: Config) -> dict[str, dict[str, Any]]:
+    """``{section: {key: value}}``, from which :func:`config_from_dict` makes an equal config."""
+    return {name: dataclasses.asdict(getattr(config, name)) for name in section_names()}
+
+
 def save_config(config: Config, path: str | os.PathLike[str]) -> None:
     """Write every key as TOML that ``load_config`` reads back equal; replaces ``path`` at once."""
     lines = ["# Resolved settings of a run; use again with --job.config_file", ""]
-    for section in section_names():
-        values = dataclasses.asdict(getattr(config, section))
+    for section, values in config_tables(config).items():
         lines.append(f"[{section}]")
         lines += [f"{name} = {to_toml(value)}" for name, value in values.items()]
         lines.append("")

@@ -6,11 +6,10 @@ first, :func:`tokenkit.config.validate` checks the second. Loading is in ``load.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from functools import cache
-from typing import TYPE_CHECKING, Any, get_type_hints
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from tokenkit.config.components import on_new_section, registered_sections
+from tokenkit.config.components import registered_sections
 from tokenkit.config.key import key
 from tokenkit.config.schema_hypernet import HypernetConfig, TokenizerSamplerConfig
 
@@ -289,46 +288,8 @@ class Config:
             setattr(self, section, settings())
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Config) and all(
-            getattr(self, section) == getattr(other, section) for section in section_names()
-        )
+        return isinstance(other, Config) and vars(self) == vars(other)
 
     if TYPE_CHECKING:  # sections that registered components own
 
         def __getattr__(self, name: str) -> Any: ...
-
-
-@dataclass(frozen=True)
-class KeyInfo:
-    """What is known about one key."""
-
-    section: str
-    name: str
-    type: Any  # bool, int, float, str, list[str] or list[float]
-    default: Any
-    metadata: Any  # the mapping made by ``key``
-
-    @property
-    def full_name(self) -> str:
-        return f"{self.section}.{self.name}"
-
-
-@cache
-def all_keys() -> dict[str, KeyInfo]:
-    """Every key by its full name ("training.steps"), in the order of the schema."""
-    defaults, infos = Config(), {}
-    for section in section_names():
-        values = getattr(defaults, section)
-        types = get_type_hints(type(values))
-        for f in fields(values):
-            info = KeyInfo(section, f.name, types[f.name], getattr(values, f.name), f.metadata)
-            infos[info.full_name] = info
-    return infos
-
-
-def section_names() -> list[str]:
-    """Names of the TOML sections, in order: the core's, then those of components."""
-    return [section.name for section in fields(Config)] + list(registered_sections())
-
-
-on_new_section(all_keys.cache_clear)

@@ -11,8 +11,9 @@ import re
 from collections.abc import Iterator
 
 from tokenkit.config.components import component_problems
+from tokenkit.config.keys import KeyInfo, all_keys
 from tokenkit.config.load import to_toml
-from tokenkit.config.schema import Config, KeyInfo, all_keys
+from tokenkit.config.schema import Config
 from tokenkit.config.validate_hypernet import check_hypernet, check_sampler, trains_vocabulary
 from tokenkit.config.validate_paths import check_paths, tokenizer_path
 from tokenkit.errors import ConfigError

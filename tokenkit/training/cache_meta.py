@@ -10,11 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tokenkit.config import Config
+from tokenkit.config import Config, config_tables
 from tokenkit.data.sources import local_files
 from tokenkit.errors import ConfigError, ModelError
 from tokenkit.models.weights import SafetensorsSource, local_model_folder, resolve_model_folder
@@ -198,7 +197,7 @@ def _source(name: str) -> dict[str, Any]:
 
 def _settings(config: Config) -> dict[str, Any]:
     """Values by full name, as JSON gives them back."""
-    values = asdict(config)
+    values = config_tables(config)
     keys = [*ORDER, *(["data.shuffle_buffer"] if config.data.streaming else [])]
     found = {key: values[section][name] for key in keys for section, name in [key.split(".")]}
     found |= {f"chat.{name}": value for name, value in values["chat"].items()}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 import fnmatch
 import shutil
 from pathlib import Path
 
-from tokenkit.config import Config, load_config, save_config
+from tokenkit.config import Config, config_tables, load_config, save_config
 from tokenkit.errors import CheckpointError, ConfigError
 from tokenkit.log import logger
 from tokenkit.training.checkpoint import list_steps
@@ -37,7 +37,7 @@ def flatten(config: Config) -> dict[str, object]:
     """``{"section.key": value}``."""
     return {
         f"{section}.{key}": value
-        for section, values in dataclasses.asdict(config).items()
+        for section, values in config_tables(config).items()
         for key, value in values.items()
     }
 
@@ -88,8 +88,7 @@ def prepare_output_dir(config: Config) -> Path:
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
         (folder / "metrics.jsonl").unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    saved = dataclasses.replace(
-        config, checkpoint=dataclasses.replace(config.checkpoint, overwrite=False)
-    )
+    saved = copy.deepcopy(config)
+    saved.checkpoint.overwrite = False
     save_config(saved, folder / "config.toml")
     return folder
