@@ -24,8 +24,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import hardware, peak_bytes, resident_bytes  # noqa: E402
 from tokenkit.config.schema_hypernet import HypernetConfig  # noqa: E402
-from tokenkit.models.vocabulary.hypernet import HypernetVocabulary  # noqa: E402
-from tokenkit.models.vocabulary.hypernet_build import build_hypernet_vocabulary, fill_hypernet  # noqa: E402
+from tokenkit.models.vocabulary.hypernet import (  # noqa: E402
+    HypernetVocabulary,  # noqa: E402
+    build_hypernet_vocabulary,
+    fill_hypernet,
+)
 from tokenkit.models.vocabulary.table import Vocabulary  # noqa: E402
 from tokenkit.tokenizers.sampling.token_forms import TokenForms  # noqa: E402
 

@@ -11,7 +11,7 @@ from tokenkit.batch import Sequences
 from tokenkit.config.schema_hypernet import HypernetConfig
 from tokenkit.models.hypernet import Hypernet, moments
 from tokenkit.models.vocabulary import hypernet as hypernet_vocabulary
-from tokenkit.models.vocabulary.hypernet_build import build_hypernet_vocabulary, fill_hypernet
+from tokenkit.models.vocabulary.hypernet import build_hypernet_vocabulary, fill_hypernet
 from tokenkit.models.vocabulary.table import Vocabulary
 from tokenkit.tokenizers.sampling.token_forms import TokenForms
 

@@ -10,7 +10,7 @@ from tests.training.recorder import Recorder
 from tokenkit.batch import StepBatch
 from tokenkit.config import config_from_dict
 from tokenkit.models.causal_lm import CausalLM
-from tokenkit.models.vocabulary.hypernet_build import build_hypernet_vocabulary, fill_hypernet
+from tokenkit.models.vocabulary.hypernet import build_hypernet_vocabulary, fill_hypernet
 from tokenkit.models.vocabulary.table import Vocabulary
 from tokenkit.training.identity import IdentityStep
 

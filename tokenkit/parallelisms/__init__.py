@@ -7,7 +7,6 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from tokenkit.config import Config
 from tokenkit.models.causal_lm import CausalLM
-from tokenkit.models.vocabulary.hypernet import HypernetVocabulary
 from tokenkit.models.vocabulary.table import Vocabulary
 from tokenkit.parallelisms.activation_checkpoint import apply_activation_checkpoint
 from tokenkit.parallelisms.compile import apply_compile
@@ -63,7 +62,7 @@ def parallelize_vocabulary(vocabulary: Vocabulary, config: Config, mesh: DeviceM
         shard_vocabulary(vocabulary, fsdp_mesh, DTYPES[config.training.dtype])
 
 
-def share_prediction(vocabulary: HypernetVocabulary, parallel: Parallel) -> None:
-    """Let data-parallel ranks predict a vocabulary together."""
+def share_prediction(vocabulary: Vocabulary, parallel: Parallel) -> None:
+    """Let data-parallel ranks predict a vocabulary together, if it is predicted."""
     if parallel.shared_group is not None:
         vocabulary.sharing = SharedPrediction(parallel.shared_group)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 
@@ -20,7 +19,8 @@ from tokenkit.models.causal_lm import (
     reconcile_rows,
 )
 from tokenkit.models.lora import add_lora, init_lora
-from tokenkit.models.vocabulary.hypernet_build import build_hypernet_vocabulary, fill_hypernet
+from tokenkit.models.vocabulary import hypernet  # noqa: F401 (registered on import)
+from tokenkit.models.vocabulary.registry import vocabulary_kind
 from tokenkit.ops.copy_full import copy_full
 from tokenkit.parallelisms import DTYPES, Parallel, parallelize, share_prediction
 from tokenkit.training.tokenizers import Tokenizers
@@ -105,15 +105,10 @@ def build_student(
         )
     elif student.train == "none":
         model.backbone.requires_grad_(False)
-    if config.hypernet.architecture:
-        length = config.hypernet.max_surface_length if config.tokenizer_sampler.enable else 1
-        model.vocabulary = build_hypernet_vocabulary(
-            replace(config.hypernet, max_surface_length=length),
-            model.vocabulary,
-            DTYPES[config.training.dtype],
-        )
-        if parallel is not None:
-            share_prediction(model.vocabulary, parallel)
+    kind = vocabulary_kind(config)
+    if kind is not None:
+        dtype = DTYPES[config.training.dtype]
+        model.vocabulary = kind.over(model.vocabulary, config, dtype)
     for matrix in (model.vocabulary.input, model.vocabulary.output):
         if matrix is not None:
             matrix.requires_grad_(student.train_embeddings)
@@ -121,6 +116,7 @@ def build_student(
         {loss.name: loss for loss in losses if any(True for _ in loss.parameters())}
     )
     if parallel is not None:
+        share_prediction(model.vocabulary, parallel)
         parallelize(model, config, parallel.mesh, train=True)
     device = torch.device("cpu") if parallel is None else parallel.device
     fill(model, source, (inputs, outputs), device)
@@ -129,6 +125,5 @@ def build_student(
     model.vocabulary.set_boundary(boundary_mask(tokenizers.student, config))
     if student.train == "lora":
         init_lora(model.backbone, config.job.seed)
-    if config.hypernet.architecture:
-        fill_hypernet(model.vocabulary, (inputs, outputs), config.job.seed)
+    model.vocabulary.initialize((inputs, outputs), config.job.seed)
     return model

@@ -15,13 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tokenkit.models.vocabulary.placement import Placement
+from tokenkit.models.vocabulary.placement import Placement, Sharing
 from tokenkit.ops.chunked_loss import LogitFunction, chunked_loss
 from tokenkit.ops.linear_scores import Scores, linear_scores
 from tokenkit.ops.logit_blocks import Head, LogitBlocks
 
 if TYPE_CHECKING:
     from tokenkit.batch import Sequences
+    from tokenkit.config import Config
     from tokenkit.tokenizers.sampling.token_forms import TokenForms
 
 
@@ -38,6 +39,7 @@ class Vocabulary(nn.Module):
 
     Attributes:
         placement: where the rows are.
+        sharing: who predicts them, of a kind that does.
         boundary: ``[rows]`` bool, tokens that begin a new word; None until :meth:`set_boundary`.
         tokens: what the matrices stand for, where that changes from step to step.
     """
@@ -69,9 +71,30 @@ class Vocabulary(nn.Module):
         self.embed_scale = embed_scale
         self.softcap = softcap
         self.logit_scale = logit_scale
-        self.placement = Placement()
+        self.placement, self.sharing = Placement(), Sharing()
         self.boundary: Tensor | None = None
         self.tokens: TokenForms | None = None
+
+    @classmethod
+    def wanted(cls, config: Config) -> bool:
+        """Whether a config asks for this kind."""
+        return False
+
+    @classmethod
+    def over(cls, table: Vocabulary, config: Config, compute_dtype: torch.dtype) -> Vocabulary:
+        """A vocabulary of this kind, on the meta device, in the place of a built table.
+
+        Raises:
+            ConfigError: if it does not fit.
+        """
+        return table
+
+    def initialize(self, matrices: tuple[Tensor, Tensor | None], seed: int) -> None:
+        """Give first values, the same on all ranks, to what no source model has.
+
+        Args:
+            matrices: input and output matrix ``[V, D]`` that the student starts from.
+        """
 
     @contextmanager
     def step(self, forms: TokenForms | None, predict: Callable[..., Tensor]) -> Iterator[None]:
