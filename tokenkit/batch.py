@@ -91,11 +91,6 @@ class Sequences(_Movable):
         """Chunk ids of tokens under the loss mask, int64, −1 elsewhere."""
         return torch.where(self.loss_mask, self.chunks[kind].long(), -1)
 
-    @property
-    def rows(self) -> Tensor:
-        """int64 ``[B, 1]``, numbers of the rows, to index beside places in them."""
-        return torch.arange(len(self.ids), device=self.ids.device)[:, None]
-
 
 @dataclass
 class Batch(_Movable):
