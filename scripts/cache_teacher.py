@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from tokenkit.config import load_config, validate
 from tokenkit.data import build_train_loader
 from tokenkit.errors import ConfigError, run_main
-from tokenkit.export.folder import check_output_folder
+from tokenkit.io import refuse_existing
 from tokenkit.log import init_logger, logger
 from tokenkit.losses import LOSSES, boundary_mask
 from tokenkit.parallelisms import init_parallel
@@ -51,7 +51,7 @@ def main() -> None:
         return
     init_logger()
     output, argv = split_output(sys.argv[1:])
-    check_output_folder(output)
+    refuse_existing(output, "--output", "folder")
     config = load_config(argv)
     config.teacher.cache = ""
     validate(config, 1, known_losses=LOSSES.names())

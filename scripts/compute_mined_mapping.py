@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from tokenkit.errors import TokenkitError, run_main
+from tokenkit.io import refuse_existing
 from tokenkit.log import init_logger
 from tokenkit.tokenizers import load_tokenizer
 from tokenkit.tokenizers.pairs.mined import compute_mined_mapping, save_mined_mapping
@@ -32,8 +33,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=-1, help="threads (-1: all cores)")
     args = parser.parse_args()
     init_logger()
-    if args.output.exists():
-        raise TokenkitError(f"output '{args.output}' already exists; choose a new file")
+    refuse_existing(args.output, "--output", "file")
     if not args.output.parent.is_dir():
         raise TokenkitError(f"folder '{args.output.parent}' of --output does not exist")
     teacher_tok, student_tok = load_tokenizer(args.teacher), load_tokenizer(args.student)

@@ -28,7 +28,7 @@ import numpy as np
 from tokenkit.data.read_row import RowFormat
 from tokenkit.data.token_counts import SHARD_ROWS, Corpus, TokenCounts, count_corpus
 from tokenkit.errors import run_main
-from tokenkit.export.folder import check_output_folder
+from tokenkit.io import new_folder, refuse_existing
 from tokenkit.log import init_logger, logger
 from tokenkit.tokenizers import PairBias, load_tokenizer
 from tokenkit.tokenizers.pairs.statistics import (
@@ -99,23 +99,21 @@ def save(folder: Path, args: argparse.Namespace, counts: TokenCounts, bias: Pair
 def main() -> None:
     args = parse_arguments()
     init_logger()
-    check_output_folder(args.output)
+    refuse_existing(args.output, "--output", "folder")
     toks = [load_tokenizer(spec) for spec in (args.teacher, args.student)]
     row_format = RowFormat(args.text_field, args.messages_field)
     corpus = Corpus(tuple(args.data), args.split, row_format)
-    partial = args.output.with_name(f"{args.output.name}.partial")
-    shards = partial / "shards"
-    counts = count_corpus(toks, corpus, shards, args.workers, args.shard_rows, progress=True)
-    probabilities = [
-        unigram_probabilities(tok, of_side, args.additive)
-        for tok, of_side in zip(toks, counts.tokens, strict=True)
-    ]
-    bias = pair_bias(*toks, *probabilities, blank_bias=WHITESPACE[args.whitespace], progress=True)
-    save(partial, args, counts, bias)
-    shutil.rmtree(shards)
-    if args.output.exists():
-        args.output.rmdir()
-    partial.rename(args.output)
+    with new_folder(args.output, resume=True) as partial:
+        shards = partial / "shards"
+        counts = count_corpus(toks, corpus, shards, args.workers, args.shard_rows, progress=True)
+        probabilities = [
+            unigram_probabilities(tok, of_side, args.additive)
+            for tok, of_side in zip(toks, counts.tokens, strict=True)
+        ]
+        blank_bias = WHITESPACE[args.whitespace]
+        bias = pair_bias(*toks, *probabilities, blank_bias=blank_bias, progress=True)
+        save(partial, args, counts, bias)
+        shutil.rmtree(shards)
     logger.info(
         f"{counts.texts:,} texts, {counts.size:,} bytes: {bias.bias1.nnz:,} pairs in {args.output}"
     )

@@ -17,7 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from tokenkit.errors import run_main
-from tokenkit.export.folder import check_output_folder, save_hf_folder
+from tokenkit.export.folder import save_hf_folder
+from tokenkit.io import refuse_existing
 from tokenkit.log import init_logger, logger
 from tokenkit.training.build import student_rows
 from tokenkit.training.restore import load_run, merged_tensors
@@ -37,7 +38,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=DTYPES, help="of the weights; default the source's own")
     args = parser.parse_args()
     init_logger()
-    check_output_folder(args.output)
+    refuse_existing(args.output, "--output", "folder")
     config, source, student, tokenizers = load_run(args.run, args.step)
     rows = student_rows(source, tokenizers)
     backbone, inputs, outputs = merged_tensors(config, student, rows)

@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tokenkit.config import load_config
 from tokenkit.errors import TokenkitError, run_main
+from tokenkit.io import new_file
 
 ROOT = Path(__file__).resolve().parents[1]
 SKIPPED = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages"}
@@ -64,10 +65,8 @@ def documents(limit: int) -> list[str]:
 
 def write_rows(path: Path, texts: list[str]) -> None:
     """JSON Lines; a file of that name is always complete."""
-    partial = path.with_suffix(".partial")
-    lines = [json.dumps({"text": text}) + "\n" for text in texts]
-    partial.write_text("".join(lines), encoding="utf-8")
-    partial.replace(path)
+    with new_file(path) as file:
+        file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
 
 
 def write_corpus(folder: Path, limit: int) -> None:

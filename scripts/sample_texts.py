@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tokenkit.errors import DataError, run_main
 from tokenkit.evaluation.device import default_device, usable_device
+from tokenkit.io import new_file, refuse_existing
 from tokenkit.models.weights import resolve_model_folder
 
 
@@ -70,8 +71,7 @@ def main() -> None:
     for name in ("count", "max_tokens", "batch_size"):
         if getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
-    if args.output.exists():
-        raise DataError(f"--output {args.output} already exists; choose a new file")
+    refuse_existing(args.output, "--output", "file")
     device, folder = usable_device(args.device), resolve_model_folder(args.model)
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
@@ -79,8 +79,7 @@ def main() -> None:
     starts = openings(args, tokenizer)
     torch.manual_seed(args.seed)
     done = 0
-    partial = args.output.with_name(f"{args.output.name}.partial")
-    with partial.open("w", encoding="utf-8") as file, tqdm(total=args.count) as bar:
+    with new_file(args.output) as file, tqdm(total=args.count) as bar:
         while done < args.count:
             number = min(args.batch_size, args.count - done)
             prompts = [starts[(done + k) % len(starts)] for k in range(number)]
@@ -89,7 +88,6 @@ def main() -> None:
                     file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
             done += number
             bar.update(number)
-    partial.rename(args.output)
     print(f"{args.output}: {done} texts sampled")
 
 

@@ -23,8 +23,8 @@ from tokenkit.errors import ConfigError, run_main
 from tokenkit.evaluation.device import default_device, usable_device
 from tokenkit.evaluation.folder import folder_bits_per_byte, read_texts
 from tokenkit.export.apply_hypernet import apply_hypernet
-from tokenkit.export.folder import check_output_folder
 from tokenkit.export.zero_shot import open_donor, transfer_model
+from tokenkit.io import refuse_existing
 from tokenkit.log import init_logger
 from tokenkit.tokenizers import (
     ByteifiedTokenizer,
@@ -93,7 +93,7 @@ def check(args: argparse.Namespace) -> None:
             raise ConfigError(f"--{name} {value} must be at least 1")
     if args.donor and args.method != "omp":
         raise ConfigError(f"--donor is of --method omp, not {args.method}")
-    check_output_folder(args.output)
+    refuse_existing(args.output, "--output", "folder")
     if (args.method == HYPERNET) != (args.checkpoint is not None):
         raise ConfigError(f"--checkpoint goes with --method {HYPERNET}, not {args.method}")
     if args.method == HYPERNET:

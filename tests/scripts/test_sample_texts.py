@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from tests.launch import SPEC_A
 from tests.models.tiny import save_tiny
-from tokenkit.errors import DataError
+from tokenkit.errors import DataError, TokenkitError
 from tokenkit.tokenizers import load_tokenizer
 
 
@@ -50,7 +50,7 @@ def test_one_seed_gives_the_texts_of_plain_generation(script, folder, tmp_path):
 def test_what_is_there_stays(script, folder, tmp_path):
     taken = tmp_path / "taken"
     taken.write_text("mine")
-    with pytest.raises(DataError, match="already exists"):
+    with pytest.raises(TokenkitError, match="already exists"):
         script("sample_texts", "--model", folder, "--output", taken)
     with pytest.raises(DataError, match="cannot be read"):
         script("sample_texts", "--model", folder, "--output", tmp_path / "x", "--prompts", "none")

@@ -11,7 +11,6 @@ import difflib
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -20,6 +19,7 @@ import tomli
 
 from tokenkit.config.schema import Config, KeyInfo, all_keys, section_names
 from tokenkit.errors import ConfigError
+from tokenkit.io import new_file
 from tokenkit.registry import did_you_mean
 
 TYPE_NAMES = {
@@ -80,17 +80,8 @@ def save_config(config: Config, path: str | os.PathLike[str]) -> None:
         lines.append("")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as f:
-            f.write("\n".join(lines))
-            f.flush()
-            os.fsync(f.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes it private
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with new_file(path) as file:
+        file.write("\n".join(lines))
 
 
 def help_text() -> str:
