@@ -7,36 +7,10 @@ import sys
 from itertools import islice
 from pathlib import Path
 
-import torch.distributed as dist
-
 from tokenkit.config import Config, load_config, validate
-from tokenkit.data import build_train_loader, load_validation_texts
 from tokenkit.errors import ConfigError, run_main
-from tokenkit.evaluation.unseen import Validation
 from tokenkit.log import init_logger, logger
-from tokenkit.losses import LOSSES
-from tokenkit.parallelisms import init_parallel, world_size
-from tokenkit.tokenizers import load_pair_bias
-from tokenkit.training.build import (
-    boundary_masks,
-    build_losses,
-    build_student,
-    build_teacher,
-    load_tokenizers,
-    open_student_source,
-    open_teacher_source,
-)
-from tokenkit.training.checkpoint import Checkpointer
-from tokenkit.training.environment import StopSignal, build_profiler, rank, set_up_process
-from tokenkit.training.identity import IdentityStep
-from tokenkit.training.metrics import MetricsLogger, flops_per_token
-from tokenkit.training.optimizer import (
-    build_optimizer,
-    scheduled_learning_rate,
-    set_learning_rate,
-)
-from tokenkit.training.run_directory import check_output_dir, prepare_output_dir
-from tokenkit.training.step import TrainStep
+from tokenkit.ranks import rank, world_size
 
 
 def import_custom(modules: list[str]) -> None:
@@ -54,14 +28,50 @@ def read_config(argv: list[str]) -> Config:
     """The resolved config; what can be refused is refused here, before any rank waits."""
     config = load_config(argv)
     import_custom(config.job.custom_import)
+
+    from tokenkit.losses import LOSSES
+
     validate(config, world_size(), known_losses=LOSSES.names())
-    check_output_dir(config)
     return config
 
 
 def main() -> None:
     init_logger(rank())
-    config = read_config(sys.argv[1:])
+    train(read_config(sys.argv[1:]))
+
+
+def train(config: Config) -> None:
+    """All that follows the settings."""
+    # These take seconds to import, so --help and a refused key do not wait for them.
+    import torch.distributed as dist
+
+    from tokenkit.data import build_train_loader, load_validation_texts
+    from tokenkit.evaluation.unseen import Validation
+    from tokenkit.losses import LOSSES
+    from tokenkit.parallelisms import init_parallel
+    from tokenkit.tokenizers import load_pair_bias
+    from tokenkit.training.build import (
+        boundary_masks,
+        build_losses,
+        build_student,
+        build_teacher,
+        load_tokenizers,
+        open_student_source,
+        open_teacher_source,
+    )
+    from tokenkit.training.checkpoint import Checkpointer
+    from tokenkit.training.environment import StopSignal, build_profiler, set_up_process
+    from tokenkit.training.identity import IdentityStep
+    from tokenkit.training.metrics import MetricsLogger, flops_per_token
+    from tokenkit.training.optimizer import (
+        build_optimizer,
+        scheduled_learning_rate,
+        set_learning_rate,
+    )
+    from tokenkit.training.run_directory import check_output_dir, prepare_output_dir
+    from tokenkit.training.step import TrainStep
+
+    check_output_dir(config)
     set_up_process(config)
     parallel = init_parallel(config)
     stop = StopSignal()
