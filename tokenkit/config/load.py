@@ -17,6 +17,7 @@ from typing import Any, get_args, get_origin
 
 import tomli
 
+from tokenkit.config.recipes import no_such_file, settings_file
 from tokenkit.config.schema import Config, KeyInfo, all_keys, section_names
 from tokenkit.errors import ConfigError
 from tokenkit.io import new_file
@@ -31,7 +32,8 @@ TYPE_NAMES = {
     list[float]: "a list of numbers, as in [1.0, 2.0]",
 }
 USAGE = (
-    "usage: train.py [--job.config_file FILE.toml] [--section.key VALUE | --section.key=VALUE]..."
+    "usage: train.py [--job.config_file FILE.toml | RECIPE] "
+    "[--section.key VALUE | --section.key=VALUE]..."
 )
 
 
@@ -43,7 +45,8 @@ def load_config(argv: list[str]) -> Config:
 
     Raises:
         ConfigError: for an unknown section or key, a value of the wrong type, an argument that is
-            not ``--section.key``, or a config file that is missing or not TOML.
+            not ``--section.key``, or a config file that is missing (neither a file nor a recipe
+            that comes with tokenkit) or not TOML.
     """
     if "--help" in argv or "-h" in argv:
         print(help_text())
@@ -115,7 +118,7 @@ def to_toml(value: Any) -> str:
 
 def _read_toml(file: str) -> dict[str, Any]:
     try:
-        return tomli.loads(Path(os.path.expanduser(file)).read_bytes().decode("utf-8-sig"))
+        return tomli.loads(settings_file(file).read_bytes().decode("utf-8-sig"))
     except tomli.TOMLDecodeError as error:
         raise ConfigError(f"{file}:{error.lineno}: not valid TOML: {error}") from None
     except UnicodeDecodeError as error:
@@ -124,7 +127,7 @@ def _read_toml(file: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # a number too long, brackets too deep
         raise ConfigError(f"{file}: not valid TOML: {error}") from None
     except FileNotFoundError:
-        raise ConfigError(f"job.config_file: no such file: {file}") from None
+        raise ConfigError(f"job.config_file: {no_such_file(file)}") from None
     except IsADirectoryError:
         raise ConfigError(f"job.config_file: {file} is a folder; name a TOML file in it") from None
     except OSError as error:
