@@ -5,48 +5,49 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import torch.distributed as dist
-
 from tokenkit.config import Config, load_config, validate
-from tokenkit.data import build_train_loader, load_validation_texts
 from tokenkit.errors import run_main
-from tokenkit.evaluation.unseen import Validation
 from tokenkit.log import init_logger, logger
-from tokenkit.losses import build_losses, need_teacher
-from tokenkit.parallelisms import init_parallel, world_size
-from tokenkit.tokenizers import load_pair_bias
-from tokenkit.training.checkpoint import Checkpointer
-from tokenkit.training.environment import (
-    StopSignal,
-    any_rank,
-    build_profiler,
-    rank,
-    set_up_process,
-)
-from tokenkit.training.metrics import MetricsLogger, flops_per_token
-from tokenkit.training.optimizer import (
-    build_optimizer,
-    scheduled_learning_rate,
-    set_learning_rate,
-)
-from tokenkit.training.phases import Phases
-from tokenkit.training.run_directory import check_output_dir, prepare_output_dir
-from tokenkit.training.student import build_student, open_student_source
-from tokenkit.training.teacher import build_teacher, open_teacher_source
-from tokenkit.training.tokenizers import load_tokenizers
-
-
-def read_config(argv: list[str]) -> Config:
-    """The resolved config; what can be refused is refused here, before any rank waits."""
-    config = load_config(argv)
-    validate(config, world_size())
-    check_output_dir(config)
-    return config
+from tokenkit.ranks import rank, world_size
 
 
 def main() -> None:
     init_logger(rank())
-    config = read_config(sys.argv[1:])
+    config = load_config(sys.argv[1:])
+    validate(config, world_size())  # what can be refused is refused before any rank waits
+    train(config)
+
+
+def train(config: Config) -> None:
+    """All that follows the settings."""
+    # These take seconds to import, so --help and a refused key do not wait for them.
+    import torch.distributed as dist
+
+    from tokenkit.data import build_train_loader, load_validation_texts
+    from tokenkit.evaluation.unseen import Validation
+    from tokenkit.losses import build_losses, need_teacher
+    from tokenkit.parallelisms import init_parallel
+    from tokenkit.tokenizers import load_pair_bias
+    from tokenkit.training.checkpoint import Checkpointer
+    from tokenkit.training.environment import (
+        StopSignal,
+        any_rank,
+        build_profiler,
+        set_up_process,
+    )
+    from tokenkit.training.metrics import MetricsLogger, flops_per_token
+    from tokenkit.training.optimizer import (
+        build_optimizer,
+        scheduled_learning_rate,
+        set_learning_rate,
+    )
+    from tokenkit.training.phases import Phases
+    from tokenkit.training.run_directory import check_output_dir, prepare_output_dir
+    from tokenkit.training.student import build_student, open_student_source
+    from tokenkit.training.teacher import build_teacher, open_teacher_source
+    from tokenkit.training.tokenizers import load_tokenizers
+
+    check_output_dir(config)
     set_up_process(config)
     parallel = init_parallel(config)
     stop = StopSignal()

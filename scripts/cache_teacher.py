@@ -1,76 +1,12 @@
-"""Run a teacher once and keep what ALM needs of it: two floats a token.
-
-    python scripts/cache_teacher.py --output caches/teacher --job.config_file train_configs/x.toml
-
-Takes the arguments of train.py, reads the rows that the training run will read, and writes a
-folder for ``teacher.cache``. Runs in one process.
-"""
-
-from __future__ import annotations
+"""The command ``tokenkit cache-teacher``, for a checkout that is not installed."""
 
 import sys
-from itertools import islice
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch.distributed as dist
-from tqdm.auto import tqdm
-
-from tokenkit.config import load_config, validate
-from tokenkit.data import build_train_loader
-from tokenkit.errors import ConfigError, run_main
-from tokenkit.export.folder import check_output_folder
-from tokenkit.log import init_logger, logger
-from tokenkit.parallelisms import init_parallel
-from tokenkit.training.cache_meta import describe_run, text_steps
-from tokenkit.training.environment import set_up_process
-from tokenkit.training.student import build_student, open_student_source
-from tokenkit.training.teacher import build_teacher, open_teacher_source
-from tokenkit.training.teacher_cache import CacheWriter
-from tokenkit.training.tokenizers import load_tokenizers
-
-
-def split_output(argv: list[str]) -> tuple[Path, list[str]]:
-    """Take ``--output folder`` out of train.py's arguments."""
-    if "--output" not in argv or argv.index("--output") + 1 == len(argv):
-        raise ConfigError("--output: name the folder to write the cache into")
-    at = argv.index("--output")
-    return Path(argv[at + 1]), argv[:at] + argv[at + 2 :]
-
-
-def main() -> None:
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(__doc__)
-        return
-    init_logger()
-    output, argv = split_output(sys.argv[1:])
-    check_output_folder(output)
-    config = load_config(argv)
-    config.teacher.cache = ""
-    validate(config, 1)
-    if text_steps(config) < 1:
-        raise ConfigError(f"training.steps = {config.training.steps} reads no rows to cache")
-    set_up_process(config)
-    parallel = init_parallel(config)
-    tokenizers = load_tokenizers(config, needs_teacher=True)
-    source = open_student_source(config, tokenizers)
-    student = build_student(config, source, tokenizers, parallel)
-    teacher_source = open_teacher_source(config, tokenizers) or source
-    teacher = build_teacher(config, teacher_source, student, tokenizers, parallel)
-    loader = build_train_loader(config, tokenizers.student, tokenizers.teacher, (), 0, 1)
-    loader.seek(config.hypernet.identity_steps)
-    steps = text_steps(config)
-    meta = describe_run(config, tokenizers.teacher)  # before the teacher runs for hours
-    writer = CacheWriter()
-    for step in tqdm(islice(loader, steps), total=steps, desc="teacher", unit="step"):
-        for batch in step.micro_batches:
-            if not writer.knows(batch.teacher):
-                writer.add(teacher.read(batch.teacher.to(parallel.device), ("label", "boundary")))
-    writer.save(output, meta)
-    logger.info(f"{len(writer):,} rows cached in {output}")
-    dist.destroy_process_group()
-
+from tokenkit.cli.cache_teacher import main
+from tokenkit.errors import run_main
 
 if __name__ == "__main__":
     run_main(main)

@@ -1,50 +1,12 @@
-"""Map every token of the student's tokenizer to the teacher's token with the least edit distance.
+"""The command ``tokenkit compute-mined-mapping``, for a checkout that is not installed."""
 
-    python scripts/compute_mined_mapping.py --teacher T:source=Llama3 --student S:source=Qwen2 \\
-        --output mapping.npz
-
-The loss "mined" reads the file from ``mined.mapping``.
-"""
-
-from __future__ import annotations
-
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
-
-from tokenkit.errors import TokenkitError, run_main
-from tokenkit.log import init_logger
-from tokenkit.tokenizers import load_tokenizer
-from tokenkit.tokenizers.pairs.mined import compute_mined_mapping, save_mined_mapping
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--teacher", required=True, help="spec of the teacher's tokenizer")
-    parser.add_argument("--student", required=True, help="spec of the student's tokenizer")
-    parser.add_argument("--output", type=Path, required=True, help=".npz file to write (new)")
-    parser.add_argument("--workers", type=int, default=-1, help="threads (-1: all cores)")
-    args = parser.parse_args()
-    init_logger()
-    if args.output.exists():
-        raise TokenkitError(f"output '{args.output}' already exists; choose a new file")
-    if not args.output.parent.is_dir():
-        raise TokenkitError(f"folder '{args.output.parent}' of --output does not exist")
-    teacher_tok, student_tok = load_tokenizer(args.teacher), load_tokenizer(args.student)
-    mapping = compute_mined_mapping(teacher_tok, student_tok, args.workers, sys.stderr.isatty())
-    save_mined_mapping(args.output, mapping, teacher_tok, student_tok)
-    print(f"{args.output}: {len(student_tok):,} tokens onto {len(teacher_tok):,}")
-    numbers = np.bincount(mapping.distances[mapping.distances >= 0])
-    for distance, number in enumerate(numbers[:5]):
-        print(f"  distance {distance:<3}{number:>9,}")
-    print(f"  more        {numbers[5:].sum():>9,}")
-
+from tokenkit.cli.compute_mined_mapping import main
+from tokenkit.errors import run_main
 
 if __name__ == "__main__":
     run_main(main)

@@ -1,125 +1,12 @@
-"""Statistics of a pair of tokenizers, for the loss alm_unbiased.
+"""The command ``tokenkit compute-tokenizer-info``, for a checkout that is not installed."""
 
-    python scripts/compute_tokenizer_info.py --teacher T --student S --data text.jsonl --output F
-
-Counts on a corpus how often each token is used, and computes from this how biased a comparison is
-after each pair of tokens. Writes into the folder, which is for ``alm.pair_bias``:
-
-    bias1_matrix.npz, bias2_matrix.npz      scipy sparse matrices [V_teacher, V_student]
-    teacher_counts.json, student_counts.json    how often each token id occurs
-    info.json                               the arguments, and totals
-
-Stopped while counting, it goes on from the shards in F.partial when started with the same
-arguments.
-"""
-
-from __future__ import annotations
-
-import argparse
-import json
-import shutil
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
-
-from tokenkit.data.read_row import RowFormat
-from tokenkit.data.token_counts import SHARD_ROWS, Corpus, TokenCounts, count_corpus
+from tokenkit.cli.compute_tokenizer_info import main
 from tokenkit.errors import run_main
-from tokenkit.export.folder import check_output_folder
-from tokenkit.log import init_logger, logger
-from tokenkit.tokenizers import PairBias, load_tokenizer
-from tokenkit.tokenizers.pairs.statistics import (
-    ADDITIVE,
-    pair_bias,
-    save_pair_bias,
-    unigram_probabilities,
-)
-
-SIDES = ("teacher", "student")
-WHITESPACE = {"biased": 1.0, "exact": None}
-
-
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not an integer from 1 on")
-    return int(text)
-
-
-def share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number from 0 on")
-    return value
-
-
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--teacher", required=True, help="tokenizer spec of the teacher")
-    add("--student", required=True, help="tokenizer spec of the student")
-    add("--data", nargs="+", required=True, help="files, folders, patterns or hf:name[:config]")
-    add("--output", type=Path, required=True, help="a new folder")
-    add("--split", default="train", help="of hf: data; a part as in 'train[:100000]'")
-    add("--text-field", default="text", help="field of a row that holds the text")
-    add("--messages-field", default="messages", help="field of a row that holds a conversation")
-    add("--workers", type=positive, default=1, help="processes that count")
-    add("--shard-rows", type=positive, default=SHARD_ROWS, help="rows counted at a time")
-    add("--additive", type=share, default=ADDITIVE, help="added to each share of the total count")
-    add(
-        "--whitespace", choices=WHITESPACE, default="biased",
-        help="pairs with a token of mere whitespace get bias 1, or the exact one",
-    )  # fmt: skip
-    return parser.parse_args()
-
-
-def write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n")
-
-
-def save(folder: Path, args: argparse.Namespace, counts: TokenCounts, bias: PairBias) -> None:
-    """Write all files but keep those of a former attempt out of them."""
-    save_pair_bias(bias, folder)
-    for side, of_side in zip(SIDES, counts.tokens, strict=True):
-        used = np.flatnonzero(of_side).tolist()
-        write_json(folder / f"{side}_counts.json", {str(i): int(of_side[i]) for i in used})
-    info = {key: value for key, value in vars(args).items() if key not in ("output", "workers")}
-    totals = {f"{s}_tokens": int(c.sum()) for s, c in zip(SIDES, counts.tokens, strict=True)}
-    info |= {"texts": counts.texts, "bytes": counts.size, **totals, "pairs": bias.bias1.nnz}
-    write_json(folder / "info.json", info)
-
-
-def main() -> None:
-    args = parse_arguments()
-    init_logger()
-    check_output_folder(args.output)
-    toks = [load_tokenizer(spec) for spec in (args.teacher, args.student)]
-    row_format = RowFormat(args.text_field, args.messages_field)
-    corpus = Corpus(tuple(args.data), args.split, row_format)
-    partial = args.output.with_name(f"{args.output.name}.partial")
-    shards = partial / "shards"
-    counts = count_corpus(toks, corpus, shards, args.workers, args.shard_rows, progress=True)
-    probabilities = [
-        unigram_probabilities(tok, of_side, args.additive)
-        for tok, of_side in zip(toks, counts.tokens, strict=True)
-    ]
-    bias = pair_bias(*toks, *probabilities, blank_bias=WHITESPACE[args.whitespace], progress=True)
-    save(partial, args, counts, bias)
-    shutil.rmtree(shards)
-    if args.output.exists():
-        args.output.rmdir()
-    partial.rename(args.output)
-    logger.info(
-        f"{counts.texts:,} texts, {counts.size:,} bytes: {bias.bias1.nnz:,} pairs in {args.output}"
-    )
-
 
 if __name__ == "__main__":
     run_main(main)

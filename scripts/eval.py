@@ -1,89 +1,12 @@
-"""Run lm-eval tasks on an exported model with lm-eval's own Hugging Face backend.
+"""The command ``tokenkit eval``, for a checkout that is not installed."""
 
-    python scripts/eval.py --model exported/x --tasks arc_easy,piqa --limit 100
-
-``--include-path`` adds a folder of task files, which may read local data and so work offline.
-"""
-
-from __future__ import annotations
-
-import argparse
-import json
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tokenkit.errors import ConfigError, ModelError, run_main
-from tokenkit.evaluation.device import default_device, usable_device
-from tokenkit.log import init_logger
-
-
-def evaluate(args: argparse.Namespace) -> dict:
-    """lm-eval's results for the given tasks.
-
-    Raises:
-        ConfigError: naming the first task that does not exist.
-        ModelError: if the model folder cannot be loaded.
-    """
-    from lm_eval import simple_evaluate
-    from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
-
-    tasks = args.tasks.split(",")
-    manager = TaskManager(include_path=args.include_path)
-    for task in tasks:
-        if not manager.match_tasks([task]):
-            raise ConfigError(
-                f"--tasks: lm-eval has no task '{task}'"
-                + ("" if args.include_path is None else f" (nor has {args.include_path})")
-            )
-    try:
-        model = HFLM(pretrained=args.model, device=args.device, batch_size=args.batch_size)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"--model '{args.model}' cannot be loaded: {error}") from error
-    return simple_evaluate(
-        model=model, tasks=tasks, task_manager=manager, limit=args.limit, bootstrap_iters=1000
-    )
-
-
-def print_table(results: dict) -> None:
-    """One line per task and metric."""
-    print(f"{'task':<32} {'metric':<20} {'value':>10} {'stderr':>10}")
-    for task, metrics in results["results"].items():
-        for key, value in metrics.items():
-            name, _, kind = key.partition(",")
-            if not isinstance(value, (int, float)) or name.endswith("_stderr"):
-                continue
-            error = metrics.get(f"{name}_stderr,{kind}", "")
-            error = f"{error:>10.4f}" if isinstance(error, float) else f"{error:>10}"
-            print(f"{task:<32} {name:<20} {value:>10.4f} {error}")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", required=True, help="model folder (export.py makes one)")
-    parser.add_argument("--tasks", required=True, help="names, separated by commas")
-    parser.add_argument("--include-path", help="folder with further task files")
-    parser.add_argument("--limit", type=float, help="documents a task (or a share below 1)")
-    parser.add_argument("--output", type=Path, help="write all results as JSON")
-    parser.add_argument("--batch-size", default="8", help="a number, or auto")
-    parser.add_argument("--device", default=default_device())
-    args = parser.parse_args()
-    init_logger()
-    usable_device(args.device)
-    if args.include_path is not None and not Path(args.include_path).is_dir():
-        raise ConfigError(f"--include-path '{args.include_path}' is not a folder")
-    if Path(args.model).exists() and not (Path(args.model) / "config.json").is_file():
-        raise ModelError(f"--model '{args.model}' has no config.json")
-    results = evaluate(args)
-    print_table(results)
-    if args.output:
-        kept = {key: results[key] for key in ("results", "versions", "n-shot") if key in results}
-        args.output.write_text(json.dumps(kept, indent=2, default=str) + "\n")
-
+from tokenkit.cli.eval import main
+from tokenkit.errors import run_main
 
 if __name__ == "__main__":
     run_main(main)

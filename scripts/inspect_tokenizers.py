@@ -1,55 +1,12 @@
-"""Show how two tokenizers cut a text, aligned, and compare their vocabularies.
+"""The command ``tokenkit inspect-tokenizers``, for a checkout that is not installed."""
 
-    python scripts/inspect_tokenizers.py gpt2:source=GPT2 Qwen/Qwen2.5-1.5B:source=Qwen2 \\
-        --text "Hello world"
-
-The same chunk has the same colour on both sides; without colours (output that is no terminal, or
-NO_COLOR is set) chunks stand in brackets. Tokens that have no counterpart are red, or in braces.
-"""
-
-from __future__ import annotations
-
-import argparse
-import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tokenkit.errors import DataError, run_main
-from tokenkit.tokenizers import load_tokenizer
-from tokenkit.tokenizers.inspect import compare, report
-
-
-def read_text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"--file {path}: not readable as UTF-8 text ({error})") from error
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("first", help="tokenizer spec A")
-    parser.add_argument("second", help="tokenizer spec B")
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--text", help="the text; neutral markers like <|<bos>|> may be in it")
-    source.add_argument("--file", type=Path, help="a UTF-8 file with the text")
-    parser.add_argument("--chunks", choices=("unconstrained", "space"), default="unconstrained")
-    parser.add_argument("--color", choices=("auto", "always", "never"), default="auto")
-    args = parser.parse_args()
-    text = args.text if args.file is None else read_text(args.file)
-    if not text:
-        raise DataError(f"{'--text' if args.file is None else f'--file {args.file}'}: no text")
-    colour = args.color == "always" or (
-        args.color == "auto" and sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    )
-    toks = [load_tokenizer(spec) for spec in (args.first, args.second)]
-    sys.stdout.reconfigure(encoding="utf-8")
-    print(report(compare(*toks, text, args.chunks), colour))
-
+from tokenkit.cli.inspect_tokenizers import main
+from tokenkit.errors import run_main
 
 if __name__ == "__main__":
     run_main(main)

@@ -9,7 +9,18 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 # From the ground floor up. Modules of the package itself are rooms of one file.
 ROOMS = (
-    *("errors", "log", "registry", "io", "config", "tokenizers", "batch", "data"),
+    *(
+        "errors",
+        "log",
+        "registry",
+        "io",
+        "ranks",
+        "shipped",
+        "config",
+        "tokenizers",
+        "batch",
+        "data",
+    ),
     *("ops", "models", "transfer", "losses", "balance", "parallelisms"),
     *("training", "inference", "evaluation", "export", "cli"),
 )

@@ -11,7 +11,6 @@ import difflib
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -20,8 +19,10 @@ import tomli
 
 from tokenkit.config.components import import_custom
 from tokenkit.config.keys import KeyInfo, all_keys, section_names
+from tokenkit.config.recipes import no_such_file, settings_file
 from tokenkit.config.schema import Config
 from tokenkit.errors import ConfigError
+from tokenkit.io import new_file
 from tokenkit.registry import did_you_mean
 
 TYPE_NAMES = {
@@ -33,7 +34,8 @@ TYPE_NAMES = {
     list[float]: "a list of numbers, as in [1.0, 2.0]",
 }
 USAGE = (
-    "usage: train.py [--job.config_file FILE.toml] [--section.key VALUE | --section.key=VALUE]..."
+    "usage: train.py [--job.config_file FILE.toml | RECIPE] "
+    "[--section.key VALUE | --section.key=VALUE]..."
 )
 
 
@@ -45,7 +47,8 @@ def load_config(argv: list[str]) -> Config:
 
     Raises:
         ConfigError: for an unknown section or key, a value of the wrong type, an argument that is
-            not ``--section.key``, or a config file that is missing or not TOML.
+            not ``--section.key``, or a config file that is missing (neither a file nor a recipe
+            that comes with tokenkit) or not TOML.
     """
     if "--help" in argv or "-h" in argv:
         print(help_text())
@@ -112,17 +115,8 @@ def save_config(config: Config, path: str | os.PathLike[str]) -> None:
         lines.append("")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as f:
-            f.write("\n".join(lines))
-            f.flush()
-            os.fsync(f.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes it private
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with new_file(path) as file:
+        file.write("\n".join(lines))
 
 
 def help_text() -> str:
@@ -156,7 +150,7 @@ def to_toml(value: Any) -> str:
 
 def _read_toml(file: str) -> dict[str, Any]:
     try:
-        return tomli.loads(Path(os.path.expanduser(file)).read_bytes().decode("utf-8-sig"))
+        return tomli.loads(settings_file(file).read_bytes().decode("utf-8-sig"))
     except tomli.TOMLDecodeError as error:
         raise ConfigError(f"{file}:{error.lineno}: not valid TOML: {error}") from None
     except UnicodeDecodeError as error:
@@ -165,7 +159,7 @@ def _read_toml(file: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # a number too long, brackets too deep
         raise ConfigError(f"{file}: not valid TOML: {error}") from None
     except FileNotFoundError:
-        raise ConfigError(f"job.config_file: no such file: {file}") from None
+        raise ConfigError(f"job.config_file: {no_such_file(file)}") from None
     except IsADirectoryError:
         raise ConfigError(f"job.config_file: {file} is a folder; name a TOML file in it") from None
     except OSError as error:

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from tokenkit.data.read_row import RowFormat, plain_text
 from tokenkit.data.sources import Source, local_files, open_source
 from tokenkit.errors import DataError
+from tokenkit.io import new_file
 from tokenkit.tokenizers import ByteifiedTokenizer, load_tokenizer
 
 SHARD_ROWS = 1000
@@ -79,15 +80,13 @@ class TokenCounts:
     size: int
 
     def save(self, path: Path) -> None:
-        """Write to a temporary name, then rename, so that a file of the name is complete."""
+        """Write an ``.npz`` file; it appears complete or not at all."""
         arrays = {}
         for side, counts in enumerate(self.tokens):
             used = np.flatnonzero(counts)
             arrays[f"ids{side}"], arrays[f"counts{side}"] = used, counts[used]
-        partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        with partial.open("wb") as file:
+        with new_file(path, "wb") as file:
             np.savez(file, total=np.array([self.texts, self.size]), **arrays)
-        partial.replace(path)
 
     def add_saved(self, path: Path) -> None:
         with np.load(path) as arrays:
@@ -193,9 +192,8 @@ def check_same_arguments(folder: Path, arguments: dict[str, Any]) -> None:
     path = folder / "arguments.json"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".tmp")
-        partial.write_text(json.dumps(arguments, indent=1) + "\n")
-        partial.replace(path)
+        with new_file(path) as file:
+            file.write(json.dumps(arguments, indent=1) + "\n")
         return
     noted = json.loads(path.read_text())
     different = sorted(key for key in {*noted, *arguments} if noted.get(key) != arguments.get(key))

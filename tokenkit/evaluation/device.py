@@ -7,16 +7,14 @@ import torch
 from tokenkit.errors import ConfigError
 
 
-def default_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def usable_device(name: str) -> torch.device:
-    """The device called ``name``.
+def usable_device(name: str | None) -> torch.device:
+    """The device called ``name``; None is a GPU if there is one, else the CPU.
 
     Raises:
         ConfigError: if torch does not know it or this machine does not have it.
     """
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:

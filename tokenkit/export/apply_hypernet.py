@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from tokenkit.errors import CheckpointError
-from tokenkit.export.folder import check_output_folder, save_hf_folder
+from tokenkit.export.folder import save_hf_folder
+from tokenkit.io import refuse_existing
 from tokenkit.log import logger
 from tokenkit.tokenizers import ByteifiedTokenizer
 from tokenkit.tokenizers.sampling.token_forms import forms_for
@@ -32,7 +33,7 @@ def apply_hypernet(
         CheckpointError: if the run has no hypernetwork for sampled tokenizers, or no checkpoint.
         TokenkitError: if the output is taken, or a token cannot be spelt.
     """
-    check_output_folder(output)
+    refuse_existing(output, "output", "folder")
     config, source, student, tokenizers = load_run(run, step)
     if not config.tokenizer_sampler.enable:
         raise CheckpointError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +10,10 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from tokenkit.errors import TokenkitError
 from tokenkit.export.generation import translated_generation
+from tokenkit.io import new_folder, refuse_existing
 from tokenkit.models.causal_lm import SourceModel, parameters_on_meta
 from tokenkit.tokenizers import ByteifiedTokenizer
-
-
-def check_output_folder(output: Path) -> None:
-    """Refuse to write over anything.
-
-    Raises:
-        TokenkitError: if ``output`` exists and is not an empty folder.
-    """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise TokenkitError(
-            f"output '{output}' already exists and is not empty; choose a new folder"
-        )
 
 
 def exported_config(
@@ -63,10 +50,7 @@ def save_hf_folder(
     output: Path,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write config, safetensors, generation config and tokenizer.
-
-    Everything is written beside ``output`` first and renamed at the end, so that a folder of
-    that name is always complete.
+    """Write config, safetensors, generation config and tokenizer; all of it appears at once.
 
     Args:
         backbone: plain tensors by name, adapters merged.
@@ -79,7 +63,7 @@ def save_hf_folder(
     Raises:
         TokenkitError: if ``output`` is taken.
     """
-    check_output_folder(output)
+    refuse_existing(output, "output", "folder")
     dtype = dtype or getattr(source.hf_config, "dtype", None) or inputs.dtype
     config = exported_config(source, tokenizer, len(inputs), outputs is None)
     with parameters_on_meta():
@@ -90,10 +74,6 @@ def save_hf_folder(
     model.load_state_dict({k: v.to(dtype) for k, v in state.items()}, strict=True, assign=True)
     model.tie_weights()
     model.generation_config = translated_generation(source, source_tok, tokenizer)
-    partial = output.with_name(f"{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # left by a crash
-    model.save_pretrained(partial)
-    tokenizer.save(partial)
-    if output.exists():
-        output.rmdir()
-    partial.rename(output)
+    with new_folder(output) as partial:
+        model.save_pretrained(partial)
+        tokenizer.save(partial)

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from tokenkit.export.folder import check_output_folder, save_hf_folder
+from tokenkit.export.folder import save_hf_folder
+from tokenkit.io import refuse_existing
 from tokenkit.models.causal_lm import open_source_model
 from tokenkit.models.weights import backbone_tensors
 from tokenkit.tokenizers import ByteifiedTokenizer, load_tokenizer, parse_spec
@@ -41,7 +42,7 @@ def transfer_model(
     Raises:
         TokenkitError: if the method is unknown, the output is taken, or the model unusable.
     """
-    check_output_folder(output)
+    refuse_existing(output, "output", "folder")
     initialize = INITIALIZERS.get(method)
     source = open_source_model(model)
     inputs, outputs = source.matrices()

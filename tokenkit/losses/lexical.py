@@ -20,7 +20,6 @@ from tokenkit.errors import ConfigError, ModelError
 from tokenkit.losses.base import Loss
 from tokenkit.losses.registry import LOSSES
 from tokenkit.models.outputs import Outputs
-from tokenkit.tokenizers.sampling.token_forms import shared_tokens
 
 
 def lexical_distance(mine: Tensor, theirs: Tensor) -> Tensor:
@@ -51,6 +50,8 @@ class Lexical(Loss):
             )
 
     def __init__(self, config: Config, student_tok=None, teacher_tok=None) -> None:
+        from tokenkit.tokenizers.sampling.token_forms import shared_tokens
+
         super().__init__(config)
         self.student_ids, self.teacher_ids = shared_tokens(student_tok, teacher_tok)
         if not len(self.student_ids):

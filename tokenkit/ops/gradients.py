@@ -8,14 +8,13 @@ from collections.abc import Iterable, Sequence
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 
 @torch.no_grad()
 def global_norm(tensors: Iterable[Tensor]) -> Tensor:
     """L2 norm over all elements of all tensors, each element counted once; fp32, same on all ranks.
 
-    Plain tensors must be equal on all ranks (or there is one rank); of a :class:`DTensor`
+    Plain tensors must be equal on all ranks (or there is one rank); of a ``DTensor``
     every mesh dimension that shards it is summed over.
     """
     squares: dict[tuple, list[Tensor]] = defaultdict(list)
@@ -58,13 +57,18 @@ def gram_matrices(gradients: Sequence[Sequence[Tensor | None]], device: torch.de
     return gram
 
 
+def _sharded(tensor: Tensor) -> bool:
+    """Whether it is a DTensor, whose module is large and not imported for those who have none."""
+    return hasattr(tensor, "device_mesh")
+
+
 def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if _sharded(tensor) else tensor
 
 
 def _shard_groups(tensor: Tensor) -> tuple[dist.ProcessGroup, ...]:
     """Groups over which a tensor's elements are spread."""
-    if not isinstance(tensor, DTensor):
+    if not _sharded(tensor):
         return ()
     return tuple(
         tensor.device_mesh.get_group(dim)
@@ -85,6 +89,5 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     if max_norm > 0:
         factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
         for gradient in gradients:
-            local = gradient.to_local() if isinstance(gradient, DTensor) else gradient
-            local.mul_(factor)
+            _local(gradient).mul_(factor)
     return norm

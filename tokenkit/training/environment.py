@@ -15,11 +15,7 @@ import torch.distributed as dist
 
 from tokenkit.config import Config
 from tokenkit.log import logger
-
-
-def rank() -> int:
-    """Global rank, known before the process group starts."""
-    return int(os.environ.get("RANK", "0"))
+from tokenkit.ranks import rank
 
 
 def set_up_process(config: Config) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import torch
 
 from tokenkit.batch import Sequences, following, previous
 from tokenkit.errors import ConfigError, DataError
+from tokenkit.io import new_folder
 from tokenkit.models.outputs import Outputs
 
 
@@ -65,18 +65,15 @@ class CacheWriter:
         Args:
             meta: from :func:`tokenkit.training.cache_meta.describe_run`.
         """
-        partial = folder.with_name(f"{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)  # left by a crash
-        partial.mkdir(parents=True)
         keys = sorted(self._rows)
         lengths = [len(self._rows[key][0]) for key in keys]
-        np.save(partial / "keys.npy", np.array(keys, dtype=np.uint64))
-        np.save(partial / "offsets.npy", np.cumsum([0, *lengths], dtype=np.int64))
-        for number, name in enumerate(("label", "boundary")):
-            parts = [self._rows[key][number] for key in keys]
-            np.save(partial / f"{name}.npy", np.concatenate(parts).astype(np.float32))
-        (partial / "meta.json").write_text(json.dumps({**meta, "rows": len(keys)}, indent=2))
-        partial.rename(folder)
+        with new_folder(folder) as partial:
+            np.save(partial / "keys.npy", np.array(keys, dtype=np.uint64))
+            np.save(partial / "offsets.npy", np.cumsum([0, *lengths], dtype=np.int64))
+            for number, name in enumerate(("label", "boundary")):
+                parts = [self._rows[key][number] for key in keys]
+                np.save(partial / f"{name}.npy", np.concatenate(parts).astype(np.float32))
+            (partial / "meta.json").write_text(json.dumps({**meta, "rows": len(keys)}, indent=2))
 
 
 class CachedTeacher:

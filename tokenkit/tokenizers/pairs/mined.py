@@ -18,6 +18,7 @@ from rapidfuzz.process import cdist
 from tqdm.auto import tqdm
 
 from tokenkit.errors import TokenizerError
+from tokenkit.io import new_file
 from tokenkit.tokenizers import ByteifiedTokenizer
 
 ROWS = 1024  # tokens compared at a time
@@ -118,8 +119,7 @@ def save_mined_mapping(
 ) -> None:
     """Write a ``.npz`` file; it appears complete or not at all."""
     meta = {"teacher": str(teacher_tok.spec), "student": str(student_tok.spec)}
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("wb") as file:
+    with new_file(path, "wb") as file:
         np.savez_compressed(
             file,
             teacher_ids=mapping.teacher_ids,
@@ -127,7 +127,6 @@ def save_mined_mapping(
             teacher_size=len(teacher_tok),
             meta=json.dumps(meta),
         )
-    partial.replace(path)
 
 
 def load_mined_mapping(

@@ -1,4 +1,4 @@
-"""scripts/compute_tokenizer_info.py, run as a user runs it."""
+"""compute-tokenizer-info, run as a user runs it."""
 
 from __future__ import annotations
 

@@ -32,7 +32,8 @@ def test_twice(tmp_path):
 
     second = quickstart(Path("made"), tmp_path)
     assert second.returncode == 0, second.stderr[-2000:]
-    assert "export.py" not in second.stdout  # finished stages are reused
+    assert "tokenkit export" in first.stdout
+    assert "tokenkit export" not in second.stdout  # finished stages are reused
 
     def table(text: str) -> list[str]:
         return [line for line in text.splitlines() if "tokenizer" in line and "$" not in line][-3:]

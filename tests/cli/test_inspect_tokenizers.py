@@ -1,4 +1,4 @@
-"""scripts/inspect_tokenizers.py, run as a user runs it."""
+"""inspect-tokenizers, run as a user runs it."""
 
 from __future__ import annotations
 

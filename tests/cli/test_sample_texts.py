@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from tests.launch import SPEC_A
 from tests.models.tiny import save_tiny
-from tokenkit.errors import DataError
+from tokenkit.errors import DataError, TokenkitError
 from tokenkit.tokenizers import load_tokenizer
 
 
@@ -47,10 +47,45 @@ def test_one_seed_gives_the_texts_of_plain_generation(script, folder, tmp_path):
     assert found == [text.strip() for text in plain]
 
 
+def test_a_chat_model_asks_and_answers(script, folder, tmp_path):
+    """Questions go on from the template's header of a user's turn, answers from its prompt."""
+    chat = ["--chat", "--count", 3, "--max-tokens", 5, "--batch-size", 2, "--seed", 1]
+    script("sample_texts", "--model", folder, "--output", tmp_path / "chats", *chat)
+    rows = [json.loads(line)["messages"] for line in (tmp_path / "chats").read_text().splitlines()]
+    assert rows and all([turn["role"] for turn in row] == ["user", "assistant"] for row in rows)
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="bfloat16")
+
+    def sampled(*prompts: str) -> list[str]:
+        inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        made = model.generate(input_ids=ids, attention_mask=mask, do_sample=True, top_k=0,
+                              max_new_tokens=5)[:, ids.shape[1]:]  # fmt: skip
+        return [text.strip() for text in tokenizer.batch_decode(made, skip_special_tokens=True)]
+
+    set_seed(1)
+    header = "<|start_header_id|>user<|end_header_id|>\n\n"
+    assert header in tokenizer.apply_chat_template([rows[0][0]], tokenize=False)
+    header = (
+        tokenizer.apply_chat_template([rows[0][0]], tokenize=False).partition(header)[0] + header
+    )
+    questions = sampled(header, header)
+    turns = [[{"role": "user", "content": question}] for question in questions]
+    prompts = [
+        tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        for turn in turns
+    ]
+    answers = sampled(*prompts)
+    assert [[t["content"] for t in row] for row in rows[:2]] == [
+        list(pair) for pair in zip(questions, answers, strict=True)
+    ]
+
+
 def test_what_is_there_stays(script, folder, tmp_path):
     taken = tmp_path / "taken"
     taken.write_text("mine")
-    with pytest.raises(DataError, match="already exists"):
+    with pytest.raises(TokenkitError, match="already exists"):
         script("sample_texts", "--model", folder, "--output", taken)
     with pytest.raises(DataError, match="cannot be read"):
         script("sample_texts", "--model", folder, "--output", tmp_path / "x", "--prompts", "none")

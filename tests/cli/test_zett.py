@@ -42,7 +42,7 @@ def test_same_tokenizer_keeps_bits_per_byte(zett, texts_file, method) -> None:
 @pytest.mark.parametrize("method", ["random", "mean", "focus", "omp"])
 def test_methods(zett, texts_file, method) -> None:
     output, printed = zett(
-        "--target", SPEC_B, "--method", method, "--text", texts_file, "--max_documents", 3
+        "--target", SPEC_B, "--method", method, "--text", texts_file, "--max-documents", 3
     )
     assert f"by {method}" in printed and "(3 documents)" in printed
     counts = {
@@ -59,7 +59,7 @@ def test_omp_with_a_donor(zett, tmp_path) -> None:
     donor = save_tiny(tmp_path / "donor", "llama", seed=3, vocab_size=len(target))
     target.save(donor)
     spec = f"{donor}:source={target.family.name}"
-    output, printed = zett("--target", SPEC_B, "--method", "omp", "--donor", spec, "--omp_k", 4)
+    output, printed = zett("--target", SPEC_B, "--method", "omp", "--donor", spec, "--omp-k", 4)
     fallback = re.search(r"fallback +(\d+)", printed)
     assert int(fallback[1]) == 0
     assert all(matrix.isfinite().all() for matrix in embeddings(output))
@@ -70,7 +70,7 @@ def test_pruning_by_a_list_and_by_frequency(zett, tiny_llama, texts_file, tmp_pa
     entries = [source.hf.convert_ids_to_tokens(i) for i in range(900, 940)]
     (tmp_path / "keep.json").write_text(json.dumps(entries))
     output, printed = zett(
-        "--keep_tokens", tmp_path / "keep.json", "--keep_top", 50, "--text", texts_file
+        "--keep-tokens", tmp_path / "keep.json", "--keep-top", 50, "--text", texts_file
     )
     small = AutoTokenizer.from_pretrained(output)
     assert len(small) < len(source) and set(entries) <= set(small.get_vocab())
@@ -84,7 +84,7 @@ def test_pruning_by_a_list_and_by_frequency(zett, tiny_llama, texts_file, tmp_pa
 
 def test_extension(zett, tiny_llama, tmp_path) -> None:
     (tmp_path / "add.txt").write_text("quickbrown\n fox jumps\n\n")
-    output, printed = zett("--add_tokens", tmp_path / "add.txt")
+    output, printed = zett("--add-tokens", tmp_path / "add.txt")
     source, wide = load_tokenizer(SPEC_A), AutoTokenizer.from_pretrained(output)
     assert len(wide) == len(source) + 2 and re.search(r"averaged +2\n", printed)
     assert wide("a quickbrown", add_special_tokens=False)["input_ids"][-1] == len(source)
@@ -98,12 +98,12 @@ def test_extension(zett, tiny_llama, tmp_path) -> None:
     ("arguments", "message"),
     [
         ([], "nothing to do: give --target"),
-        (["--keep_top", 5], "--keep_top counts tokens, so it needs --text"),
+        (["--keep-top", 5], "--keep-top counts tokens, so it needs --text"),
         (["--target", SPEC_B, "--donor", "x"], "--donor is of --method omp, not fvt"),
-        (["--target", SPEC_B, "--max_documents", 0], "--max_documents 0 must be at least 1"),
+        (["--target", SPEC_B, "--max-documents", 0], "--max-documents 0 must be at least 1"),
         (["--target", SPEC_B, "--method", "fokus"], "did you mean 'focus'"),
-        (["--target", SPEC_B, "--method", "omp", "--omp_k", 0], "k = 0 must be at least 1"),
-        (["--keep_tokens", "no/such/file"], "'no/such/file' cannot be read"),
+        (["--target", SPEC_B, "--method", "omp", "--omp-k", 0], "k = 0 must be at least 1"),
+        (["--keep-tokens", "no/such/file"], "'no/such/file' cannot be read"),
     ],
 )
 def test_bad_input(zett, tmp_path, arguments, message) -> None:
@@ -122,4 +122,4 @@ def test_lists_of_tokens_are_checked(zett, tmp_path) -> None:
     ):
         path.write_text(content)
         with pytest.raises(TokenkitError, match=message):
-            zett("--keep_tokens", path)
+            zett("--keep-tokens", path)

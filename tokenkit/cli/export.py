@@ -1,0 +1,51 @@
+"""Export a run's student as a folder that plain ``transformers`` loads.
+
+    tokenkit export --run outputs/x --output exported/x
+
+Adapters are merged, the new vocabulary and tokenizer go in; nothing of tokenkit is needed to use
+the result.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from tokenkit.cli.arguments import CommandParser
+from tokenkit.io import refuse_existing
+from tokenkit.log import init_logger, logger
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = CommandParser(__doc__)
+    parser.add_argument("--run", type=Path, required=True, help="output directory of a run")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write (new)")
+    parser.add_argument(
+        "--step", type=int, default=-1, help="checkpoint (-1: latest, 0: as the run started)"
+    )
+    parser.add_argument("--dtype", choices=DTYPES, help="of the weights; default the source's own")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
+    init_logger()
+    refuse_existing(args.output, "--output", "folder")
+
+    import torch
+
+    from tokenkit.export.folder import save_hf_folder
+    from tokenkit.training.restore import load_run, merged_tensors
+    from tokenkit.training.student import student_rows
+
+    config, source, student, tokenizers = load_run(args.run, args.step)
+    rows = student_rows(source, tokenizers)
+    backbone, inputs, outputs = merged_tensors(config, student, rows)
+    dtype = getattr(torch, args.dtype) if args.dtype else None
+    toks = tokenizers.source, tokenizers.student
+    save_hf_folder(source, backbone, inputs, outputs, *toks, args.output, dtype)
+    logger.info(
+        f"{args.output}: model and tokenizer of {args.run}, {len(tokenizers.student):,} tokens"
+    )

@@ -1,0 +1,58 @@
+"""The command ``tokenkit``: names of all commands, and the way to each."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from tokenkit.errors import ConfigError, run_main
+from tokenkit.registry import did_you_mean
+
+# The file of a command has its name, with "_" for "-".
+COMMANDS = {
+    "train": "train a student from a TOML file: distillation, transfer, a hypernetwork",
+    "export": "write a run's student as a folder that plain transformers loads",
+    "zett": "give a model another tokenizer without training",
+    "eval": "run lm-eval tasks on an exported model",
+    "eval-bpb": "bits per byte of a model on text, comparable between tokenizers",
+    "sample-texts": "let a model write texts: data that keeps what it knows",
+    "cache-teacher": "run a teacher once and keep what ALM needs of it",
+    "compute-tokenizer-info": "pair statistics for the loss alm_unbiased",
+    "compute-mined-mapping": "nearest tokens by edit distance for the loss mined",
+    "inspect-tokenizers": "two tokenizations of a text side by side, aligned",
+    "quickstart": "offline, in minutes: train a small model and change its tokenizer",
+}
+
+
+def help_text() -> str:
+    """Every command with one line on what it does."""
+    width = max(map(len, COMMANDS))
+    lines = ["usage: tokenkit COMMAND [OPTION]...", ""]
+    lines += [f"  {name:<{width}}  {line}" for name, line in COMMANDS.items()]
+    return "\n".join([*lines, "", "tokenkit COMMAND --help says what its options are."])
+
+
+def run_command() -> None:
+    """Run the command that ``sys.argv`` names; without one, say which there are.
+
+    Raises:
+        ConfigError: if there is no such command.
+    """
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        print(help_text())
+        return
+    if name not in COMMANDS:
+        raise ConfigError(
+            f"unknown command '{name}'{did_you_mean(name, list(COMMANDS))} "
+            f"(commands: {', '.join(COMMANDS)})"
+        )
+    module = importlib.import_module(f"tokenkit.cli.{name.replace('-', '_')}")
+    # Each command is a program of its own, which scripts/ starts as well.
+    sys.argv = [f"tokenkit {name}", *arguments]
+    module.main()
+
+
+def main() -> None:
+    """What the installed command ``tokenkit`` calls; errors of the user are one line."""
+    run_main(run_command)

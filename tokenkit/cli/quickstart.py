@@ -1,0 +1,291 @@
+"""The whole story in minutes on a laptop CPU, offline: train a small model, change its tokenizer.
+
+    tokenkit quickstart [--zett]        (in a checkout: make quickstart [ARGS=--zett])
+
+1. collect Python's own standard library as text; 2. train two different tokenizers; 3. pretrain a
+small Llama on the first; 4. transfer it to the second by distilling it into itself; 5. compare
+bits per byte on held-out text. With ``--zett``, 4. is to train a hypernetwork that gives the model
+any tokenizer, on sampled ones, and 5. compares ways of moving to B without training on it. Either
+part reuses what the other has made. Everything lies under outputs/quickstart; what is finished is
+reused, and an interrupted training resumes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenkit.cli.arguments import CommandParser
+from tokenkit.errors import TokenkitError
+from tokenkit.io import new_file, new_folder
+from tokenkit.shipped import checkout
+
+SKIPPED = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages"}
+WORDS_A = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+WORDS_B = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+SPEC_A, SPEC_B = ":source=Llama3", ":source=Qwen2:target=Llama3"
+QUICK = ["--training.steps", "8", "--training.batch_size", "4", "--training.micro_batch_size", "4",
+         "--eval.max_documents", "4"]  # fmt: skip
+QUICK_ZETT = [
+    "--hypernet.num_heads", "4",
+    "--tokenizer_sampler.size_min", "1000", "--tokenizer_sampler.size_max", "1200",
+    "--tokenizer_sampler.size_mean", "1100", "--tokenizer_sampler.texts", "64",
+]  # fmt: skip
+
+
+def documents(limit: int) -> list[str]:
+    """Pieces of about 1,200 characters of the standard library's sources, cut at line ends."""
+    library = Path(sysconfig.get_paths()["stdlib"])
+    pieces: list[str] = []
+    for path in sorted(library.rglob("*.py")):
+        if SKIPPED & set(path.relative_to(library).parts):
+            continue
+        piece = ""
+        for line in path.read_text(encoding="utf-8", errors="ignore").splitlines(keepends=True):
+            piece += line
+            if len(piece) >= 1200:
+                pieces.append(piece)
+                piece = ""
+    # By content, so that train and held-out sets do not depend on where Python is installed.
+    pieces.sort(key=lambda piece: hashlib.sha1(piece.encode()).digest())
+    if len(pieces) < 100:
+        raise TokenkitError(f"'{library}' holds no sources of the standard library to learn")
+    return pieces[:limit]
+
+
+def write_rows(path: Path, texts: list[str]) -> None:
+    """JSON Lines; a file of that name is always complete."""
+    with new_file(path) as file:
+        file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
+
+
+def write_corpus(folder: Path, limit: int) -> None:
+    """``train.jsonl`` and ``held_out.jsonl``."""
+    if (folder / "train.jsonl").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = documents(limit)
+    held_out = max(8, len(texts) // 50)
+    write_rows(folder / "held_out.jsonl", texts[:held_out])
+    write_rows(folder / "train.jsonl", texts[held_out:])
+    size = sum(map(len, texts)) / 1e6
+    print(f"corpus: {len(texts):,} documents, {size:.1f} MB of Python's standard library")
+
+
+def train_tokenizer(corpus: Path, folder: Path, words: str, size: int) -> None:
+    """A byte-level BPE tokenizer as a Hugging Face folder."""
+    if (folder / "tokenizer.json").exists():
+        return
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    split = pre_tokenizers.Split(Regex(words), "isolated")
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=sys.stderr.isatty(),
+    )
+    texts = [json.loads(line)["text"] for line in corpus.read_text("utf-8").splitlines()]
+    tokenizer.train_from_iterator(texts, trainer)
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    with new_folder(folder) as partial:
+        tokenizer.save(str(partial / "tokenizer.json"))
+        (partial / "tokenizer_config.json").write_text(json.dumps(settings))
+    print(f"tokenizer {folder.name}: {tokenizer.get_vocab_size():,} tokens")
+
+
+def write_model_config(folder: Path, quick: bool) -> None:
+    """config.json of a small Llama; training draws its weights."""
+    from transformers import LlamaConfig
+
+    width, layers = (64, 2) if quick else (192, 4)
+    config = LlamaConfig(
+        hidden_size=width,
+        intermediate_size=width * 8 // 3 // 16 * 16,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 32,
+        num_key_value_heads=width // 32,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        architectures=["LlamaForCausalLM"],
+    )
+    config.save_pretrained(folder)
+
+
+def run(title: str, command: str, *arguments: str) -> None:
+    """Run one of the other commands as a user would, its output passing through."""
+    print(f"\n== {title}\n$ python -m tokenkit {command} {' '.join(arguments)}", flush=True)
+    environment = {"TOKENIZERS_PARALLELISM": "true", **os.environ, "HF_HUB_OFFLINE": "1"}
+    whole = [sys.executable, "-m", "tokenkit", command, *arguments]
+    if subprocess.run(whole, env=environment).returncode:
+        raise TokenkitError(f"quickstart stopped: tokenkit {command} failed (see above)")
+
+
+def train(title: str, recipe: str, output: Path, quick: bool, *overrides: str) -> None:
+    """Train; a finished run has nothing left to do, an interrupted one resumes."""
+    from tokenkit.config import load_config
+
+    arguments = ["--job.config_file", recipe, "--job.output_dir", str(output)]
+    run(title, "train", *arguments, *overrides, *(QUICK if quick else []))
+    # A run that was asked to stop (SIGTERM) saves and leaves without an error.
+    wanted = load_config(["--job.config_file", str(output / "config.toml")]).training.steps
+    if not (output / "checkpoints" / f"step-{wanted:08d}").is_dir():
+        raise TokenkitError(f"{output} stopped before step {wanted}; run this again to resume it")
+
+
+def make(title: str, command: str, output: Path, *arguments: str) -> None:
+    """Run a command that writes a folder, unless it is there."""
+    if not output.exists():
+        run(title, command, *arguments, "--output", str(output))
+
+
+def bits_per_byte(model: Path, spec: str, data: Path, folder: Path) -> float:
+    """Bits per byte of an exported model, measured by eval-bpb."""
+    result = folder / f"{model.name}.bpb.json"
+    if not result.exists():
+        run(f"bits per byte of {model.name}", "eval-bpb", "--model", str(model),
+            "--tokenizer", spec, "--data", str(data), "--json", str(result))  # fmt: skip
+    return json.loads(result.read_text())["bits_per_byte"]
+
+
+def sample(model: Path, prompt: str) -> str:
+    """What plain transformers makes of the exported folder."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    loaded = AutoModelForCausalLM.from_pretrained(model)
+    inputs = tokenizer(prompt, return_tensors="pt")
+    output = loaded.generate(**inputs, max_new_tokens=60, do_sample=False)
+    return tokenizer.decode(output[0], skip_special_tokens=True)
+
+
+def print_scores(scores: dict[str, float]) -> None:
+    print("\n" + "=" * 62)
+    print(f"{'bits per byte on held-out text (lower is better)':<50}")
+    for name, value in scores.items():
+        print(f"  {name:<44} {value:>8.4f}")
+
+
+def report(scores: dict[str, float], folder: Path, seconds: float) -> None:
+    print_scores(scores)
+    teacher, zero_shot, transferred = scores.values()
+    if zero_shot > teacher:
+        print(f"gap closed: {100 * (zero_shot - transferred) / (zero_shot - teacher):.0f}%")
+    else:
+        print("gap closed: none to close (the new tokenizer costs nothing here)")
+    print("=" * 62)
+    print("\nthe exported model, loaded by plain transformers, goes on:\n")
+    print(sample(folder / "student", "    def __init__(self, "))
+    print(f"\nexported model    {folder / 'student'}")
+    print(f"TensorBoard       tensorboard --logdir {folder}")
+    print(f"finished in       {seconds / 60:.1f} minutes")
+
+
+@dataclass(frozen=True)
+class Names:
+    """What the stages share."""
+
+    folder: Path
+    quick: bool
+    begin: float  # seconds since the epoch
+    spec_a: str
+    spec_b: str
+    held_out: Path
+    data: list[str]  # arguments of training
+
+    def score(self, model: Path, spec: str) -> float:
+        return bits_per_byte(model, spec, self.held_out, self.folder)
+
+    def move(self, method: str, output: Path, *arguments: str) -> Path:
+        """The teacher with tokenizer B, its rows made by a method of zett."""
+        given = arguments or ("--model", str(self.folder / "teacher"), "--tokenizer", self.spec_a)
+        make(f"give it tokenizer B by {method}", "zett", output, "--method", method,
+             "--target", self.spec_b, *given)  # fmt: skip
+        return output
+
+
+def pretrain(names: Names) -> None:
+    folder = names.folder
+    train("1/2 pretrain a small model with tokenizer A", "quickstart_pretrain",
+          folder / "pretrain", names.quick, *names.data, "--student.model", str(folder / "config"),
+          "--student.tokenizer", names.spec_a)  # fmt: skip
+    make("export it", "export", folder / "teacher", "--run", str(folder / "pretrain"))
+
+
+def transfer(names: Names) -> None:
+    """Distill the model into itself with tokenizer B."""
+    folder, student = names.folder, names.folder / "student"
+    zero_shot = names.move("fvt", folder / "zero_shot")
+    train("2/2 transfer it to tokenizer B by distilling it into itself",
+          "quickstart_transfer", folder / "transfer", names.quick, *names.data,
+          "--student.tokenizer", names.spec_a, "--student.target_tokenizer", names.spec_b,
+          "--student.model", str(folder / "teacher"))  # fmt: skip
+    make("export the result", "export", student, "--run", str(folder / "transfer"))
+    scores = {
+        "teacher (tokenizer A)": names.score(folder / "teacher", names.spec_a),
+        "zero-shot (tokenizer B, FVT)": names.score(zero_shot, names.spec_b),
+        "after transfer (tokenizer B)": names.score(student, names.spec_b),
+    }
+    report(scores, folder, time.time() - names.begin)
+
+
+def zero_shot_transfer(names: Names) -> None:
+    """Train a hypernetwork on sampled tokenizers and hold it against untrained methods."""
+    folder, quick = names.folder, names.quick
+    train("2/2 train a hypernetwork on sampled tokenizers", "quickstart_zett",
+          folder / "zett", quick, *names.data, "--student.tokenizer", names.spec_a,
+          "--student.model", str(folder / "teacher"), "--eval.tokenizers", names.spec_b,
+          *(QUICK_ZETT if quick else []))  # fmt: skip
+    scores = {"the model itself (tokenizer A)": names.score(folder / "teacher", names.spec_a)}
+    for method in ("random", "mean", "focus", "omp", "fvt"):
+        moved = names.move(method, folder / f"zero_shot_{method}")
+        scores[f"tokenizer B, {method}"] = names.score(moved, names.spec_b)
+    given = ("--checkpoint", str(folder / "zett"))
+    moved = names.move("hypernet", folder / "zero_shot_hypernet", *given)
+    scores["tokenizer B, hypernetwork"] = names.score(moved, names.spec_b)
+    print_scores(scores)
+    print("=" * 62)
+    print("\nno method has seen tokenizer B before; any other can be given the same way:\n")
+    print(f"python -m tokenkit zett --method hypernet --checkpoint {folder / 'zett'} --target SPEC")
+    print(f"finished in {(time.time() - names.begin) / 60:.1f} minutes")
+
+
+def main() -> None:
+    parser = CommandParser(__doc__)
+    parser.add_argument("--output", type=Path, help="folder (outputs/quickstart)")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run at all?")
+    parser.add_argument(
+        "--zett", action="store_true", help="train a hypernetwork for any tokenizer"
+    )
+    args = parser.parse_args()
+    begin, quick = time.time(), args.quick
+    # The two sizes are different runs, so each has its own folder.
+    root = checkout() or Path.cwd()
+    default = root / "outputs" / ("quickstart_quick" if quick else "quickstart")
+    folder = (args.output or default).resolve()
+    if folder.is_relative_to(root):  # short names in what is printed
+        folder = folder.relative_to(root)
+    os.chdir(root)  # where the package of a checkout is found, wherever one has started
+
+    corpus, held_out = folder / "corpus", folder / "corpus" / "held_out.jsonl"
+    write_corpus(corpus, limit=200 if quick else 12000)
+    for name, words, size in (("a", WORDS_A, 2048), ("b", WORDS_B, 3072)):
+        size = size // 4 if quick else size
+        train_tokenizer(corpus / "train.jsonl", folder / f"tokenizer_{name}", words, size)
+    write_model_config(folder / "config", quick)
+    spec_a, spec_b = f"{folder}/tokenizer_a{SPEC_A}", f"{folder}/tokenizer_b{SPEC_B}"
+
+    data = ["--data.train", str(corpus / "train.jsonl"), "--data.validation", str(held_out)]
+    names = Names(folder, quick, begin, spec_a, spec_b, held_out, data)
+    pretrain(names)
+    (zero_shot_transfer if args.zett else transfer)(names)

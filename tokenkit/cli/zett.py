@@ -1,0 +1,180 @@
+"""Give a model another tokenizer without training (zero-shot tokenizer transfer).
+
+    tokenkit zett --model M --tokenizer M:source=Llama3 \\
+        --target T:source=Qwen2:target=Llama3 --output folder
+
+Only the vocabulary changes: each new token's rows are made from the old ones by ``--method``.
+``--method hypernet --checkpoint run`` lets a trained hypernetwork predict them, and takes the
+model from the run.
+Without ``--target``, the model's own tokenizer is pruned (``--keep-tokens`` or ``--keep-top``)
+and extended (``--add-tokens``); with it, the target is.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokenkit.cli.arguments import CommandParser
+from tokenkit.errors import ConfigError
+from tokenkit.io import refuse_existing
+from tokenkit.log import init_logger
+
+if TYPE_CHECKING:
+    import torch
+
+    from tokenkit.tokenizers import ByteifiedTokenizer
+
+# Written down and not asked of the registry, which would import torch and transformers.
+METHODS = ("focus", "fvt", "mean", "omp", "random")
+HYPERNET = "hypernet"
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = CommandParser(__doc__)
+    parser.add_argument("--model", help="hub id or local folder")
+    parser.add_argument("--tokenizer", help="spec of the model's own tokenizer")
+    parser.add_argument("--target", help="spec of the tokenizer to move to (default: its own)")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write (new)")
+    parser.add_argument("--method", default="fvt", help=f"{', '.join(METHODS)} or {HYPERNET}")
+    parser.add_argument("--seed", type=int, default=1234, help="for rows that must be drawn")
+    parser.add_device()
+    parser.add_argument(
+        "--text", nargs="+", help="files: bits per byte before and after, and for --keep-top"
+    )
+    parser.add_argument("--max-documents", type=int, default=256, help="for bits per byte")
+    tokens = parser.add_argument_group("vocabulary")
+    tokens.add_argument(
+        "--keep-tokens", type=Path, help="list of vocabulary entries to keep (.json, or lines)"
+    )
+    tokens.add_argument("--keep-top", type=int, help="keep this many most frequent in --text")
+    tokens.add_argument(
+        "--add-tokens", type=Path, help="list of tokens to add, as they stand in text"
+    )
+    trained = parser.add_argument_group("method hypernet")
+    trained.add_argument(
+        "--checkpoint", type=Path, help="output directory of the run that trained the hypernetwork"
+    )
+    trained.add_argument("--step", type=int, default=-1, help="its checkpoint (-1: the latest)")
+    omp = parser.add_argument_group("method omp")
+    omp.add_argument("--donor", help="tokenizer spec of a model folder with the target's tokenizer")
+    omp.add_argument("--omp-k", type=int, default=64, help="shared tokens per new one")
+    omp.add_argument(
+        "--omp-candidates", type=int, default=512, help="nearest to choose them from; 0: all"
+    )
+    return parser.parse_args()
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse combinations that cannot work."""
+    edits = args.keep_tokens or args.keep_top is not None or args.add_tokens
+    if not (args.target or edits):
+        raise ConfigError("nothing to do: give --target, --keep-tokens, --keep-top or --add-tokens")
+    if args.keep_top is not None and not args.text:
+        raise ConfigError("--keep-top counts tokens, so it needs --text")
+    for name in ("keep_top", "max_documents"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} {value} must be at least 1")
+    if args.donor and args.method != "omp":
+        raise ConfigError(f"--donor is of --method omp, not {args.method}")
+    refuse_existing(args.output, "--output", "folder")
+    if (args.method == HYPERNET) != (args.checkpoint is not None):
+        raise ConfigError(f"--checkpoint goes with --method {HYPERNET}, not {args.method}")
+    if args.method == HYPERNET:
+        for name in ("model", "tokenizer"):
+            if getattr(args, name):
+                raise ConfigError(f"--{name} is that of --checkpoint: leave it out")
+
+        from tokenkit.training.restore import load_run_config
+
+        settings = load_run_config(args.checkpoint).student
+        args.tokenizer = settings.tokenizer
+        if settings.init == "pretrained":
+            args.model = settings.model
+        return
+    for name in ("model", "tokenizer"):
+        if not getattr(args, name):
+            raise ConfigError(f"--{name} is missing")
+
+    from tokenkit.transfer import INITIALIZERS
+
+    INITIALIZERS.get(args.method)
+
+
+def target_of(args: argparse.Namespace, source: ByteifiedTokenizer) -> ByteifiedTokenizer:
+    """The tokenizer to move to, pruned, then extended."""
+    from tokenkit.evaluation.folder import read_texts
+    from tokenkit.tokenizers import extend, load_tokenizer, prune
+    from tokenkit.tokenizers.editing.prune import ids_of_entries, most_frequent
+    from tokenkit.tokenizers.editing.token_list import read_token_list
+
+    tok = load_tokenizer(args.target, like=source) if args.target else source
+    keep = []
+    if args.keep_tokens:
+        keep += ids_of_entries(tok, read_token_list(args.keep_tokens))
+    if args.keep_top is not None:
+        keep += most_frequent(tok, read_texts(args.text, option="--text"), args.keep_top)
+    if keep:
+        tok = prune(tok, keep)
+    return extend(tok, read_token_list(args.add_tokens)) if args.add_tokens else tok
+
+
+def options_of(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """Options of the method."""
+    if args.method != "omp":
+        return {}
+
+    from tokenkit.export.zero_shot import open_donor
+
+    donor = open_donor(args.donor, device) if args.donor else None
+    return {"k": args.omp_k, "candidates": args.omp_candidates, "donor": donor}
+
+
+def transferred(
+    args: argparse.Namespace,
+    source_tok: ByteifiedTokenizer,
+    target_tok: ByteifiedTokenizer,
+    device: torch.device,
+) -> dict[str, int]:
+    """Write the model; how many tokens got their rows in which way."""
+    if args.method == HYPERNET:
+        from tokenkit.export.apply_hypernet import apply_hypernet
+
+        return apply_hypernet(args.checkpoint, target_tok, args.output, args.step)
+
+    from tokenkit.export.zero_shot import transfer_model
+
+    return transfer_model(
+        args.model, source_tok, target_tok, args.output,
+        method=args.method, seed=args.seed, device=device, **options_of(args, device),
+    )  # fmt: skip
+
+
+def main() -> None:
+    args = parse_arguments()
+    init_logger()
+    check(args)
+
+    from tokenkit.evaluation.device import usable_device
+    from tokenkit.evaluation.folder import folder_bits_per_byte, read_texts
+    from tokenkit.tokenizers import load_tokenizer, warn_of_missing_bos
+
+    device = usable_device(args.device)
+    source_tok = load_tokenizer(args.tokenizer)
+    target_tok = target_of(args, source_tok)
+    warn_of_missing_bos(source_tok, target_tok)
+    texts = read_texts(args.text, args.max_documents, option="--text") if args.text else []
+    report = transferred(args, source_tok, target_tok, device)
+    print(f"{args.output}: {len(target_tok):,} tokens by {args.method}")
+    for kind, count in report.items():
+        print(f"  {kind:<10} {count:>9,}")
+    if texts:
+        known = {"before": (args.model, source_tok), "after": (args.output, target_tok)}
+        values = [
+            f"{folder_bits_per_byte(str(folder), tok, texts, device=device):.6f} {name}"
+            for name, (folder, tok) in known.items()
+            if folder
+        ]
+        print(f"bits per byte: {', '.join(values)} ({len(texts)} documents)")
