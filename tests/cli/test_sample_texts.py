@@ -65,11 +65,9 @@ def test_a_chat_model_asks_and_answers(script, folder, tmp_path):
         return [text.strip() for text in tokenizer.batch_decode(made, skip_special_tokens=True)]
 
     set_seed(1)
-    header = "<|start_header_id|>user<|end_header_id|>\n\n"
-    assert header in tokenizer.apply_chat_template([rows[0][0]], tokenize=False)
-    header = (
-        tokenizer.apply_chat_template([rows[0][0]], tokenize=False).partition(header)[0] + header
-    )
+    written = tokenizer.apply_chat_template([rows[0][0]], tokenize=False)
+    header = "".join(written.partition("<|start_header_id|>user<|end_header_id|>\n\n")[:2])
+    assert header != written
     questions = sampled(header, header)
     turns = [[{"role": "user", "content": question}] for question in questions]
     prompts = [
