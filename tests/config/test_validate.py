@@ -133,7 +133,7 @@ def test_good(workplace, overrides, world_size):
             ["--teacher.cache=cache", "--loss.names=sft,uld"],
             ["teacher.cache holds log-probs only", '"uld"'],
         ),
-        (["--loss.names=mined"], ["mined.mapping is empty", "compute_mined_mapping"]),
+        (["--loss.names=mined"], ["mined.mapping is empty", "compute-mined-mapping"]),
         (["--loss.names=mined", "--mined.mapping=no.npz"], ['"no.npz" does not exist']),
         (
             ["--loss.names=lexical", "--student.train_embeddings=false"],

@@ -30,7 +30,7 @@ from tokenkit.ops.segments import chunk_ends, segment_sum
 class MinedSettings:
     """Minimal edit distance mapping, the loss mined."""
 
-    mapping: str = key("", "file written by scripts/compute_mined_mapping.py")
+    mapping: str = key("", "file written by tokenkit compute-mined-mapping")
 
 
 class Match(NamedTuple):
@@ -55,12 +55,12 @@ class MinED(Loss):
         if not mapping:
             yield (
                 'mined.mapping is empty, but loss "mined" reads the map of tokens from there: name '
-                "a file written by scripts/compute_mined_mapping.py"
+                "a file written by tokenkit compute-mined-mapping"
             )
         elif not Path(mapping).expanduser().is_file():
             yield (
                 f"mined.mapping = {to_toml(mapping)} does not exist: write it with "
-                "scripts/compute_mined_mapping.py"
+                "tokenkit compute-mined-mapping"
             )
 
     needs = frozenset({"hidden"})

@@ -11,7 +11,7 @@ from tokenkit.models.vocabulary.table import Vocabulary
 from tokenkit.parallelisms.activation_checkpoint import apply_activation_checkpoint
 from tokenkit.parallelisms.compile import apply_compile
 from tokenkit.parallelisms.fsdp import apply_fsdp, shard_vocabulary
-from tokenkit.parallelisms.mesh import Parallel, init_parallel, world_size
+from tokenkit.parallelisms.mesh import Parallel, init_parallel
 from tokenkit.parallelisms.tensor_parallel import apply_tensor_parallel
 from tokenkit.parallelisms.vocabulary_rows import SharedPrediction, shard_rows
 
@@ -21,7 +21,6 @@ __all__ = [
     "parallelize",
     "parallelize_vocabulary",
     "share_prediction",
-    "world_size",
 ]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -13,11 +13,6 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from tokenkit.config import Config
 
 
-def world_size() -> int:
-    """Ranks that torchrun started (1 without torchrun)."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def init_distributed() -> torch.device:
     """Start the process group (NCCL on GPUs, gloo on CPU) and return this rank's device.
 

@@ -21,7 +21,7 @@ from tokenkit.tokenizers import ByteifiedTokenizer
 from tokenkit.training.fingerprint import fingerprint
 
 FORMAT = 2
-NEW = "write a new cache with scripts/cache_teacher.py"
+NEW = "write a new cache with tokenkit cache-teacher"
 SCHEMA: dict[str, Any] = {
     "format": int,
     "teacher": {

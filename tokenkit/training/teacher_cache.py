@@ -96,12 +96,12 @@ class CachedTeacher:
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"teacher.cache = '{folder}' is not a teacher cache ({error}); "
-                "write one with scripts/cache_teacher.py"
+                "write one with tokenkit cache-teacher"
             ) from error
         if not self._fits(rows):
             raise ConfigError(
                 f"teacher.cache = '{folder}' is damaged: its arrays are not those of {rows} rows; "
-                "write a new cache with scripts/cache_teacher.py"
+                "write a new cache with tokenkit cache-teacher"
             )
 
     def _fits(self, rows: int) -> bool:
@@ -128,7 +128,7 @@ class CachedTeacher:
             if at == len(self.keys) or int(self.keys[at]) != key:
                 raise DataError(
                     f"teacher.cache = '{self.folder}' lacks a row of this run's data; run "
-                    "scripts/cache_teacher.py again with the same data, lengths, seed and steps"
+                    "tokenkit cache-teacher again with the same data, lengths, seed and steps"
                 )
             begin, end = self.offsets[at], self.offsets[at + 1]
             label[number, : end - begin] = self.label[begin:end]

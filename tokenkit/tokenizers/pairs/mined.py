@@ -143,7 +143,7 @@ def load_mined_mapping(
             meta = json.loads(str(file["meta"]))
     except FileNotFoundError:
         raise TokenizerError(
-            f"MinED mapping '{path}' does not exist; write it with scripts/compute_mined_mapping.py"
+            f"MinED mapping '{path}' does not exist; write it with tokenkit compute-mined-mapping"
         ) from None
     except Exception as error:  # zip, key and JSON errors of a damaged file
         raise TokenizerError(f"'{path}' is not a MinED mapping: {error}") from error
