@@ -110,7 +110,7 @@ def test_another_run_is_refused(
     filled = [value.format(**values) for value in extra]
     cache = ["--teacher.cache", str(own_cache)]
     line = refusal([*arguments, *cache, *filled], tmp_path / "run")
-    for part in ["teacher.cache = ", str(own_cache), "cache_teacher.py", *parts]:
+    for part in ["teacher.cache = ", str(own_cache), "cache-teacher", *parts]:
         assert part.format(**values) in line
 
 
