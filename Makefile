@@ -18,7 +18,7 @@ help:
 	@echo "make test         lint and all tests  [ARGS='-k config' for pytest]"
 	@echo "make test-real    slow tests on real tokenizers, templates and a real model (folders in"
 	@echo "                  TOKENKIT_TOKENIZERS, TOKENKIT_CHAT_TEMPLATES, TOKENKIT_MODELS)"
-	@echo "make lint         ruff check and format check"
+	@echo "make lint         ruff check, format check, types by mypy"
 	@echo "make format       apply ruff's fixes and format"
 	@echo "variables: PYTHON=$(PYTHON) (3.11 to 3.13), TORCH_INDEX=URL (extra index for torch), ARGS"
 
@@ -34,6 +34,7 @@ test-real: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.common import hardware, peak_bytes, resident_bytes  # noqa: E402
 from benchmarks.mined import train_pair  # noqa: E402
 from tokenkit.tokenizers import load_tokenizer  # noqa: E402
-from tokenkit.transfer import fvt  # noqa: E402
+from tokenkit.transfer.fvt import fvt  # noqa: E402
 from tokenkit.transfer.new_rows import CHUNK_ROWS  # noqa: E402
 
 

@@ -2,28 +2,71 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
+import torch
 
-from tests.launch import read_metrics, train
+from tests.launch import SPEC_A, SPEC_B, read_metrics, train
 from tokenkit.config import load_config, validate
+from tokenkit.config.components import import_custom
 from tokenkit.errors import ConfigError
+from tokenkit.tokenizers import load_tokenizer
+from tokenkit.transfer import INITIALIZERS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def test_a_loss_from_a_file_of_the_users(base_arguments, tmp_path):
+@pytest.fixture(scope="module")
+def run(base_arguments, tmp_path_factory) -> Path:
+    """Output directory of one run with all of them."""
+    folder = tmp_path_factory.mktemp("examples")
+    files = [str(EXAMPLES / f"my_{kind}.py") for kind in ("loss", "balance", "initialiser")]
+    argv = [*base_arguments, "--training.steps", "3", "--job.output_dir", str(folder)]
+    argv += ["--job.custom_import", ",".join(files), "--loss.names", "sft,focal,alm_unconstrained"]
+    argv += ["--focal.gamma", "0", "--loss.aggregation", "dwa", "--dwa.temperature", "0.1"]
+    train([*argv, "--student.embedding_init", "by_bytes"], 1, folder / "log")
+    return folder
+
+
+def test_a_loss_from_a_file_of_the_users(run):
     """With γ = 0 it is cross-entropy; its section is part of the saved config."""
-    argv = [*base_arguments, "--training.steps", "2", "--loss.names", "sft,focal"]
-    argv += ["--job.custom_import", str(EXAMPLES / "my_loss.py"), "--job.output_dir", str(tmp_path)]
-    train([*argv, "--focal.gamma", "0"], 1, tmp_path / "log")
-    metrics = read_metrics(tmp_path)
-    for step in (1, 2):
+    metrics = read_metrics(run)
+    for step in (1, 2, 3):
         assert metrics[step]["loss/focal"] == pytest.approx(metrics[step]["loss/sft"], rel=1e-4)
         accuracy = metrics[step]["sft/accuracy"]
         assert metrics[step]["focal/accuracy"] == pytest.approx(accuracy, rel=1e-6)
-    assert "[focal]\ngamma = 0.0" in (tmp_path / "config.toml").read_text()
+    assert "[focal]\ngamma = 0.0" in (run / "config.toml").read_text()
+
+
+def test_a_balance_from_a_file_of_the_users(run):
+    """The third step's factors follow from the losses of the first two; the loss from them."""
+    names, metrics = ("sft", "focal", "alm_unconstrained"), read_metrics(run)
+    losses = {step: [metrics[step][f"loss/{name}"] for name in names] for step in (1, 2, 3)}
+    factors = {step: [metrics[step][f"dwa/{name}"] for name in names] for step in (1, 2, 3)}
+    assert factors[1] == factors[2] == pytest.approx([1.0] * 3)
+    powers = [math.exp(b / a / 0.1) for a, b in zip(losses[1], losses[2], strict=True)]
+    assert factors[3] == pytest.approx([3 * p / sum(powers) for p in powers], rel=1e-4)
+    assert max(factors[3]) - min(factors[3]) > 1e-3
+    mean = sum(f * x for f, x in zip(factors[3], losses[3], strict=True)) / 3
+    assert metrics[3]["loss"] == pytest.approx(mean, rel=1e-5)
+
+
+def test_an_initialiser_from_a_file_of_the_users(run):
+    """A composed row is the mean of its pieces' rows, weighted by their bytes."""
+    assert "tokens by by_bytes" in (run / "log").read_text()
+    import_custom([str(EXAMPLES / "my_initialiser.py")])
+    source, target = load_tokenizer(SPEC_A), load_tokenizer(SPEC_B)
+    matrix = torch.randn(len(source), 4)
+    (made,), report = INITIALIZERS.get("by_bytes")(source, target, [matrix])
+    assert made.shape == (len(target), 4) and report["averaged"] > 0
+    tokens = [i for i, token in enumerate(target.tokens) if token and token not in source.ids]
+    pieces = {i: source.tokenize_bytes_batch([target.tokens[i]])[0] for i in tokens}
+    token = max((i for i in tokens if i not in target.special_ids), key=lambda i: len(pieces[i]))
+    lengths = torch.tensor([float(len(source.tokens[piece])) for piece in pieces[token]])
+    expected = (lengths[:, None] * matrix[pieces[token]]).sum(0) / lengths.sum()
+    torch.testing.assert_close(made[token], expected)
 
 
 def test_custom_sections_are_strict(tmp_path):

@@ -25,7 +25,8 @@ def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
         return [_mapped(item, function) for item in value]
     if dataclasses.is_dataclass(value):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        return type(value)(**_mapped(fields, function))
+        kind: Any = type(value)
+        return kind(**_mapped(fields, function))
     return value
 
 

@@ -73,7 +73,7 @@ def new_file(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
     Text is UTF-8 with ``\\n`` line ends. When the name appears, the content is on the disk.
     """
     partial = partial_path(path)
-    text = {"encoding": "utf-8", "newline": "\n"} if mode == "w" else {}
+    text: dict[str, Any] = {"encoding": "utf-8", "newline": "\n"} if mode == "w" else {}
     try:
         with partial.open(mode, **text) as file:
             yield file

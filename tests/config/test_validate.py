@@ -133,6 +133,10 @@ def test_good(workplace, overrides, world_size):
             ["--teacher.cache=cache", "--loss.names=sft,uld"],
             ["teacher.cache holds log-probs only", '"uld"'],
         ),
+        (
+            ["--student.embedding_init=fwt"],
+            ['student.embedding_init = "fwt"', "did you mean 'fvt'", "focus, fvt, mean, omp"],
+        ),
         (["--loss.names=mined"], ["mined.mapping is empty", "compute-mined-mapping"]),
         (["--loss.names=mined", "--mined.mapping=no.npz"], ['"no.npz" does not exist']),
         (

@@ -23,7 +23,7 @@ from tokenkit.tokenizers import (
 )
 from tokenkit.tokenizers.chat.marked import encode_marked
 from tokenkit.tokenizers.pairs.mined import compute_mined_mapping
-from tokenkit.transfer import fvt
+from tokenkit.transfer.fvt import fvt
 
 # Where we depart from the reference, row by row.
 # - Of added tokens of which one begins another, the reference takes the first, the tokenizer

@@ -10,8 +10,7 @@ import torch
 
 from tests.tokenizers.samples import tokenizer
 from tests.transfer.test_fvt import origins_of, slow
-from tokenkit.transfer import focus
-from tokenkit.transfer.focus import sparsemax
+from tokenkit.transfer.focus import focus, sparsemax
 
 
 def closed_form(z: np.ndarray) -> np.ndarray:

@@ -12,7 +12,8 @@ from tokenkit.errors import ConfigError, ModelError
 from tokenkit.tokenizers import load_tokenizer
 from tokenkit.tokenizers.alphabet import to_alphabet
 from tokenkit.tokenizers.roles import COPIED_MARKERS
-from tokenkit.transfer import INITIALIZERS, fvt
+from tokenkit.transfer import INITIALIZERS
+from tokenkit.transfer.fvt import fvt
 from tokenkit.transfer.new_rows import CHUNK_ROWS, moments
 
 PAIRS = [("llama3", "qwen2"), ("gemma2", "llama3"), ("qwen2", "gemma2"), ("bytes", "gpt2"),

@@ -7,7 +7,9 @@ import torch
 
 from tests.tokenizers.samples import tokenizer
 from tests.transfer.test_fvt import PAIRS, origins_of
-from tokenkit.transfer import INITIALIZERS, mean, random
+from tokenkit.transfer import INITIALIZERS
+from tokenkit.transfer.mean import mean
+from tokenkit.transfer.random import random
 
 
 @pytest.mark.parametrize(("source", "target"), PAIRS)

@@ -15,8 +15,8 @@ from tests.tokenizers.samples import GOLDEN, tokenizer
 from tests.transfer.test_fvt import origins_of, slow
 from tokenkit.errors import ConfigError, ModelError
 from tokenkit.export.zero_shot import open_donor
-from tokenkit.transfer import fvt, omp
-from tokenkit.transfer.omp import Donor, approximate
+from tokenkit.transfer.fvt import fvt
+from tokenkit.transfer.omp import Donor, approximate, omp
 
 
 def loop(y: np.ndarray, atoms: np.ndarray, k: int) -> np.ndarray:

@@ -23,16 +23,19 @@ class Passes(Protocol):
     """A step's micro-batches, ready for the student, L losses each.
 
     Attributes:
-        names: the losses'.
         scale: ``[L]`` scheduled weights λ.
         parameters: the optimizer's, which may be sharded.
         group: ranks that have other rows of the step.
     """
 
-    names: list[str]
     scale: Tensor
     parameters: list[Tensor]
     group: ProcessGroup
+
+    @property
+    def names(self) -> list[str]:
+        """The losses'."""
+        ...
 
     def __len__(self) -> int:
         """Number of micro-batches."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from tokenkit.errors import ConfigError
 
-BUILT_IN = ("tokenkit.losses", "tokenkit.balance")
+BUILT_IN = ("tokenkit.losses", "tokenkit.balance", "tokenkit.transfer")
 Problems = Callable[[Any], Iterator[str]]  # Config → lines
 
 _sections: dict[str, type] = {}

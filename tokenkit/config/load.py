@@ -260,7 +260,7 @@ def _check_type(info: KeyInfo, value: Any, origin: str) -> Any:
         raise ConfigError(f"{origin}{info.full_name}: the value is {problem}") from None
 
 
-def _check_scalar(kind: type, value: Any) -> Any:
+def _check_scalar(kind: Any, value: Any) -> Any:
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:  # type(), not isinstance: bool is an int for Python

@@ -36,7 +36,9 @@ class StudentConfig:
     init: str = key("pretrained", "starting weights", choices=("pretrained", "random"))
     train: str = key("full", "what to train in the decoder", choices=("full", "lora", "none"))
     train_embeddings: bool = key(True, "train the input and output matrices too")
-    embedding_init: str = key("fvt", "initialiser of the new vocabulary, by registered name")
+    embedding_init: str = key(
+        "fvt", "initialiser of the new vocabulary: focus | fvt | mean | omp | random, or your own"
+    )
     output_embeddings: str = key(
         "preserve", "keep tied matrices tied or untie them", choices=("preserve", "untie")
     )

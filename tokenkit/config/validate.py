@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from tokenkit.config.components import component_problems
 from tokenkit.config.keys import KeyInfo, all_keys
@@ -49,7 +50,7 @@ def _problems(config: Config, world_size: int) -> Iterator[str]:
     yield from check_paths(config)
 
 
-def _check_values(info: KeyInfo, value: object) -> Iterator[str]:
+def _check_values(info: KeyInfo, value: Any) -> Iterator[str]:
     """Choices and ranges of the schema; of each element, if the value is a list."""
     limits = info.metadata
     for item in value if isinstance(value, list) else [value]:

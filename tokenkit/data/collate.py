@@ -29,7 +29,7 @@ TEACHER = "teacher"  # name of the only one
 
 
 def _pad(rows: list[np.ndarray], fill: int, dtype: type, length: int) -> Tensor:
-    matrix = np.full((len(rows), length), fill, dtype=dtype)
+    matrix: np.ndarray = np.full((len(rows), length), fill, dtype=dtype)
     for number, row in enumerate(rows):
         matrix[number, : len(row)] = row
     return torch.from_numpy(matrix)

@@ -95,6 +95,7 @@ class Steps(IterableDataset):
         if worker is not None:  # threads of the tokenizer would hang in a forked process
             os.environ["TOKENIZERS_PARALLELISM"] = "false"
         for number in count(self.first + offset, stride):
+            item: StepBatch | _Failure
             try:
                 item = self.make(number)
             except TokenkitError as error:
@@ -205,6 +206,7 @@ def build_train_loader(
         pair_bias,
         config.alm.bias_threshold,
     )
+    collators: StepCollator | SampledCollator
     order = build_order(config)
     if isinstance(order, StreamedOrder):
         order.announces = dp_rank == 0

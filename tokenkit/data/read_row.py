@@ -96,7 +96,7 @@ def _without_none(value: Any) -> Any:
     return [_without_none(item) for item in value] if isinstance(value, list) else value
 
 
-def _json(value: Any, kind: type, name: str, where: str) -> Any:
+def _json(value: Any, kind: Any, name: str, where: str) -> Any:
     """A column that holds a list or an object, or is one written as JSON."""
     if isinstance(value, str):
         try:

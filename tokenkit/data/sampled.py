@@ -49,8 +49,10 @@ class TokenizerStream:
         self.texts, self.characters = sampler.texts, sampler.text_characters
         self.batch_size, self.seed = config.training.batch_size, config.job.seed
         self.config = config
-        self._step, self._drawn = -1, None
-        self._first, self._held = 0, []  # texts read, and the position of the first
+        self._step = -1
+        self._drawn: Drawn | None = None
+        self._first = 0
+        self._held: list[str] = []  # texts read from position ``_first`` on
 
     def at(self, step: int) -> Drawn:
         """The tokenizer of optimizer step number ``step``."""

@@ -81,7 +81,7 @@ class TokenCounts:
 
     def save(self, path: Path) -> None:
         """Write an ``.npz`` file; it appears complete or not at all."""
-        arrays = {}
+        arrays: dict[str, Any] = {}
         for side, counts in enumerate(self.tokens):
             used = np.flatnonzero(counts)
             arrays[f"ids{side}"], arrays[f"counts{side}"] = used, counts[used]
@@ -235,7 +235,7 @@ def count_corpus(
     workers = min(workers, len(missing))
     if workers <= 1:
         worker = _Worker(toks, sources, corpus.row_format, folder)
-        finished = map(worker.count, missing)
+        finished: Iterator[Shard] = map(worker.count, missing)
     else:
         finished = _count_in_processes(missing, workers, (specs, corpus, folder))
     rows, left = (sum(s.stop - s.start for s in part) for part in (shards, missing))

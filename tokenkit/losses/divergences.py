@@ -71,8 +71,8 @@ def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 def _mix(log_a: Tensor, log_b: Tensor, share: float) -> Tensor:
     """log(share · a + (1 − share) · b)."""
-    share = torch.tensor(share, dtype=log_a.dtype, device=log_a.device)
-    return torch.logaddexp(log_a + share.log(), log_b + (1.0 - share).log())
+    part = torch.tensor(share, dtype=log_a.dtype, device=log_a.device)
+    return torch.logaddexp(log_a + part.log(), log_b + (1.0 - part).log())
 
 
 def _head_share(log_p: Tensor, log_q: Tensor, alpha: float) -> Tensor:

@@ -111,7 +111,8 @@ class KD(Loss):
         predicted = student.counted[:, :length] & theirs.counted[:, :length]
         same = student.ids[:, :length] == theirs.ids[:, :length]
         on = predicted & previous(same, True).cumprod(1).bool()
-        return Match(*on.nonzero(as_tuple=True), left_out=(predicted & ~on).sum())
+        row, place = on.nonzero(as_tuple=True)
+        return Match(row, place, left_out=(predicted & ~on).sum())
 
     def count(self, match: Match) -> Tensor:
         return torch.full((), float(len(match.row)), device=match.row.device)

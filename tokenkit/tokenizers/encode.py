@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -130,11 +130,11 @@ def chat_ids(
 
 def _draft(tok: ByteifiedTokenizer, row: Row, chat: WrittenChat | None, reading: Reading) -> _Draft:
     """Say what is to be encoded; special tokens that are meant are guarded if others are not."""
-    if chat is None:
+    if isinstance(row, Document):
         text = well_formed(row.text)
         spelt = tok.spelt_special.search(text) if tok.spelt_special else None
         if reading.spelt == "refuse":
-            _refuse_spelt(text, spelt and spelt[0])
+            _refuse_spelt(text, spelt[0] if spelt else None)
         if reading.spelt == "text" and spelt and GUARD in text:
             raise DataError("the text spells a special token and holds U+10FFFD; take one out")
         return _Draft(row, chat, text, guarded=bool(spelt) and reading.spelt == "text")
@@ -142,7 +142,7 @@ def _draft(tok: ByteifiedTokenizer, row: Row, chat: WrittenChat | None, reading:
     if reading.spelt == "refuse":
         for content in chat.contents:
             spelt = tok.spelt_special.search(content.text) if tok.spelt_special else None
-            _refuse_spelt(content.text, spelt and spelt[0])
+            _refuse_spelt(content.text, spelt[0] if spelt else None)
     if reading.spelt != "parse" and tok.spelt_special:
         found = next(filter(None, map(tok.spelt_special.search, chat.names)), None)
         if found:
@@ -216,7 +216,7 @@ def _document(
     begin: np.ndarray,
     end: np.ndarray,
 ) -> EncodedRow:
-    row = draft.row
+    row = cast(Document, draft.row)
     spelt = [m.span() for m in tok.spelt_special.finditer(text)] if draft.guarded else []
     bos = [tok.ids[tok.text_bos]] if row.bos and tok.text_bos else []
     eos = [tok.eos_id] if row.eos and draft.whole else []
@@ -240,7 +240,7 @@ def _document(
         parts.insert(0, Part("unit", "bos", 0, *edges[:2]))
     if eos:
         parts.append(Part("unit", "eos", 0, *edges[2:]))
-    return EncodedRow(before + data + after, ids, *places, counted, lambda: parts)
+    return EncodedRow(before + data + after, ids, places[0], places[1], counted, lambda: parts)
 
 
 def _chat(
@@ -255,12 +255,13 @@ def _chat(
     chat = draft.chat
     text = chat.text
 
+    def place(at: int) -> int:
+        return len(in_form(text[:at], tok.normal_form))
+
     def moved(ranges: Spans) -> Spans:
         """Ranges of the text in bytes of its normal form."""
         if normal is not text:
-            ranges = [
-                tuple(len(in_form(text[:at], tok.normal_form)) for at in pair) for pair in ranges
-            ]
+            ranges = [(place(first), place(last)) for first, last in ranges]
         return _to_bytes(normal, ranges)
 
     if reading.loss_on == "all" and not chat.spelt:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from tokenkit.errors import TokenizerError
 from tokenkit.registry import did_you_mean
@@ -82,7 +83,7 @@ def make_family(
 
 
 _ROLE_NAMES = (("system",), ("user",), ("assistant",))
-_QWEN = {
+_QWEN: dict[str, Any] = {
     "special_tokens": ("<|im_start|>", "<|im_end|>", "<|endoftext|>"),
     "pad": ("<|endoftext|>",),
     "start_header": ("<|im_start|>",),
@@ -91,7 +92,7 @@ _QWEN = {
     "eot": ("<|im_end|>", "Ċ"),
     "names": _ROLE_NAMES,
 }
-_GEMMA = {
+_GEMMA: dict[str, Any] = {
     "special_tokens": ("<bos>", "<start_of_turn>", "<end_of_turn>", "<eos>", "<pad>"),
     "bos": ("<bos>",),
     "pad": ("<pad>",),
@@ -101,7 +102,7 @@ _GEMMA = {
     "eot": ("<end_of_turn>", "Ċ"),
     "names": (("user",), ("user",), ("model",)),  # no system turn
 }
-_LLAMA2 = {
+_LLAMA2: dict[str, Any] = {
     "special_tokens": ("<s>", "</s>", "<unk>"),
     "bos": ("<s>",),
     "pad": ("</s>",),

@@ -17,6 +17,7 @@ from tokenkit.errors import TokenizerError
 from tokenkit.log import logger
 from tokenkit.tokenizers.alphabet import BYTE_CHARACTERS
 from tokenkit.tokenizers.byteify import (
+    ByteKind,
     adds_prefix_space,
     detect_byte_kind,
     lone_unicode_form,
@@ -58,6 +59,7 @@ def load_tokenizer(
     hf = _load_hf(parsed)
     form = _speech(hf, parsed, like, date)
     data = _pipeline(hf)
+    kind: ByteKind
     if parsed.conversion == "byte":
         hf = _byte_level_tokenizer(hf, form)
         data, kind = _pipeline(hf), "byte_level"
@@ -111,17 +113,17 @@ def _speech(
     """By the family that the spec names as target, else as ``like``, else as the files say."""
     own = ChatTemplate.of(hf, date)
     if like is not None and not (spec.source or spec.target):
-        tokens = dict.fromkeys([*like.control_tokens, *like.family.special_tokens])
+        needed = dict.fromkeys([*like.control_tokens, *like.family.special_tokens])
         plain = _plain(like.hf, like.control_tokens)
         control = like.control_tokens
-        return _Speech(like.family, like.chat, like.text_bos, tuple(tokens), control, plain)
+        return _Speech(like.family, like.chat, like.text_bos, tuple(needed), control, plain)
     source = get_family(spec.source) if spec.source else derive_family(hf, str(spec))
     if spec.target:
         family = get_family(spec.target)
-        bos = family.replacements[BOS]
+        begin = family.replacements[BOS]
         written = ChatTemplate({"default": family_template(family)}, {}, date)
         tokens = family.special_tokens
-        return _Speech(family, written, bos[0] if bos else "", tokens, tokens)
+        return _Speech(family, written, begin[0] if begin else "", tokens, tokens)
     if own is None and (spec.source or source.has_headers):
         own = ChatTemplate({"default": family_template(source)}, {}, date)
     named, known = (source if spec.source else None), known_family(hf.get_vocab())

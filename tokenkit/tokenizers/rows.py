@@ -108,9 +108,9 @@ def joint_form(*toks: ByteifiedTokenizer) -> str:
 
 def in_form(text: str, form: str) -> str:
     """The text in a Unicode form ("" is any); the same object if it is that already."""
-    if not form or unicodedata.is_normalized(form, text):
+    if not form or unicodedata.is_normalized(form, text):  # type: ignore[arg-type]
         return text
-    return unicodedata.normalize(form, text)
+    return unicodedata.normalize(form, text)  # type: ignore[arg-type]
 
 
 def normalised(row: Row, form: str) -> Row:

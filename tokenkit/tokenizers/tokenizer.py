@@ -83,8 +83,8 @@ class ByteifiedTokenizer:
         self._read_vocabulary()
         self.marker_ids = {marker: self._marker_ids(marker) for marker in MARKERS}
         self._set_special_ids()
-        self.layout = None  # what alignment knows of the vocabulary, made when first needed
-        self.writer = None  # of chats, made when first needed
+        self.layout: Any = None  # what alignment knows of the vocabulary, made when first needed
+        self.writer: Any = None  # of chats, made when first needed
 
     # Vocabulary -------------------------------------------------------------------------------
 

@@ -208,7 +208,7 @@ def _settings(config: Config) -> dict[str, Any]:
 
 def _ill_typed(value: Any, wanted: Any, where: str) -> Iterator[str]:
     """One line for each part of ``value`` that is missing or has not the type wanted."""
-    kind = wanted if isinstance(wanted, type) else type(wanted)
+    kind: Any = wanted if isinstance(wanted, type) else type(wanted)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
         yield f"{where} is {type(value).__name__}, not {kind.__name__}"
     elif isinstance(wanted, dict):

@@ -65,7 +65,8 @@ def tensors_to_save(model: nn.Module, optimizer: torch.optim.Optimizer | None) -
 
 def random_state(device: torch.device) -> dict[str, Any]:
     """State of every random generator of this process."""
-    name, keys, position, has_gauss, gauss = np.random.get_state()
+    drawn: Any = np.random.get_state()
+    name, keys, position, has_gauss, gauss = drawn
     state = {
         "python": random.getstate(),
         "numpy": (name, keys.tolist(), position, has_gauss, gauss),

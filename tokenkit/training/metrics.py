@@ -78,7 +78,8 @@ class MetricsLogger:
         self.device, self.flops_per_token = device, flops_per_token
         self.world = dist.get_world_size()
         self.active = dist.get_rank() == 0
-        self._since, self._stats = time.perf_counter(), Counter()
+        self._since = time.perf_counter()
+        self._stats: Counter[str] = Counter()
         self.writer: Any = None
         self.bar = None
         if not self.active:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -105,7 +105,7 @@ def build_teacher(
     inputs, outputs = source.matrices()
     matrices = (fit_rows(inputs, rows), None if outputs is None else fit_rows(outputs, rows))
     # Rows that belong to no token would only take probability from those that do.
-    options = {"tied": source.tied, "valid_vocab": len(tokenizers.teacher)}
+    options: dict[str, Any] = {"tied": source.tied, "valid_vocab": len(tokenizers.teacher)}
     # Frozen weights need no fp32 masters.
     dtype = DTYPES[config.training.dtype]
     if not config.teacher.model and config.student.train != "full":

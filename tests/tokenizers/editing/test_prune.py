@@ -18,7 +18,7 @@ from tokenkit.errors import TokenizerError
 from tokenkit.tokenizers import extend, load_tokenizer, prune
 from tokenkit.tokenizers.byteify import BYTE_PIECES
 from tokenkit.tokenizers.editing.prune import ids_of_entries, most_frequent
-from tokenkit.transfer import fvt
+from tokenkit.transfer.fvt import fvt
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog, def f(x): return x + 12345",

@@ -279,4 +279,5 @@ class _Chunks:
             ids = np.zeros(len(self.begin) + 1, np.intp)
             ids[chunk] = side.ids  # the last assignment stays
             last.append(ids[:-1])
-        return pair_bias.is_unbiased(*last, threshold)
+        teacher, student = last
+        return pair_bias.is_unbiased(teacher, student, threshold)

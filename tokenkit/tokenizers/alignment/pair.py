@@ -74,7 +74,8 @@ def align_pair(
     row = normalised(row, joint_form(teacher, student))
     reading = Reading(loss_on, special_tokens)
     encoded = [encode_rows(tok, [row], reading) for tok in (teacher, student)]
-    found = align_rows(teacher, student, *encoded, (kind,), pair_bias, bias_threshold)
+    theirs, mine = encoded
+    found = align_rows(teacher, student, theirs, mine, (kind,), pair_bias, bias_threshold)
     chunks = found.teacher_chunks[kind], found.student_chunks[kind]
     counted = found.teacher_counted, found.student_counted
     sides = [

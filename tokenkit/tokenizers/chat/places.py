@@ -287,7 +287,8 @@ def _kept(
         return [0] * len(runs)
     at = np.flatnonzero(origin >= 0)
     ends = np.append(at, len(origin))
-    kept, repeats = [], Counter()
+    kept: list[int] = []
+    repeats: Counter[int] = Counter()
     for k, run in enumerate(runs):
         first = int(tinted.bounds[run.content]) + run.at
         edge = first if strip is str.lstrip else first + run.end - run.begin - 1

@@ -173,7 +173,7 @@ class WrittenChat:
         # A call may be closed by a token of its own.
         call = self.chat.messages[message].get("tool_calls") and self.writer.ends
         closed = self.writer.special.search(gap) if call else None
-        return closed and closed.span()
+        return closed.span() if closed else None
 
     def _said_from(self, message: int, begin: int) -> int:
         """Where an assistant's turn begins; see :func:`said_from`."""

@@ -140,7 +140,7 @@ def _draw(
     best = np.flatnonzero((share >= np.partition(share, place)[place]) & (share > 0))
     # Equal shares keep their order, which is that of the bytes.
     best = best[np.argsort(-share[best], kind="stable")][:candidates]
-    strings = [to_alphabet(substrings.text(i)) for i in best]
+    strings = [to_alphabet(substrings.text(i)) for i in best.tolist()]
     new = [k for k, piece in enumerate(strings) if piece not in fixed][:wanted]
     return [strings[k] for k in new], np.log(share[best[new]]), least
 

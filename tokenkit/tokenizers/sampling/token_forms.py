@@ -51,7 +51,9 @@ class TokenForms:
     def map(self, function: Callable[[Tensor], Tensor]) -> TokenForms:
         """A copy with the function applied to all tensors."""
         parts = (self.ids, self.lengths, self.copied, self.boundary, self.single)
-        return TokenForms(*map(function, parts), self.valid, self.source_rows, self.cut)
+        ids, lengths, copied, boundary, single = map(function, parts)
+        rest = self.valid, self.source_rows, self.cut
+        return TokenForms(ids, lengths, copied, boundary, single, *rest)
 
     def shared(self) -> tuple[Tensor, Tensor]:
         """Tokens that are tokens of the source too, and the latter's ids, ``[P]`` each."""
@@ -88,8 +90,8 @@ def _single(
     pairs = special_pairs(source_tok, tok, source_rows)
     special = np.isin(theirs, list(source_tok.special_ids))
     special[[*pairs, *tok.special_ids]] = True
-    for i in np.flatnonzero(single & special):
-        same_role = _roles(tok, i) & _roles(source_tok, theirs[i])
+    for i in np.flatnonzero(single & special).tolist():
+        same_role = _roles(tok, i) & _roles(source_tok, int(theirs[i]))
         single[i] = pairs[i] == theirs[i] if i in pairs else bool(same_role)
     return single
 
@@ -144,7 +146,8 @@ def make_token_forms(
         copied[special], padded[special] = True, 1
         ids[special, 0] = list(same_role.values())
     parts = map(torch.from_numpy, (ids, padded, copied, boundary, single))
-    return TokenForms(*parts, count, source_rows, int((lengths > max_length).sum()))
+    cut = int((lengths > max_length).sum())
+    return TokenForms(*parts, count, source_rows, cut)  # type: ignore[call-arg]
 
 
 def forms_for(
