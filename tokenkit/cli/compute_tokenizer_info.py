@@ -92,12 +92,12 @@ def main() -> None:
     with new_folder(args.output, resume=True) as partial:
         shards = partial / "shards"
         counts = count_corpus(toks, corpus, shards, args.workers, args.shard_rows, progress=True)
-        probabilities = [
+        teacher, student = (
             unigram_probabilities(tok, of_side, args.additive)
             for tok, of_side in zip(toks, counts.tokens, strict=True)
-        ]
+        )
         blank_bias = WHITESPACE[args.whitespace]
-        bias = pair_bias(*toks, *probabilities, blank_bias=blank_bias, progress=True)
+        bias = pair_bias(toks[0], toks[1], teacher, student, blank_bias=blank_bias, progress=True)
         save(partial, args, counts, bias)
         shutil.rmtree(shards)
     logger.info(

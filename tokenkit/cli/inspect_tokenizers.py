@@ -10,6 +10,7 @@ NO_COLOR is set) chunks stand in brackets. Tokens that have no counterpart are r
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from pathlib import Path
@@ -49,6 +50,7 @@ def main() -> None:
     from tokenkit.tokenizers import load_tokenizer
     from tokenkit.tokenizers.inspect import compare, report
 
-    toks = [load_tokenizer(spec) for spec in (args.first, args.second)]
-    sys.stdout.reconfigure(encoding="utf-8")
-    print(report(compare(*toks, text, args.chunks), colour))
+    first, second = (load_tokenizer(spec) for spec in (args.first, args.second))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
+    print(report(compare(first, second, text, args.chunks), colour))
