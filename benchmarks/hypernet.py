@@ -63,10 +63,9 @@ def run(side: str, made: HypernetVocabulary, forms: TokenForms) -> None:
         predicted = made.hypernet(made.embeddings_of(forms.ids), forms.mask)
         predicted.backward(torch.ones_like(predicted))
     else:
-        made.open(forms, made.predict)
-        for leaf in made.predicted:
-            leaf.grad = torch.ones_like(leaf)
-        made.close()
+        with made.step(forms, made.predict):
+            for leaf in made.predicted:
+                leaf.grad = torch.ones_like(leaf)
     if forms.ids.is_cuda:
         torch.cuda.synchronize()
 

@@ -81,6 +81,26 @@ def test_custom_sections_are_strict(tmp_path):
         validate(config, 1)
 
 
+def test_help_knows_custom_sections(capsys):
+    with pytest.raises(SystemExit):
+        load_config(["--help", "--job.custom_import", str(EXAMPLES / "my_loss.py")])
+    assert "--focal.gamma  float, default 2.0" in capsys.readouterr().out
+
+
+def test_files_are_saved_by_their_whole_path(monkeypatch):
+    """A run is exported from anywhere."""
+    monkeypatch.chdir(EXAMPLES.parent)
+    config = load_config(["--job.custom_import", "examples/my_loss.py"])
+    assert config.job.custom_import == [str(EXAMPLES / "my_loss.py")]
+
+
+def test_a_copy_keeps_custom_sections():
+    config = load_config(["--job.custom_import", str(EXAMPLES / "my_loss.py"), "--focal.gamma=1"])
+    copied = config.copy()
+    copied.focal.gamma = 3.0
+    assert config.focal.gamma == 1.0 and copied.training == config.training
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [

@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from tokenkit.tokenizers.sampling.token_forms import TokenForms
 
 
-def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """A copy with the function applied to all tensors, however deep."""
-    if isinstance(value, Tensor):
+def mapped(value: Any, function: Callable[[Any], Any], kind: type = Tensor) -> Any:
+    """A copy with the function applied to all tensors (all of ``kind``), however deep."""
+    if isinstance(value, kind):
         return function(value)
     if isinstance(value, dict):
-        return {key: _mapped(item, function) for key, item in value.items()}
+        return {key: mapped(item, function, kind) for key, item in value.items()}
     if isinstance(value, list):
-        return [_mapped(item, function) for item in value]
-    if dataclasses.is_dataclass(value):
+        return [mapped(item, function, kind) for item in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        kind: Any = type(value)
-        return kind(**_mapped(fields, function))
+        made: Any = type(value)
+        return made(**mapped(fields, function, kind))
     return value
 
 
@@ -35,11 +35,11 @@ class _Movable:
 
     def to(self, device: torch.device) -> Any:
         """A copy on ``device`` (without waiting, from pinned memory)."""
-        return _mapped(self, lambda tensor: tensor.to(device, non_blocking=True))
+        return mapped(self, lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Any:
         """A copy in pinned memory; called by the data loader."""
-        return _mapped(self, lambda tensor: tensor.pin_memory())
+        return mapped(self, lambda tensor: tensor.pin_memory())
 
 
 @dataclass

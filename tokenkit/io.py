@@ -67,9 +67,10 @@ def new_folder(path: Path, *, resume: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def new_file(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
+def new_file(path: Path, mode: Literal["w", "wb"] = "w", keep: bool = False) -> Iterator[IO[Any]]:
     """An open file, which becomes ``path`` when the block ends well; replaces a former one at once.
 
+    Where the block fails, what was written goes, or stays beside if it is worth to ``keep``.
     Text is UTF-8 with ``\\n`` line ends. When the name appears, the content is on the disk.
     """
     partial = partial_path(path)
@@ -81,5 +82,6 @@ def new_file(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
             os.fsync(file.fileno())
         partial.replace(path)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        if not keep:
+            partial.unlink(missing_ok=True)
         raise

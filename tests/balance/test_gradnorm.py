@@ -42,10 +42,10 @@ def test_two_updates_by_hand():
         times 3 / 3.0086110: (0.9580108, 1.0040457, 1.0379435)
     """
     gradnorm = GradNorm(CONFIG, 3, CPU)
-    gradnorm.learn(torch.tensor([4.0, 1.0, 1.0]), torch.tensor([2.0, 3.0, 1.0]))
+    gradnorm.train(torch.tensor([4.0, 1.0, 1.0]), torch.tensor([2.0, 3.0, 1.0]))
     expected = torch.tensor([0.9669422, 1.0165289, 1.0165289])
     torch.testing.assert_close(gradnorm.weights.detach(), expected, rtol=0, atol=3e-7)
-    gradnorm.learn(torch.tensor([2.1, 2.1, 1.8]), torch.tensor([1.6, 1.5, 0.35]))
+    gradnorm.train(torch.tensor([2.1, 2.1, 1.8]), torch.tensor([1.6, 1.5, 0.35]))
     expected = torch.tensor([0.9580108, 1.0040457, 1.0379435])
     torch.testing.assert_close(gradnorm.weights.detach(), expected, rtol=0, atol=3e-7)
 
@@ -59,7 +59,7 @@ def test_state_continues_where_it_was(restore_at):
         if number == restore_at:
             for name, tensor in later.tensors().items():
                 tensor.detach().copy_(whole.tensors()[name])
-        whole.learn(torch.tensor(norms), torch.tensor(losses))
+        whole.train(torch.tensor(norms), torch.tensor(losses))
         if number >= restore_at:
-            later.learn(torch.tensor(norms), torch.tensor(losses))
+            later.train(torch.tensor(norms), torch.tensor(losses))
     assert torch.equal(whole.weights, later.weights)

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from tokenkit.balance.gradmag import approx_gradmag_weights
 from tokenkit.balance.mixtures import mixture
 from tokenkit.balance.schedule import loss_weight
+from tokenkit.balance.weighted import Mean
+from tokenkit.config import config_from_dict
 from tokenkit.ops.gradients import gram_matrices
 
 LAMBDAS = torch.tensor([1.0, 2.0, 0.5])
 NORMS = torch.tensor([4.0, 0.1, 2.0])
+
+
+def test_mean():
+    passes = SimpleNamespace(scale=LAMBDAS)
+    mean = Mean(config_from_dict({}), 3, torch.device("cpu"))
+    torch.testing.assert_close(mean.weigh(passes, None), LAMBDAS / 3)
 
 
 def test_every_loss_gets_the_same_gradient_norm():

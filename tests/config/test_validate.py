@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tokenkit.config import Config, load_config, validate
+from tokenkit.config import Config, components, load_config, validate
 from tokenkit.config.keys import all_keys
 from tokenkit.config.validate_paths import looks_local, tokenizer_path
 from tokenkit.errors import ConfigError
@@ -316,3 +316,9 @@ def test_looks_local(workplace, value, local):
 )
 def test_tokenizer_path(spec, path):
     assert tokenizer_path(spec) == path
+
+
+def test_a_component_cannot_take_a_section_of_the_core(monkeypatch):
+    monkeypatch.setitem(components._sections, "training", type("Settings", (), {}))
+    with pytest.raises(ValueError, match=r"\[training\] is one of the core's"):
+        Config()

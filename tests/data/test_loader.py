@@ -217,6 +217,33 @@ run_main(main)
 """
 
 
+FEW_FILES = """
+import resource, sys
+from itertools import islice
+from tests.data.support import SPEC_A, SPEC_B, make_config
+from tokenkit.data import build_train_loader
+from tokenkit.tokenizers import load_tokenizer
+config = make_config(sys.argv[1], data={"train": [sys.argv[1]], "num_workers": 2},
+                     training={"batch_size": 64, "micro_batch_size": 1})
+toks = load_tokenizer(SPEC_B), load_tokenizer(SPEC_A)
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+loader = build_train_loader(config, *toks, ("unconstrained", "space"), 0, 1)
+held = list(islice(loader, 3))
+assert [len(step.micro_batches) for step in held] == [64, 64, 64]
+loader.close()
+"""
+
+
+def test_steps_of_many_micro_batches_need_few_open_files(file):
+    """A file descriptor for each of a step's 900 tensors would be too many."""
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", FEW_FILES, str(file)], cwd=root, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_process_with_workers_leaves_at_once(tmp_path):
     """Exit code 2, one line and nothing else, and no worker is left behind."""
     file = write_rows(tmp_path / "bad.jsonl", [*[{"text": "fine"}] * 5, BAD[0]])

@@ -16,8 +16,8 @@ from tokenkit.batch import Sequences
 from tokenkit.config import config_from_dict
 from tokenkit.losses import LOSSES
 from tokenkit.models.outputs import Outputs
+from tokenkit.models.vocabulary.table import Vocabulary
 from tokenkit.ops.gradients import gram_matrices
-from tokenkit.ops.linear_scores import linear_scores
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "losses"
 
@@ -42,10 +42,11 @@ def sequences(a: dict[str, Tensor]) -> tuple[Sequences, Sequences]:
 
 def outputs_of(logits: Tensor, seq: Sequences, boundary: Tensor) -> Outputs:
     """Scores as training computes them: with an identity matrix, hidden states are logits."""
-    labels = torch.nn.functional.pad(seq.ids.flatten()[1:], (0, 1))[seq.real_index]
-    identity, hidden = torch.eye(logits.shape[-1]), logits.flatten(0, 1)[seq.real_index]
-    scores = linear_scores(hidden, identity, labels, boundary, block=(7, 8))
-    return Outputs(seq).with_scores(scores)
+    size = logits.shape[-1]
+    vocabulary = Vocabulary(size, size, tied=True, valid_vocab=size).requires_grad_(False)
+    vocabulary.input.copy_(torch.eye(size))
+    vocabulary.set_boundary(boundary)
+    return Outputs(seq).with_scores(vocabulary.scores(logits, seq))
 
 
 def check(case: dict, name: str, ours: Tensor, expected: Tensor) -> None:

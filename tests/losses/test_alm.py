@@ -15,7 +15,7 @@ from tests.losses.reference import (
     scores,
     value_of,
 )
-from tokenkit.batch import Sequences, _mapped
+from tokenkit.batch import Sequences, mapped
 from tokenkit.losses import LOSSES
 from tokenkit.losses.alm_diffs import DIFFERENCES
 from tokenkit.models.outputs import Outputs
@@ -188,7 +188,7 @@ def test_nothing_waits_for_the_device():
     loss, _ = make_loss(mode=MERGED, denominator="token_count")
     with FakeTensorMode(allow_non_fake_inputs=False) as mode:
         student, teacher = (
-            Outputs(_mapped(side.seq, mode.from_tensor), *map(mode.from_tensor, scores(side)))
+            Outputs(mapped(side.seq, mode.from_tensor), *map(mode.from_tensor, scores(side)))
             for side in (student, teacher)
         )
         value, _ = value_of(loss, student, teacher, count_of(loss, student, teacher))

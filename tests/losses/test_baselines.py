@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.losses.reference import count_of, random_case, value_of
-from tokenkit.batch import Sequences, previous
+from tokenkit.batch import Sequences
 from tokenkit.config import config_from_dict
 from tokenkit.losses.divergences import DIVERGENCES, Divergence
 from tokenkit.losses.dskd import DSKD, Projected
@@ -201,7 +201,7 @@ def test_a_student_equal_to_its_teacher_has_nothing_to_learn(name):
 def test_dskd_with_perfect_projections_has_only_projections_to_learn():
     student, teacher = part = twins()
     loss = make("dskd")
-    states = previous(student.hidden.detach())
+    states = F.pad(student.hidden.detach()[:, :-1], (0, 0, 1, 0))
     loss._project = lambda *_: Projected(teacher=states, student=states)
     counts = whole_count(loss, [part])
     assert counts[-1] > 0 or counts[0] > 0

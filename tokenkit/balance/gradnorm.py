@@ -7,9 +7,10 @@ first value a loss has kept, relative to the others, and g_i its gradient on the
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from tokenkit.balance.base import BALANCES, Passes
+from tokenkit.balance.base import BALANCES, Metrics, Passes
 from tokenkit.balance.weighted import Weighted
 from tokenkit.config import Config
 
@@ -40,8 +41,13 @@ class GradNorm(Weighted):
     def weigh(self, passes: Passes, norms: Tensor | None) -> Tensor:
         return passes.scale * self.weights.detach() / len(passes.scale)
 
+    def learn(self, norms: Tensor, metrics: Metrics, passes: Passes) -> None:
+        losses = torch.stack([metrics[f"loss/{name}"] for name in passes.names])
+        dist.all_reduce(losses, group=passes.group)
+        self.train(norms, losses)
+
     @torch.no_grad()
-    def learn(self, norms: Tensor, losses: Tensor) -> None:
+    def train(self, norms: Tensor, losses: Tensor) -> None:
         """Train the weights on this step's norms and loss values, ``[L]`` each."""
         first = self.state["first_losses"]
         if not self.state["step"]:

@@ -21,8 +21,8 @@ class Weighted(Balance):
         """The factors w ``[L]``; ``norms`` ``[L]`` are of the losses' last-layer gradients."""
         raise NotImplementedError
 
-    def learn(self, norms: Tensor, losses: Tensor) -> None:
-        """Told the norms and the whole step's losses, ``[L]`` each, behind the backward pass."""
+    def learn(self, norms: Tensor, metrics: Metrics, passes: Passes) -> None:
+        """Told the norms ``[L]`` and this rank's shares of the losses, after the backward pass."""
 
     measures = True  # whether the factors depend on the norms
 
@@ -60,9 +60,7 @@ class Weighted(Balance):
             total = total.detach()
             metrics["loss"] = metrics["loss"] + total if "loss" in metrics else total
         if norms is not None:
-            losses = torch.stack([metrics[f"loss/{name}"] for name in passes.names])
-            dist.all_reduce(losses, group=passes.group)
-            self.learn(norms, losses)
+            self.learn(norms, metrics, passes)
         for k, name in enumerate(passes.names):
             metrics[f"same/weight/{name}"] = weights[k]
             if norms is not None:

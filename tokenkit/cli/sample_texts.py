@@ -123,7 +123,7 @@ def main() -> None:
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).to(device)
     written = 0
-    with new_file(args.output) as file, tqdm(total=args.count) as bar:
+    with new_file(args.output, keep=True) as file, tqdm(total=args.count) as bar:
         for rows in batches(args, model, tokenizer):
             for row in rows:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")

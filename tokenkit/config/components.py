@@ -62,6 +62,11 @@ def component_problems(config: Any) -> Iterator[str]:
         yield from problems(config)
 
 
+def absolute_path(name: str) -> str:
+    """A custom import as any folder may name it: files by their whole path."""
+    return str(Path(name).expanduser().resolve()) if name.endswith(".py") else name
+
+
 def import_custom(names: list[str]) -> None:
     """Import the user's modules, or Python files, which register their own components.
 

@@ -17,7 +17,7 @@ from typing import Any, get_args, get_origin
 
 import tomli
 
-from tokenkit.config.components import import_custom
+from tokenkit.config.components import absolute_path, import_custom
 from tokenkit.config.keys import KeyInfo, all_keys, section_names
 from tokenkit.config.recipes import no_such_file, settings_file
 from tokenkit.config.schema import Config
@@ -50,12 +50,12 @@ def load_config(argv: list[str]) -> Config:
             not ``--section.key``, or a config file that is missing (neither a file nor a recipe
             that comes with tokenkit) or not TOML.
     """
-    if "--help" in argv or "-h" in argv:
-        print(help_text())
-        sys.exit(0)
     file = _last_value(argv, "job.config_file") or ""
     tables = _read_toml(file) if file else {}
     import_custom(_custom_imports(argv, tables))  # what they register may have sections
+    if "--help" in argv or "-h" in argv:
+        print(help_text())
+        sys.exit(0)
     overrides = list(_parse_arguments(argv))
     config = Config()
     if file:
@@ -64,6 +64,8 @@ def load_config(argv: list[str]) -> Config:
         config.job.config_file = ""
     for name, value in overrides:
         _assign(config, name, value)
+    # A run is exported from anywhere.
+    config.job.custom_import = [absolute_path(name) for name in config.job.custom_import]
     return config
 
 
@@ -73,7 +75,9 @@ def _last_value(argv: list[str], name: str) -> str | None:
     for place, argument in enumerate(argv):
         key, equals, text = argument.partition("=")
         if key == f"--{name}":
-            found = text if equals else next(iter(argv[place + 1 : place + 2]), "")
+            following = argv[place + 1 : place + 2]
+            value = text if equals else next(iter(following), "--")
+            found = None if not equals and value.startswith("--") else value
     return found
 
 

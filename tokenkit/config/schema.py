@@ -6,6 +6,7 @@ first, :func:`tokenkit.config.validate` checks the second. Loading is in ``load.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,9 @@ class JobConfig:
     config_file: str = key("", "TOML file with settings (command line only)", compare=False)
     output_dir: str = key("outputs/run", "folder for checkpoints, logs and the resolved settings")
     seed: int = key(1234, "seed of every random choice", minimum=0, maximum=2**32 - 1)
-    custom_import: list[str] = key([], "Python modules to import first; they register components")
+    custom_import: list[str] = key(
+        [], "Python modules, or paths of .py files, to import first; they register components"
+    )
 
 
 @dataclass
@@ -287,7 +290,13 @@ class Config:
 
     def __post_init__(self) -> None:
         for section, settings in registered_sections().items():
+            if hasattr(self, section):
+                raise ValueError(f"section [{section}] is one of the core's; register another name")
             setattr(self, section, settings())
+
+    def copy(self) -> Config:
+        """A copy; ``dataclasses.replace`` would give registered sections their defaults."""
+        return copy.deepcopy(self)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Config) and vars(self) == vars(other)

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from tokenkit.batch import StepBatch
+from tokenkit.batch import StepBatch, mapped
 from tokenkit.data.collate import Collator, StepCollator
 from tokenkit.data.mixing import Order, StreamedOrder, build_order
 from tokenkit.data.sampled import SampledCollator, TokenizerStream
@@ -63,6 +64,28 @@ class _Failure:
     message: str
 
 
+@dataclass
+class _Packed:
+    """A step on its way from a worker, as numpy arrays.
+
+    Torch hands every tensor over by a file descriptor of its own; a step of many micro-batches
+    has more tensors than a process may have open files.
+    """
+
+    step: StepBatch
+
+    @classmethod
+    def of(cls, step: StepBatch) -> _Packed:
+        return cls(mapped(step, lambda tensor: tensor.numpy()))
+
+    def tensors(self) -> StepBatch:
+        return mapped(self.step, torch.from_numpy, np.ndarray)
+
+    def pin_memory(self) -> StepBatch:
+        """Called by the data loader."""
+        return self.tensors().pin_memory()
+
+
 class Steps(IterableDataset):
     """A rank's optimizer steps from ``first`` on; of n workers, each makes every n-th.
 
@@ -89,15 +112,16 @@ class Steps(IterableDataset):
             made.micro_batches.append(batch)
         return made
 
-    def __iter__(self) -> Iterator[StepBatch | _Failure]:
+    def __iter__(self) -> Iterator[StepBatch | _Packed | _Failure]:
         worker = get_worker_info()
         stride, offset = (1, 0) if worker is None else (worker.num_workers, worker.id)
         if worker is not None:  # threads of the tokenizer would hang in a forked process
             os.environ["TOKENIZERS_PARALLELISM"] = "false"
         for number in count(self.first + offset, stride):
-            item: StepBatch | _Failure
+            item: StepBatch | _Packed | _Failure
             try:
-                item = self.make(number)
+                step = self.make(number)
+                item = step if worker is None else _Packed.of(step)
             except TokenkitError as error:
                 item = _Failure(type(error), str(error))
             except OSError as error:
@@ -139,7 +163,7 @@ class TrainLoader:
         """Begin the next iteration with optimizer step number ``step``."""
         self.close()
         self.dataset.first = step
-        if step > 0:
+        if step > self.dataset.silent:
             self._in_first_pass = False
 
     def __iter__(self) -> Iterator[StepBatch]:
@@ -147,6 +171,8 @@ class TrainLoader:
             if isinstance(item, _Failure):
                 self.close()
                 raise item.error(item.message)
+            if isinstance(item, _Packed):
+                item = item.tensors()
             if self._in_first_pass and item.micro_batches:
                 self._count_empty(item.stats)
             yield item

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from tokenkit.config import Config, add_check, to_toml
+from tokenkit.errors import ConfigError
 from tokenkit.losses import (  # noqa: F401 (registered on import)
     alm,
     dskd,
@@ -46,8 +47,14 @@ def build_losses(
 
     Args:
         student_width, teacher_width: of the models' hidden states.
+
+    Raises:
+        ConfigError: if a loss needs more of the teacher than the cache holds.
     """
     losses = [LOSSES.get(name)(config, student_tok, teacher_tok) for name in config.loss.names]
+    for loss in losses:  # settings may have changed what it needs
+        for problem in cache_problems(config, loss):
+            raise ConfigError(problem)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.job.seed)
         for loss in losses:
@@ -64,6 +71,16 @@ def boundary_mask(tok: ByteifiedTokenizer, config: Config) -> torch.Tensor:
     return torch.from_numpy(tok.space_mask(config.alm.space_mask_mode))
 
 
+def cache_problems(config: Config, loss: Loss | type[Loss]) -> Iterator[str]:
+    """Whether a loss needs more of the teacher than a cache holds."""
+    missing = loss.needs - CACHED
+    if config.teacher.cache and loss.needs_teacher and missing:
+        yield (
+            f"teacher.cache holds log-probs only, but loss {to_toml(loss.name)} needs the "
+            f"teacher's {', '.join(sorted(missing))}: name teacher.model instead, or use alm losses"
+        )
+
+
 def problems(config: Config) -> Iterator[str]:
     """What cannot work of the losses that the config names."""
     yield from alm.settings_problems(config)
@@ -76,12 +93,7 @@ def problems(config: Config) -> Iterator[str]:
             )
             return
         loss = LOSSES.get(name)
-        if config.teacher.cache and loss.needs_teacher and loss.needs - CACHED:
-            yield (
-                f"teacher.cache holds log-probs only, but loss {to_toml(name)} needs the teacher's "
-                f"{', '.join(sorted(loss.needs - CACHED))}: name teacher.model instead, or use alm "
-                "losses"
-            )
+        yield from cache_problems(config, loss)
         if config.tokenizer_sampler.enable and loss.fixed_tokenizer:
             yield (
                 f"loss.names: {to_toml(name)} needs one fixed tokenizer, but "

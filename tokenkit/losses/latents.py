@@ -43,10 +43,10 @@ class LatentsSettings:
 
 
 class Match(NamedTuple):
-    """Where aligned chunks end, and the teacher's states there, fp32 ``[P, D]`` each."""
+    """Where aligned chunks end."""
 
     pairs: Pairs
-    states: list[Tensor]
+    teacher: Outputs
 
 
 @LOSSES.register("alm_latents")
@@ -87,24 +87,23 @@ class Latents(Loss):
             self.projection = nn.Linear(student_width, teacher_width)
 
     def match(self, student: Sequences, teacher: Outputs) -> Match:
-        """Ends of chunks, and the teacher's states there."""
         pairs = chunk_end_pairs(
             student.chunks[self.chunk_kind], teacher.seq.chunks[self.chunk_kind]
         )
-        states = [self.at(state, pairs.row, pairs.teacher) for state in self._all(teacher)]
-        return Match(pairs, states)
+        return Match(pairs, teacher)
 
     def count(self, match: Match) -> Tensor:
         """``[1 + …]``: the number of chunks, and for every layer the sum of the teacher's norms."""
-        sums = [state.abs().pow(self.power) for state in match.states]
+        row, _, place = match.pairs
+        states = [self.at(state, row, place) for state in self._all(match.teacher)]
+        sums = [state.abs().pow(self.power) for state in states]
         sums = [s.sum(0) if self.channelwise else s.sum().view(1) for s in sums]
         return torch.cat([match.pairs.number.view(1), *sums])
 
     def forward(
         self, match: Match, student: Outputs, teacher: Outputs, count: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        row, place, _ = match.pairs
-        given = iter(match.states)
+        row, place, teacher_place = match.pairs
         chunks, norms = count[0].clamp(min=1.0), count[1:]
         total = torch.zeros((), device=row.device)
         for kind in self.kinds:
@@ -116,7 +115,7 @@ class Latents(Loss):
                 )
             for mine, state in zip(ours, theirs, strict=True):
                 s = self.at(self._project(mine, state, kind), row, place)
-                t = next(given)
+                t = self.at(state, row, teacher_place)
                 width = t.shape[-1]
                 part, norms = norms.split([n := width if self.channelwise else 1, len(norms) - n])
                 unit = part / (chunks if self.channelwise else chunks * width) + 1e-8

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tokenkit.config import add_section
+from tokenkit.losses.base import Loss
 from tokenkit.models.outputs import NEEDS
 from tokenkit.registry import Registry
 
@@ -15,7 +16,11 @@ class _Losses(Registry):
         add = super().register(name)
 
         def check_and_add(loss: Any) -> Any:
-            unknown = set(loss.needs) - set(NEEDS)
+            if not (isinstance(loss, type) and issubclass(loss, Loss)):
+                raise TypeError(f"loss '{name}' must be a subclass of tokenkit.losses.Loss")
+            if not isinstance(loss.needs, frozenset):
+                raise TypeError(f"loss '{name}': needs must be a frozenset, as an attribute")
+            unknown = loss.needs - set(NEEDS)
             if unknown:
                 raise ValueError(
                     f"loss '{name}' needs {', '.join(sorted(unknown))}, which is none of "

@@ -19,7 +19,7 @@ CACHED = frozenset({"label", "boundary"})  # what of a teacher can be kept on di
 
 
 class Outputs(NamedTuple):
-    """One forward pass; ``[B, T]`` unless said, None (or empty) where nobody asked for it.
+    """One forward pass; ``[B, T]`` unless said. Losses find None (or nothing) where none asked.
 
     A named tuple, so that FSDP finds the tensors in it.
 

@@ -87,9 +87,12 @@ class SharedPrediction(Sharing):
         return gathered.transpose(0, 1).flatten(0, 1)[:count]
 
     def reduce(self, whole: Tensor) -> Tensor:
-        parts = [self._padded(whole[rank :: self.ranks], len(whole)) for rank in range(self.ranks)]
+        parts = whole.new_zeros(self.ranks, -(-len(whole) // self.ranks), *whole.shape[1:])
+        for rank in range(self.ranks):
+            mine = whole[rank :: self.ranks]
+            parts[rank, : len(mine)] = mine
         summed = torch.empty_like(parts[0])
-        dist.reduce_scatter_tensor(summed, torch.cat(parts), group=self.group)
+        dist.reduce_scatter_tensor(summed, parts.flatten(0, 1), group=self.group)
         return summed[: len(whole[self.rank :: self.ranks])]
 
     def _padded(self, part: Tensor, count: int) -> Tensor:

@@ -195,6 +195,7 @@ class Checkpointer:
         try:
             saved = json.loads((folder / "train_state.json").read_text())
             if saved.get("ranks") != dist.get_world_size():
+                logger.warning("another number of ranks than the checkpoint's: random state is new")
                 return
             path = folder / f"rank-{self.rank:05d}.pt"
             with torch.serialization.safe_globals([]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -39,7 +39,7 @@ class LossGraph:
         outputs: what the losses read.
     """
 
-    def __init__(self, student: CausalLM, output: Outputs) -> None:
+    def __init__(self, student: CausalLM, output: Outputs, needs: Collection[str]) -> None:
         self.student, self.output = student, output
         # Now, while FSDP has the layer gathered: the first gradient makes it let go of it.
         last_layer = student.layers[-1].parameters()
@@ -49,7 +49,8 @@ class LossGraph:
             token_logprob=self._leaf(output.token_logprob),
             boundary_logprob=self._leaf(output.boundary_logprob),
             embeddings=self._leaf(output.embeddings),
-            hidden=self._leaf(output.hidden),
+            scores=None,  # a gradient on them would go past the leaves
+            hidden=self._leaf(output.hidden) if "hidden" in needs else None,
             hidden_states=tuple(map(self._leaf, output.hidden_states)),
             qkv=tuple(map(self._leaf, output.qkv)),
         )

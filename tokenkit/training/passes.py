@@ -60,7 +60,7 @@ class StudentPasses:
     ) -> tuple[LossGraph, list[Tensor]]:
         micro = self.micro_batches[number]
         output = self.student(micro.batch.student, self.needs, keep_directions=keep)
-        graph = LossGraph(self.student, output)
+        graph = LossGraph(self.student, output, self.needs)
         values = []
         for loss, match, count in zip(self.losses, micro.matches, self.counts, strict=True):
             value, extra = loss(match, graph.outputs, micro.teacher, count)

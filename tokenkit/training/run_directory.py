@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import fnmatch
 import shutil
 from pathlib import Path
@@ -61,8 +60,9 @@ def check_output_dir(config: Config) -> None:
             f"job.output_dir = '{folder}' holds checkpoints but no config.toml; choose a new "
             "folder or pass --checkpoint.overwrite true"
         )
+    now = flatten(config)  # before the saved one brings sections of its own
     saved = flatten(load_config(["--job.config_file", str(saved_path)]))
-    for key, value in flatten(config).items():
+    for key, value in now.items():
         free = any(fnmatch.fnmatch(key, pattern) for pattern in FREE_KEYS)
         if not free and saved.get(key) != value:
             raise ConfigError(
@@ -88,7 +88,7 @@ def prepare_output_dir(config: Config) -> Path:
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
         (folder / "metrics.jsonl").unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    saved = copy.deepcopy(config)
+    saved = config.copy()
     saved.checkpoint.overwrite = False
     save_config(saved, folder / "config.toml")
     return folder

@@ -101,7 +101,7 @@ class TrainStep:
 
     @torch.no_grad()
     def _student_counts(self, micro: MicroBatch, counts: list[Tensor]) -> list[Tensor]:
-        student = self.student(micro.batch.student, self.needs)
+        student = self.student(micro.batch.student, self.needs - {"boundary"})
         return [
             loss.student_count(match, student, micro.teacher, count)
             if loss.counts_student

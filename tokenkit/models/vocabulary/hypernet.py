@@ -149,10 +149,17 @@ class HypernetVocabulary(Vocabulary):
         averaged, with the parameters' gradients, by FSDP.
         """
         mine, leaves = self._mine, self._leaves
+        self._mine, self._leaves, self._used = None, (), ()  # nobody needs them any more
         if mine is None:
             return
-        grads = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
-        mine.backward(self.sharing.reduce(torch.stack(grads, 1)))
+        gathered = torch.stack(
+            [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves], 1
+        )
+        for leaf in leaves:
+            leaf.grad = None
+        grad = self.sharing.reduce(gathered)
+        del gathered
+        mine.backward(grad)
 
     def predict(self, ids: Tensor, mask: Tensor, copied: Tensor) -> Tensor:
         """Embeddings ``[V, n, D]`` (fp32) of surface forms ``[V, L]``; differentiable.
