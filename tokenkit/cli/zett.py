@@ -20,14 +20,14 @@ from tokenkit.cli.arguments import CommandParser
 from tokenkit.errors import ConfigError
 from tokenkit.io import refuse_existing
 from tokenkit.log import init_logger
+from tokenkit.transfer.registry import BUILT_IN
 
 if TYPE_CHECKING:
     import torch
 
     from tokenkit.tokenizers import ByteifiedTokenizer
 
-# Written down and not asked of the registry, which would import torch and transformers.
-METHODS = ("focus", "fvt", "mean", "omp", "random")
+METHODS = tuple(sorted(BUILT_IN))
 HYPERNET = "hypernet"
 
 
