@@ -120,21 +120,34 @@ QUESTIONS = {
     "What is 2 + 2?": "4|four",
     "What is the capital of Germany?": "Berlin",
     "What is the capital of Spain?": "Madrid",
+    "What is the capital of Italy?": "Rome",
+    "What is the opposite of hot?": "cold",
+    "What is the capital of Japan?": "Tokyo",
+    "What color is grass?": "green",
+    "What is 3 + 4?": "7|seven",
 }
 
 
-@pytest.mark.skipif(TRANSFERRED not in os.environ, reason=f"needs {TRANSFERRED}")
-@pytest.mark.parametrize("question", QUESTIONS)
-def test_a_trained_transfer_answers_and_stops(question: str) -> None:
-    """The exported result of train_configs/smollm2_to_qwen2.toml."""
-    folder = os.environ[TRANSFERRED]
+@torch.no_grad()
+def right_and_stopped(folder: str) -> set[str]:
+    """Questions that a chat model answers with the word wanted, and then ends its turn."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    inputs = tokenizer.apply_chat_template(
-        [{"role": "user", "content": question}],
-        return_tensors="pt", add_generation_prompt=True, return_dict=True,
-    )  # fmt: skip
-    output = model.generate(**inputs, max_new_tokens=60, do_sample=False)[0].tolist()
-    answer = tokenizer.decode(output[inputs["input_ids"].shape[1] :])
-    assert any(word in answer for word in QUESTIONS[question].split("|")), answer
-    assert answer.endswith("<|im_end|>"), answer
+    found = set()
+    for question, words in QUESTIONS.items():
+        inputs = tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}],
+            return_tensors="pt", add_generation_prompt=True, return_dict=True,
+        )  # fmt: skip
+        output = model.generate(**inputs, max_new_tokens=60, do_sample=False)[0].tolist()
+        answer = tokenizer.decode(output[inputs["input_ids"].shape[1] :])
+        if any(word in answer for word in words.split("|")) and answer.endswith("<|im_end|>"):
+            found.add(question)
+    return found
+
+
+@pytest.mark.skipif(TRANSFERRED not in os.environ, reason=f"needs {TRANSFERRED}")
+def test_a_trained_transfer_answers_and_stops(folder) -> None:
+    """The exported result of train_configs/smollm2_to_qwen2.toml, beside the model it was."""
+    after = right_and_stopped(os.environ[TRANSFERRED])
+    assert len(after) >= 5 and len(after) >= len(right_and_stopped(str(folder))), after
