@@ -44,14 +44,19 @@ def shared_intervals(a: EncodedRow, b: EncodedRow) -> list[Interval]:
 
 def _contents(a: EncodedRow, b: EncodedRow) -> list[Interval]:
     """Stretches of contents that both sides have, in an order that both agree on."""
+    mine, others = ([p for p in side.parts() if p.kind == "content"] for side in (a, b))
+    keys = [part.key for part in mine]
+    if keys == [part.key for part in others] and len(set(keys)) == len(keys):
+        pairs = zip(mine, others, strict=True)  # as a rule
+        overlaps = (_overlap(x, y, a.data, b.data) for x, y in pairs)
+        return [interval for interval in overlaps if interval is not None]
     theirs: dict[object, list[Part]] = {}
-    for part in b.parts():
-        if part.kind == "content":
-            theirs.setdefault(part.key, []).append(part)
+    for part in others:
+        theirs.setdefault(part.key, []).append(part)
     found: list[Interval] = []
     last_b = 0
-    for part in a.parts():
-        for other in theirs.get(part.key, []) if part.kind == "content" else ():
+    for part in mine:
+        for other in theirs.get(part.key, []):
             interval = _overlap(part, other, a.data, b.data)
             if interval is None or interval.b < last_b:
                 continue
@@ -67,9 +72,10 @@ def _overlap(x: Part, y: Part, a: bytes, b: bytes) -> Interval | None:
 
     ``at`` counts characters, so bytes are skipped by decoding the beginning that only one has.
     """
-    skip_x, skip_y = max(0, y.at - x.at), max(0, x.at - y.at)
-    begin_x = x.begin + _bytes_of(a[x.begin : x.end], skip_x)
-    begin_y = y.begin + _bytes_of(b[y.begin : y.end], skip_y)
+    begin_x, begin_y = x.begin, y.begin
+    if x.at != y.at:
+        begin_x += _bytes_of(a[x.begin : x.end], max(0, y.at - x.at))
+        begin_y += _bytes_of(b[y.begin : y.end], max(0, x.at - y.at))
     size = min(x.end - begin_x, y.end - begin_y)
     if size <= 0:
         return None

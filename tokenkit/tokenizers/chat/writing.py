@@ -211,8 +211,16 @@ class WrittenChat:
     @cached_property
     def parts(self) -> list[Part]:
         """Contents and ends of turns, from left to right."""
+        ends = self.turn_ends
+        if self._once:  # a turn ends behind its contents and before the next ones
+            ordered: list[Part] = []
+            for place in self.places:
+                ordered.append(Part("content", place.content, place.at, place.begin, place.end))
+                if place.content in ends:
+                    ordered.append(Part("unit", ("end", place.content), 0, *ends[place.content]))
+            return ordered
         found = [Part("content", p.content, p.at, p.begin, p.end) for p in self.places]
-        found += [Part("unit", ("end", m), 0, a, b) for m, (a, b) in self.turn_ends.items()]
+        found += [Part("unit", ("end", m), 0, a, b) for m, (a, b) in ends.items()]
         return sorted(found, key=lambda part: part.begin)
 
     def counted(self, loss_on: str) -> Spans:
