@@ -35,6 +35,7 @@ def train(config: Config) -> None:
         build_profiler,
         set_up_process,
     )
+    from tokenkit.training.identity import IdentityStep
     from tokenkit.training.metrics import MetricsLogger, flops_per_token
     from tokenkit.training.optimizer import (
         build_optimizer,
@@ -43,6 +44,7 @@ def train(config: Config) -> None:
     )
     from tokenkit.training.phases import Phases
     from tokenkit.training.run_directory import check_output_dir, prepare_output_dir
+    from tokenkit.training.step import TrainStep
     from tokenkit.training.student import build_student, open_student_source
     from tokenkit.training.teacher import build_teacher, open_teacher_source
     from tokenkit.training.tokenizers import load_tokenizers
@@ -77,7 +79,9 @@ def train(config: Config) -> None:
 
     # optimizer, checkpoint, metrics
     optimizer = build_optimizer(student, config.optimizer)
-    phases = Phases(config, student, teacher, losses, optimizer, parallel)
+    identity_step = IdentityStep(config, student, optimizer, parallel)
+    train_step = TrainStep(config, student, teacher, losses, optimizer, parallel)
+    phases = Phases(config, identity_step, train_step)
     checkpointer = Checkpointer(
         config.checkpoint, output_dir, student, optimizer, parallel, phases.tensors()
     )
