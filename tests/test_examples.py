@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.launch import SPEC_A, SPEC_B, read_metrics, train
-from tokenkit.config import load_config, validate
+from tokenkit.config import load_config, save_config, validate
 from tokenkit.config.components import import_custom
 from tokenkit.errors import ConfigError
 from tokenkit.tokenizers import load_tokenizer
@@ -92,6 +95,28 @@ def test_files_are_saved_by_their_whole_path(monkeypatch):
     monkeypatch.chdir(EXAMPLES.parent)
     config = load_config(["--job.custom_import", "examples/my_loss.py"])
     assert config.job.custom_import == [str(EXAMPLES / "my_loss.py")]
+
+
+CHECK = """
+import sys
+from tokenkit.config import load_config
+from tokenkit.errors import run_main
+from tokenkit.training.run_directory import check_output_dir
+run_main(lambda: check_output_dir(load_config(["--job.output_dir", sys.argv[1]])))
+"""
+
+
+def test_a_run_with_a_custom_section_belongs_to_another_config(tmp_path):
+    """Reading its settings brings a section that those of the new run were made without."""
+    (tmp_path / "checkpoints" / "step-00000001").mkdir(parents=True)
+    imported = ["--job.custom_import", str(EXAMPLES / "my_loss.py")]
+    save_config(load_config(imported), tmp_path / "config.toml")
+    done = subprocess.run(
+        [sys.executable, "-c", CHECK, str(tmp_path)], capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent)},
+    )  # fmt: skip
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert "belongs to another run (job.custom_import was" in done.stderr
 
 
 def test_a_copy_keeps_custom_sections():

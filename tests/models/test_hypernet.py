@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -133,6 +134,19 @@ def test_embeddings_and_scores_use_the_prediction():
     assert made.tokens is None and made.boundary is None
     wanted = (hidden @ matrix[:23].T).log_softmax(-1)[0, :3].gather(1, ids[0, 1:, None])
     torch.testing.assert_close(scores.label_logprob[:3], wanted[:, 0], rtol=1e-5, atol=1e-5)
+
+
+def test_boundaries_are_those_of_the_step_s_tokens():
+    made, table = vocabulary(settings(), tied=True), forms()
+    made.set_boundary(torch.zeros(SOURCE, dtype=torch.bool))
+    table = replace(table, boundary=torch.arange(len(table)) % 3 == 0)
+    ids, hidden = torch.tensor([[0, 2, 22, 7]]), torch.randn(1, 4, WIDTH)
+    with made.step(table, made.predict):
+        logprobs = (hidden[0] @ made.input_matrix.detach()[: table.valid].T).log_softmax(-1)
+        found = made.scores(hidden, Sequences.of(ids)).boundary_logprob
+    wanted = logprobs[:, table.boundary[: table.valid]].logsumexp(-1)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    assert not made.boundary.any()  # its own again
 
 
 def test_bytes_have_embeddings_of_their_own():
