@@ -152,24 +152,21 @@ def test_templates_that_differ_in_a_system_prompt_align_around_it(tok, tmp_path)
 
 
 def test_contents_align_between_texts_that_have_nothing_in_common(tok, tmp_path) -> None:
-    """No end of a turn and no common beginning or end leads to them; they must anchor themselves."""
+    """No end of a turn, no common beginning or end leads to them: they anchor themselves."""
+    loop = "{%% for m in messages %%}{{ '%s' + m.content + '%s' }}{%% endfor %%}"
     toks = [
-        with_template(tmp_path / name, "".join(["{% for m in messages %}", turn, "{% endfor %}"]))
-        for name, turn in (
-            ("a", "{{ '[' + m.content + ']' }}"),
-            ("b", "{{ '(' + m.content + ')' }}"),
-        )
+        with_template(tmp_path / name, loop % (opening, closing))
+        for name, opening, closing in (("square", "[", "]"), ("round", "(", ")"))
     ]
     pair = align_pair(*toks, CHAT)
     assert check(pair) > 10
     for side in (pair.teacher, pair.student):
-        data = bytes(side.data)
-        aligned = np.zeros(len(data), bool)
+        aligned = np.zeros(len(side.data), bool)
         for (begin, end), chunk in zip(side.byte_ranges, side.chunks, strict=True):
             aligned[begin:end] |= chunk >= 0
         # A token that also holds a bracket is in no chunk.
         inner = CHAT[1]["content"].encode()[2:-2]
-        assert aligned[data.find(inner) :][: len(inner)].all()
+        assert aligned[side.data.find(inner) :][: len(inner)].all()
 
 
 @pytest.mark.parametrize(("teacher", "student"), PAIRS)
