@@ -36,16 +36,8 @@ def main() -> None:
 
     import torch
 
-    from tokenkit.export.folder import save_hf_folder
-    from tokenkit.training.restore import load_run, merged_tensors
-    from tokenkit.training.student import student_rows
+    from tokenkit.export.run import export_run
 
-    config, source, student, tokenizers = load_run(args.run, args.step)
-    rows = student_rows(source, tokenizers)
-    backbone, inputs, outputs = merged_tensors(config, student, rows)
     dtype = getattr(torch, args.dtype) if args.dtype else None
-    toks = tokenizers.source, tokenizers.student
-    save_hf_folder(source, backbone, inputs, outputs, *toks, args.output, dtype)
-    logger.info(
-        f"{args.output}: model and tokenizer of {args.run}, {len(tokenizers.student):,} tokens"
-    )
+    tokens = export_run(args.run, args.output, args.step, dtype)
+    logger.info(f"{args.output}: model and tokenizer of {args.run}, {tokens:,} tokens")
