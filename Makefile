@@ -11,13 +11,14 @@ INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-real lint format
+.PHONY: help quickstart test test-real test-gpu lint format
 
 help:
 	@echo "make quickstart   train, transfer and evaluate a small model offline  [ARGS=...]"
 	@echo "make test         lint and all tests  [ARGS='-k config' for pytest]"
 	@echo "make test-real    slow tests on real tokenizers, templates and a real model (folders in"
 	@echo "                  TOKENKIT_TOKENIZERS, TOKENKIT_CHAT_TEMPLATES, TOKENKIT_MODELS)"
+	@echo "make test-gpu     tests that need a GPU"
 	@echo "make lint         ruff check, format check, types by mypy"
 	@echo "make format       apply ruff's fixes and format"
 	@echo "variables: PYTHON=$(PYTHON) (3.11 to 3.13), TORCH_INDEX=URL (extra index for torch), ARGS"
@@ -30,6 +31,9 @@ test: lint
 
 test-real: $(INSTALLED)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m "real or golden" $(ARGS)
+
+test-gpu: $(INSTALLED)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m gpu $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

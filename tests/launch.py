@@ -27,12 +27,14 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-def _rank_main(rank: int, world: int, port: int, argv: list[str], log: str) -> None:
+def _rank_main(rank: int, world: int, port: int, argv: list[str], log: str, gpus: bool) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     # The server that forks these processes may have been started by a test that asked for it.
     os.environ.pop("TOKENKIT_TRACEBACK", None)
+    if not gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world),
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), HF_HUB_OFFLINE="1",
@@ -47,11 +49,11 @@ def _rank_main(rank: int, world: int, port: int, argv: list[str], log: str) -> N
     run_main(main)
 
 
-def start_training(argv: list[str], world: int, log: Path) -> list:
-    """Start ``world`` ranks of train.py; their output goes to ``log``."""
+def start_training(argv: list[str], world: int, log: Path, gpus: bool = False) -> list:
+    """Start ``world`` ranks of train.py, on the CPU or on GPUs; their output goes to ``log``."""
     port = free_port()
     processes = [
-        CONTEXT.Process(target=_rank_main, args=(rank, world, port, argv, str(log)))
+        CONTEXT.Process(target=_rank_main, args=(rank, world, port, argv, str(log), gpus))
         for rank in range(world)
     ]
     for process in processes:
@@ -59,9 +61,9 @@ def start_training(argv: list[str], world: int, log: Path) -> list:
     return processes
 
 
-def train(argv: list[str], world: int, log: Path, timeout: float = 240) -> None:
+def train(argv: list[str], world: int, log: Path, timeout: float = 240, gpus: bool = False) -> None:
     """Run train.py to its end on ``world`` ranks; fails with its output if any rank fails."""
-    processes = start_training(argv, world, log)
+    processes = start_training(argv, world, log, gpus)
     for process in processes:
         process.join(timeout)
     codes = [process.exitcode for process in processes]

@@ -203,6 +203,7 @@ def test_low_precision_inputs(dtype, keep):
     torch.testing.assert_close(mine, expected, rtol=2**-7, atol=1e-2)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
