@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -16,15 +17,25 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [ROOT, os.environ.get("P
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.launch_preload"])
 
+_LAUNCHES = itertools.count(os.getpid() % 200)
+
 TOKENIZERS = Path(__file__).parent / "golden" / "tokenizers" / "tokenizers"
 SPEC_A = f"{TOKENIZERS}/bpe_a:source=Llama3"
 SPEC_B = f"{TOKENIZERS}/bpe_b:source=Qwen2:target=Llama3"
 
 
 def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A port for a launch, out of a range of this worker and below those that systems give away."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 50
+    for number in _LAUNCHES:
+        port = 20_000 + 200 * worker + number % 200
+        with socket.socket() as s:
+            try:
+                s.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
+    raise AssertionError("unreachable: numbers do not end")
 
 
 def _rank_main(rank: int, world: int, port: int, argv: list[str], log: str, gpus: bool) -> None:

@@ -6,6 +6,7 @@ filled, so that no rank ever holds more than its part (plus one tensor at a time
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from tokenkit.errors import ModelError
 from tokenkit.log import logger
 from tokenkit.models.architectures import Architecture, architecture_of, embedding_scale
+from tokenkit.models.attention import attend_without_masks
 from tokenkit.models.capture import capture
 from tokenkit.models.outputs import Outputs
 from tokenkit.models.vocabulary.table import Vocabulary
@@ -248,8 +250,9 @@ def build_causal_lm(
     """A causal LM with parameters on the meta device in ``dtype``; see :func:`fill`."""
     with parameters_on_meta():
         backbone = AutoModel.from_config(
-            source.hf_config, dtype=dtype, trust_remote_code=source.trust_remote_code
+            copy.deepcopy(source.hf_config), dtype=dtype, trust_remote_code=source.trust_remote_code
         )
+    attend_without_masks(backbone)
     setattr(backbone, source.architecture.embedding, None)
     vocabulary = build_vocabulary(source, rows, tied=tied, valid_vocab=valid_vocab, dtype=dtype)
     # Dropout would make teacher and student incomparable.

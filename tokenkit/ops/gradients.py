@@ -21,13 +21,14 @@ def global_norm(tensors: Iterable[Tensor]) -> Tensor:
     for tensor in tensors:
         norm = torch.linalg.vector_norm(_local(tensor), dtype=torch.float32)
         squares[_shard_groups(tensor)].append(norm.square())
-    total = torch.zeros(())
+    sums = []
     for groups, values in squares.items():
         value = torch.stack(values).sum()
         for group in groups:
             dist.all_reduce(value, group=group)
-        total = total.to(value.device) + value
-    return total.sqrt()
+        sums.append(value)
+    # Nothing is moved to the device, which would make the CPU wait for it.
+    return torch.stack(sums).sum().sqrt() if sums else torch.zeros(())
 
 
 @torch.no_grad()

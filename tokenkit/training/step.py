@@ -117,4 +117,5 @@ class TrainStep:
             weight * loss_weight(kind, step, self.config.training.steps)
             for weight, kind in zip(weights, schedules, strict=True)
         ]
-        return torch.tensor(values, device=self.device)
+        # Written by the device itself: it is not waited for, as it is in a copy.
+        return torch.stack([torch.full((), value, device=self.device) for value in values])
