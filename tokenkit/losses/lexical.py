@@ -77,12 +77,17 @@ class Lexical(Loss):
                 f"loss lexical: embeddings of width {widths[0]} (student) and {widths[1]} "
                 "(teacher) cannot be compared"
             )
-        if ours.tokens is not None:
-            mine, given = ours.tokens.shared()
-        else:
-            mine, given = self.student_ids.to(match.device), self.teacher_ids.to(match.device)
+        mine, given = self._shared(match.device) if ours.tokens is None else ours.tokens.shared()
         distances = [
             lexical_distance(ours.placement.whole(a)[mine], theirs.placement.whole(b)[given])
             for a, b in matrices
         ]
         return torch.stack(distances).mean() * match / count, {}
+
+    def _shared(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Both sides' ids of the shared tokens; they are moved once."""
+        if self.student_ids.device != device:
+            self.student_ids, self.teacher_ids = (
+                ids.to(device) for ids in (self.student_ids, self.teacher_ids)
+            )
+        return self.student_ids, self.teacher_ids

@@ -38,24 +38,28 @@ def gram_matrices(gradients: Sequence[Sequence[Tensor | None]], device: torch.de
     Each element of a sharded gradient is counted once; the result is the same on all ranks. None
     is a gradient of zero.
     """
-    parameters = list(zip(*gradients, strict=True))
-    gram = torch.zeros(len(parameters), len(gradients), len(gradients), device=device)
+    size = len(gradients)
+    none = torch.zeros(size, size, device=device)
+    grams: list[Tensor] = []
     sharded: dict[tuple, list[int]] = defaultdict(list)
-    for place, column in enumerate(parameters):
-        present = [k for k, gradient in enumerate(column) if gradient is not None]
-        if not present:
+    for place, column in enumerate(zip(*gradients, strict=True)):
+        present = next((gradient for gradient in column if gradient is not None), None)
+        if present is None:
+            grams.append(none)
             continue
-        rows = [column[k] for k in present]
-        if groups := _shard_groups(rows[0]):
+        if groups := _shard_groups(present):
             sharded[groups].append(place)
-        flat = torch.stack([_local(row).flatten().float() for row in rows])
-        gram[place][torch.tensor(present)[:, None], torch.tensor(present)] = flat @ flat.T
+        zero = torch.zeros((), device=device).expand_as(_local(present))
+        rows = [zero if gradient is None else _local(gradient) for gradient in column]
+        flat = torch.stack([row.flatten().float() for row in rows])
+        grams.append(flat @ flat.T)
     for groups, places in sharded.items():
-        part = gram[places]
+        part = torch.stack([grams[place] for place in places])
         for group in groups:
             dist.all_reduce(part, group=group)
-        gram[places] = part
-    return gram
+        for place, gram in zip(places, part, strict=True):
+            grams[place] = gram
+    return torch.stack(grams) if grams else none.expand(0, size, size)
 
 
 def _sharded(tensor: Tensor) -> bool:
