@@ -82,9 +82,7 @@ def train(config: Config) -> None:
     identity_step = IdentityStep(config, student, optimizer, parallel)
     train_step = TrainStep(config, student, teacher, losses, optimizer, parallel)
     phases = Phases(config, identity_step, train_step)
-    checkpointer = Checkpointer(
-        config.checkpoint, output_dir, student, optimizer, parallel, phases.tensors()
-    )
+    checkpointer = Checkpointer(config, student, optimizer, parallel, phases.tensors())
     start_step = checkpointer.load()
     loader.seek(start_step)
     metrics_logger = MetricsLogger(
@@ -95,7 +93,7 @@ def train(config: Config) -> None:
     batches = iter(loader)
     with build_profiler(config, output_dir) as profiler:
         for step in range(start_step, config.training.steps):
-            stopping = any_rank(bool(stop))
+            stopping, overdue = any_rank(bool(stop), checkpointer.overdue)
             lr = scheduled_learning_rate(config, step)
             set_learning_rate(optimizer, lr)
             batch = next(batches).to(parallel.device)
@@ -107,8 +105,8 @@ def train(config: Config) -> None:
             last = stopping or step + 1 == config.training.steps
             if validation.due(step + 1, last):
                 metrics_logger.log_evaluation(step + 1, validation(student))
-            if (step + 1) % config.checkpoint.interval == 0 or last:
-                checkpointer.save(step + 1)
+            if checkpointer.due(step + 1, last, overdue):
+                checkpointer.save(step + 1, last)
             if stopping:
                 break
 

@@ -13,3 +13,8 @@ def rank() -> int:
 def world_size() -> int:
     """Ranks that torchrun started (1 without torchrun)."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def restarted() -> bool:
+    """Whether torchrun started this process anew, after a failure."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"

@@ -14,7 +14,7 @@ from tests.launch import SPEC_A, SPEC_B, read_metrics, train
 from tokenkit.batch import Sequences
 from tokenkit.errors import TokenkitError
 from tokenkit.tokenizers import load_tokenizer
-from tokenkit.training.checkpoint import load_tensors, step_folder, tensors_to_save
+from tokenkit.training.checkpoint import load_tensors, tensors_to_save, whole_checkpoint
 from tokenkit.training.restore import load_run
 
 HYPERNET = [
@@ -72,7 +72,7 @@ def test_rescalers_come_back_from_a_checkpoint(run):
     before = {name: buffer.clone() for name, buffer in rescalers.items()}
     for buffer in rescalers.values():
         buffer.zero_()
-    load_tensors(step_folder(run / "checkpoints", 3), tensors_to_save(student, None))
+    load_tensors(whole_checkpoint(run / "checkpoints", 3), tensors_to_save(student, None))
     assert len(rescalers) == 4
     assert all(torch.equal(buffer, before[name]) for name, buffer in rescalers.items())
 

@@ -200,11 +200,17 @@ class CheckpointConfig:
 
     enable: bool = key(True, "save checkpoints, and resume from the newest")
     interval: int = key(500, "steps between checkpoints", minimum=1)
+    interval_minutes: float = key(0.0, "save after so many minutes, too (0: off)", minimum=0)
     keep_latest_k: int = key(2, "checkpoints to keep (0: all)", minimum=0)
     async_mode: str = key(
         "disabled", "write in the background while training", choices=("disabled", "async")
     )
-    load_step: int = key(-1, "step to resume from (-1: the latest)", minimum=-1)
+    load_step: int = key(-1, "step to resume from (-1: the newest whole one)", minimum=-1)
+    verify: bool = key(True, "read a checkpoint's files whole and compare hashes before it is used")
+    initial_load: str = key("", "run or checkpoint whose weights a new run begins with")
+    initial_load_optimizer: bool = key(False, "take its optimizer's state, too")
+    last_save_model_only: bool = key(False, "the last checkpoint holds the model alone")
+    export_dtype: str = key("float32", "of a model saved alone", choices=("float32", "bfloat16"))
     overwrite: bool = key(False, "start afresh and replace what is in output_dir")
 
 

@@ -49,11 +49,11 @@ class StopSignal:
         return self.received
 
 
-def any_rank(stop: bool) -> bool:
-    """Whether any rank was told to stop. On the CPU, so that no GPU is waited for."""
-    flag = torch.tensor([int(stop)])
-    dist.all_reduce(flag)
-    return bool(flag.item())
+def any_rank(*wishes: bool) -> list[bool]:
+    """Which wishes (to stop, to save) any rank has. On the CPU, so that no GPU is waited for."""
+    flags = torch.tensor(wishes, dtype=torch.int32)
+    dist.all_reduce(flags)
+    return [bool(flag) for flag in flags.tolist()]
 
 
 def build_profiler(config: Config, output_dir: Path) -> AbstractContextManager:

@@ -9,6 +9,7 @@ from pathlib import Path
 from tokenkit.config import Config, config_tables, load_config, save_config
 from tokenkit.errors import CheckpointError, ConfigError
 from tokenkit.log import logger
+from tokenkit.ranks import restarted
 from tokenkit.training.checkpoint import list_steps
 
 # What may change between a run and its continuation, because it does not change what is learned.
@@ -41,6 +42,11 @@ def flatten(config: Config) -> dict[str, object]:
     }
 
 
+def overwrites(config: Config) -> bool:
+    """Whether to start afresh: not where torchrun starts the same run again after a failure."""
+    return config.checkpoint.overwrite and not restarted()
+
+
 def check_output_dir(config: Config) -> None:
     """Refuse an output directory that holds the checkpoints of a run with another config.
 
@@ -51,8 +57,10 @@ def check_output_dir(config: Config) -> None:
         CheckpointError: if checkpoints lie there without a config.
     """
     folder = Path(config.job.output_dir)
-    steps = list_steps(folder / "checkpoints")
-    if not steps or config.checkpoint.overwrite:
+    root = folder / "checkpoints"
+    if root.exists() and not root.is_dir():
+        raise CheckpointError(f"job.output_dir = '{folder}': '{root}' is a file, not a folder")
+    if not list_steps(root) or overwrites(config):
         return
     saved_path = folder / "config.toml"
     if not saved_path.is_file():
@@ -83,7 +91,7 @@ def prepare_output_dir(config: Config) -> Path:
     Checkpoints and metrics of an earlier run are removed only under ``checkpoint.overwrite``.
     """
     folder = Path(config.job.output_dir)
-    if config.checkpoint.overwrite:
+    if overwrites(config):
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
         (folder / "metrics.jsonl").unlink(missing_ok=True)
