@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from tokenkit.config import Config, load_config, validate
-from tokenkit.errors import run_main
-from tokenkit.log import init_logger, logger
+from tokenkit.failure import run_rank, watch_for_failures
+from tokenkit.log import init_logger
 from tokenkit.ranks import rank, world_size
 
 
@@ -29,12 +29,8 @@ def train(config: Config) -> None:
     from tokenkit.parallelisms import init_parallel
     from tokenkit.tokenizers import load_pair_bias
     from tokenkit.training.checkpoint import Checkpointer
-    from tokenkit.training.environment import (
-        StopSignal,
-        any_rank,
-        build_profiler,
-        set_up_process,
-    )
+    from tokenkit.training.ends import StopSignal, Watchdog, say_end
+    from tokenkit.training.environment import any_rank, build_profiler, set_up_process
     from tokenkit.training.identity import IdentityStep
     from tokenkit.training.metrics import MetricsLogger, flops_per_token
     from tokenkit.training.optimizer import (
@@ -52,7 +48,8 @@ def train(config: Config) -> None:
     check_output_dir(config)
     set_up_process(config)
     parallel = init_parallel(config)
-    stop = StopSignal()
+    watch_for_failures()
+    stop, watchdog = StopSignal(), Watchdog(config, parallel)
     output_dir = Path(config.job.output_dir)
     if parallel.is_main:
         prepare_output_dir(config)
@@ -91,8 +88,10 @@ def train(config: Config) -> None:
 
     # the loop
     batches = iter(loader)
+    step = start_step - 1
     with build_profiler(config, output_dir) as profiler:
         for step in range(start_step, config.training.steps):
+            watchdog.step()
             stopping, overdue = any_rank(bool(stop), checkpointer.overdue)
             lr = scheduled_learning_rate(config, step)
             set_learning_rate(optimizer, lr)
@@ -102,20 +101,21 @@ def train(config: Config) -> None:
             if profiler is not None:
                 profiler.step()
 
-            last = stopping or step + 1 == config.training.steps
-            if validation.due(step + 1, last):
+            last = step + 1 == config.training.steps
+            if validation.due(step + 1, last) and not stopping:
                 metrics_logger.log_evaluation(step + 1, validation(student))
-            if checkpointer.due(step + 1, last, overdue):
+            if checkpointer.due(step + 1, last or stopping, overdue):
                 checkpointer.save(step + 1, last)
             if stopping:
                 break
 
+    watchdog.stop()
     checkpointer.finish()
     metrics_logger.close()
     dist.barrier()
     dist.destroy_process_group()
-    logger.info(f"done: {output_dir}")
+    say_end(config, start_step, step + 1, stop)
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_rank(main)

@@ -52,12 +52,12 @@ def _rank_main(rank: int, world: int, port: int, argv: list[str], log: str, gpus
     )  # fmt: skip
     import torch
 
-    from tokenkit.errors import run_main
+    from tokenkit.failure import run_rank
     from train import main
 
     torch.set_num_threads(1)
     sys.argv = ["train.py", *argv]
-    run_main(main)
+    run_rank(main)
 
 
 def start_training(argv: list[str], world: int, log: Path, gpus: bool = False) -> list:

@@ -11,6 +11,8 @@ ROOT = Path(__file__).parents[1]
 ROOMS = (
     *(
         "errors",
+        "failure",
+        "launcher",
         "log",
         "registry",
         "io",

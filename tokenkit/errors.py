@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from typing import NoReturn
+
+# Exit codes
+CLEAR_ERROR, INTERRUPTED = 2, 130
 
 
 class TokenkitError(Exception):
@@ -31,18 +35,26 @@ class CheckpointError(TokenkitError):
     """A checkpoint is missing, damaged, or belongs to another run."""
 
 
+def leave(error: TokenkitError, silent: bool = False) -> NoReturn:
+    """Show an error as one line and end the process at once."""
+    if not silent:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(CLEAR_ERROR)
+
+
 def run_main(main: Callable[[], None]) -> None:
     """Run a command line's ``main``; a :class:`TokenkitError` becomes one line and exit code 2.
 
     Set ``TOKENKIT_TRACEBACK=1`` to see the full traceback. The process leaves at once
-    (``os._exit``) so that one rank's bad input cannot hang the others in an ``atexit`` barrier.
+    (``os._exit``), so that nothing waits in ``atexit``. Ctrl-C ends it without a traceback.
     """
     try:
         main()
     except TokenkitError as error:
         if os.environ.get("TOKENKIT_TRACEBACK") == "1":
             raise
-        message = " ".join(str(error).split())
-        print(f"error: {message}", file=sys.stderr, flush=True)
-        sys.stdout.flush()
-        os._exit(2)
+        leave(error)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        os._exit(INTERRUPTED)

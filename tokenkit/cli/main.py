@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import sys
 
-from tokenkit.errors import ConfigError, run_main
+from tokenkit.errors import ConfigError
+from tokenkit.failure import run_rank
 from tokenkit.registry import did_you_mean
 
 # The file of a command has its name, with "_" for "-".
@@ -55,4 +56,4 @@ def run_command() -> None:
 
 def main() -> None:
     """What the installed command ``tokenkit`` calls; errors of the user are one line."""
-    run_main(run_command)
+    run_rank(run_command)

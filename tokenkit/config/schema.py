@@ -27,6 +27,12 @@ class JobConfig:
     custom_import: list[str] = key(
         [], "Python modules, or paths of .py files, to import first; they register components"
     )
+    startup_timeout_minutes: float = key(
+        30.0, "longest wait of one rank for another up to the end of the first step", minimum=0.1
+    )
+    step_timeout_minutes: float = key(
+        15.0, "the same from then on; shortly before, a waiting rank shows where it is", minimum=0.1
+    )
 
 
 @dataclass

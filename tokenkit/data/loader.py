@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -117,6 +118,7 @@ class Steps(IterableDataset):
         stride, offset = (1, 0) if worker is None else (worker.num_workers, worker.id)
         if worker is not None:  # threads of the tokenizer would hang in a forked process
             os.environ["TOKENIZERS_PARALLELISM"] = "false"
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the training process
         for number in count(self.first + offset, stride):
             item: StepBatch | _Packed | _Failure
             try:

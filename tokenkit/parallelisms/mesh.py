@@ -13,10 +13,13 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from tokenkit.config import Config
 
 
-def init_distributed() -> torch.device:
+def init_distributed(timeout: timedelta) -> torch.device:
     """Start the process group (NCCL on GPUs, gloo on CPU) and return this rank's device.
 
     Works without torchrun too: a single process gets a world of one.
+
+    Args:
+        timeout: of each collective.
     """
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -25,7 +28,7 @@ def init_distributed() -> torch.device:
     else:
         device, backend = torch.device("cpu"), "gloo"
     if "RANK" in os.environ:
-        dist.init_process_group(backend, timeout=timedelta(minutes=30))
+        dist.init_process_group(backend, timeout=timeout)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     return device
@@ -64,7 +67,7 @@ class Parallel:
 
 def init_parallel(config: Config) -> Parallel:
     """Start the process group and lay out its ranks."""
-    device = init_distributed()
+    device = init_distributed(timedelta(minutes=config.job.startup_timeout_minutes))
     mesh = build_mesh(config, device)
     # One flattened dimension over replicate and shard: every rank of it has its own rows.
     dp_mesh = mesh["replicate", "shard"]._flatten("dp")

@@ -1,20 +1,17 @@
-"""The process itself: seeds, threads, the wish to stop, the profiler."""
+"""The process itself: seeds, threads, what ranks wish, the profiler."""
 
 from __future__ import annotations
 
 import os
 import random
-import signal
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
 from tokenkit.config import Config
-from tokenkit.log import logger
 from tokenkit.ranks import rank
 
 
@@ -29,24 +26,6 @@ def set_up_process(config: Config) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     torch.set_float32_matmul_precision("highest" if config.training.dtype == "float32" else "high")
-
-
-class StopSignal:
-    """Becomes true on SIGTERM or SIGUSR1 (SLURM's warning), so that the loop can save and leave."""
-
-    def __init__(self) -> None:
-        self.received = False
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self._receive)
-
-    def _receive(self, number: int, _frame: Any) -> None:
-        logger.warning(
-            f"received {signal.Signals(number).name}: saving and leaving after this step"
-        )
-        self.received = True
-
-    def __bool__(self) -> bool:
-        return self.received
 
 
 def any_rank(*wishes: bool) -> list[bool]:

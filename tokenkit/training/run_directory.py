@@ -16,6 +16,7 @@ from tokenkit.training.checkpoint import list_steps
 FREE_KEYS = [
     "job.config_file",
     "job.output_dir",
+    "job.*_timeout_minutes",
     "parallelism.*",
     "training.micro_batch_size",
     "training.steps",
