@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -31,6 +32,9 @@ from tokenkit.transfer.fvt import fvt
 # - The reference drops the token that a special token's name in text is for one side, with all
 #   that follows; ours is one chunk of equal bytes.
 DROPPED = "<|im_start|> is not special here <bos> nor this"
+# - Subwords of more than 16 bytes are told by their last 16 there: these, where they have not been
+#   read, at so many places.
+EXPANDED_TOO_FAR: dict[str, dict[str, int]] = {"bpe_a:source=Llama3": {}, "spm:source=Gemma2": {}}
 
 SPACE_MASK_MODE = "space+tab+newline+special"
 
@@ -153,9 +157,17 @@ def run_expand_input_ids(folder: Path, case: dict) -> None:
     names = ("byte_tokenizer", "subword_tokenizer")
     byte, subword = (find(folder, expected[name]) for name in names)
     expander = InputExpander(byte, subword)
+    departures: Counter[str] = Counter()
     for row in expected["rows"]:
-        ids = np.array([row["ids"]])
-        assert expander.expand(ids)[0].tolist() == row["expanded"]
+        found = expander.expand(np.array([row["ids"]]))[0].tolist()
+        read = ""
+        for i, ours, theirs in zip(row["ids"], found, row["expanded"], strict=True):
+            read += byte.tokens[i]
+            if ours != theirs:
+                assert not read.endswith(subword.tokens[theirs])
+                assert read.endswith(subword.tokens[ours])
+                departures[subword.tokens[theirs]] += 1
+    assert departures == EXPANDED_TOO_FAR[expected["subword_tokenizer"]]
 
 
 RUNNERS = {

@@ -15,6 +15,7 @@ from tokenkit.tokenizers import (
     Alignment,
     ByteifiedTokenizer,
     EncodedRow,
+    InputExpander,
     Reading,
     Row,
     align_rows,
@@ -63,7 +64,10 @@ class _Side:
         return sum(len(row.ids) for row in self.rows)
 
     def sequences(
-        self, counted: list[np.ndarray], chunks: dict[str, list[np.ndarray]]
+        self,
+        counted: list[np.ndarray],
+        chunks: dict[str, list[np.ndarray]],
+        expander: InputExpander | None = None,
     ) -> Sequences:
         """As tensors; ``counted`` and ``chunks`` are rows of ``[T]``."""
         width = self.width
@@ -71,7 +75,11 @@ class _Side:
         lengths = torch.tensor([len(row.ids) for row in self.rows])
         mask = torch.arange(width) < lengths[:, None]
         padded = {kind: _pad(rows, -1, np.int32, width) for kind, rows in chunks.items()}
-        return Sequences.of(ids, mask, _pad(counted, False, np.bool_, width), padded)
+        seq = Sequences.of(ids, mask, _pad(counted, False, np.bool_, width), padded)
+        if expander is not None:
+            found = expander.expand(ids.numpy(), mask.numpy())
+            seq.subwords = torch.from_numpy(found).long()
+        return seq
 
 
 @dataclass
@@ -83,6 +91,7 @@ class Collator:
         kinds: alignments that losses read.
         reading: what the loss counts, and what special tokens spelt out in a row are.
         pair_bias: for the "unbiased" alignment.
+        expander: of the student's ids; None: they are all it reads.
     """
 
     student_tok: ByteifiedTokenizer
@@ -93,6 +102,7 @@ class Collator:
     max_teacher_length: int
     pair_bias: Any = None
     bias_threshold: float = 0.0
+    expander: InputExpander | None = None
 
     def __call__(self, rows: Sequence[Row]) -> Batch:
         """Encode, align and pad.
@@ -114,10 +124,11 @@ class Collator:
         stats = {"rows": len(rows), "student_tokens": sides[0].tokens}
         truncated = np.logical_or.reduce([side.truncated for side in sides])
         if self.teacher_tok is None:
-            batch = Batch(sides[0].sequences([row.counted for row in sides[0].rows], {}))
+            counted = [row.counted for row in sides[0].rows]
+            batch = Batch(sides[0].sequences(counted, {}, self.expander))
         else:
             found = self._align(*sides)
-            student = sides[0].sequences(found.student_counted, found.student_chunks)
+            student = sides[0].sequences(found.student_counted, found.student_chunks, self.expander)
             teacher = sides[1].sequences(found.teacher_counted, found.teacher_chunks)
             batch = Batch(student, {TEACHER: teacher})
             stats |= found.stats
