@@ -26,6 +26,7 @@ from tokenkit.tokenizers import (
 from tokenkit.tokenizers.sampling.token_forms import TokenForms
 
 PAD_MULTIPLE = 8
+SHORT = 0.9  # a student that reads less than this of what its teacher reads is cut too early
 TEACHER = "teacher"  # name of the only one
 
 
@@ -58,6 +59,12 @@ class _Side:
         """The longest row, rounded up to a multiple of eight (or to the limit)."""
         longest = max((len(row.ids) for row in self.rows), default=0)
         return min(self.max_length, max(1, -(-longest // PAD_MULTIPLE)) * PAD_MULTIPLE)
+
+    @property
+    def read(self) -> np.ndarray:
+        """float ``[B]``, the share of each row's bytes that is read."""
+        reached = [int(row.end.max(initial=0)) / max(1, len(row.data)) for row in self.rows]
+        return np.array(reached)
 
     @property
     def tokens(self) -> int:
@@ -107,8 +114,9 @@ class Collator:
     def __call__(self, rows: Sequence[Row]) -> Batch:
         """Encode, align and pad.
 
-        The batch's ``stats`` count rows, ``truncated_rows`` (cut on either side), tokens and what
-        the alignment counts. A row of fewer than two tokens is fine: it has nothing to predict.
+        The batch's ``stats`` count rows, ``truncated_rows`` (cut on either side), ``short_rows``
+        (cut on the student's side where the teacher reads on), tokens and what the alignment
+        counts. A row of fewer than two tokens is fine: it has nothing to predict.
 
         Raises:
             DataError: if a row cannot be encoded; the message begins with its file and line.
@@ -123,6 +131,7 @@ class Collator:
         ]
         stats = {"rows": len(rows), "student_tokens": sides[0].tokens}
         truncated = np.logical_or.reduce([side.truncated for side in sides])
+        short = sides[0].truncated & (sides[0].read < SHORT * sides[-1].read)
         if self.teacher_tok is None:
             counted = [row.counted for row in sides[0].rows]
             batch = Batch(sides[0].sequences(counted, {}, self.expander))
@@ -132,7 +141,8 @@ class Collator:
             teacher = sides[1].sequences(found.teacher_counted, found.teacher_chunks)
             batch = Batch(student, {TEACHER: teacher})
             stats |= found.stats
-        batch.stats = {**stats, "truncated_rows": int(truncated.sum())}
+        cut = {"truncated_rows": int(truncated.sum()), "short_rows": int(short.sum())}
+        batch.stats = {**stats, **cut}
         return batch
 
     def _align(self, student: _Side, teacher: _Side) -> Alignment:
