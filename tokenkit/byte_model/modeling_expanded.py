@@ -37,8 +37,10 @@ from transformers import (
 
 from .suffix_trie import SuffixTrie
 
+Base: Any = object  # the family's class stands behind it among the bases
 
-class Expanded:
+
+class Expanded(Base):
     """What is added to a family's causal language model.
 
     The config says ``subword_rows`` of the table of subwords, ``trie_slots`` of the trie that

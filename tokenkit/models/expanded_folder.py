@@ -43,12 +43,9 @@ def modelling() -> ModuleType:
 
 def classes(module: ModuleType) -> dict[str, tuple[type[PreTrainedConfig], type[PreTrainedModel]]]:
     """Config and model class by the family's plain model type."""
-    return {
-        model.config_class.model_type.removeprefix(PREFIX): (model.config_class, model)
-        for model in vars(module).values()
-        if isinstance(model, type) and issubclass(model, module.Expanded)
-        if model is not module.Expanded
-    }
+    found: list[Any] = [kind for kind in vars(module).values() if isinstance(kind, type)]
+    models = [m for m in found if issubclass(m, module.Expanded) and m is not module.Expanded]
+    return {m.config_class.model_type.removeprefix(PREFIX): (m.config_class, m) for m in models}
 
 
 def is_expanded(folder: Path) -> bool:
