@@ -70,6 +70,7 @@ def train(config: Config) -> None:
     loader = build_train_loader(
         config, tokenizers.student, tokenizers.teacher, kinds, parallel.dp_rank, parallel.dp_size,
         pair_bias=pair_bias, source_rows=student.vocabulary.input.shape[0],
+        expander=tokenizers.expander,
     )  # fmt: skip
     validate_texts = load_validation_texts(config) if config.eval.interval else []
     validation = Validation(config, tokenizers.student, validate_texts, student, parallel)

@@ -17,8 +17,10 @@ from tokenkit.training.checkpoint import list_steps
 
 ROOT = Path(__file__).parents[2]
 DEBUG = ["--job.config_file", "train_configs/debug.toml", "--metrics.progress", "false"]
-ENDLESS = ["--checkpoint.enable", "true", "--training.steps", "5000", "--checkpoint.interval", "5000", "--metrics.log_interval",
-           "1", "--metrics.tensorboard", "false"]  # fmt: skip
+ENDLESS = [
+    "--checkpoint.enable", "true", "--training.steps", "5000", "--checkpoint.interval", "5000",
+    "--metrics.log_interval", "1", "--metrics.tensorboard", "false",
+]  # fmt: skip
 
 
 class Started:

@@ -51,7 +51,9 @@ class StudentConfig:
     output_embeddings: str = key(
         "preserve", "keep tied matrices tied or untie them", choices=("preserve", "untie")
     )
-    expand_input_ids: bool = key(False, "add subword embeddings to bytes (not supported yet)")
+    expand_input_ids: bool = key(
+        False, "let each byte read the longest source token that ends with it, too"
+    )
     tokens_to_add: list[str] = key([], "special tokens to add to the target tokenizer")
     pad_vocab_multiple: int = key(1, "pad the vocabulary's rows to a multiple of this", minimum=1)
     attn_implementation: str = key("", "attention of transformers (empty: the model's default)")

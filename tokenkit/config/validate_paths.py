@@ -50,6 +50,11 @@ def tokenizer_path(spec: str) -> str:
     return re.split(r":(?=\w+=)", spec, maxsplit=1)[0]
 
 
+def conversions(spec: str) -> list[str]:
+    """What a tokenizer spec says after ``:conversion=``."""
+    return re.findall(r":conversion=(\w+)", spec)
+
+
 def _expand(path: str) -> Path:
     return Path(os.path.expanduser(path))
 

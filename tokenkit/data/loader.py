@@ -21,7 +21,7 @@ from tokenkit.data.mixing import Order, StreamedOrder, build_order
 from tokenkit.data.sampled import SampledCollator, TokenizerStream
 from tokenkit.errors import DataError, TokenkitError
 from tokenkit.log import logger
-from tokenkit.tokenizers import ByteifiedTokenizer, Reading
+from tokenkit.tokenizers import ByteifiedTokenizer, InputExpander, Reading
 
 if TYPE_CHECKING:
     from tokenkit.config import Config
@@ -210,6 +210,7 @@ def build_train_loader(
     dp_size: int,
     pair_bias: Any = None,
     source_rows: int = 0,
+    expander: InputExpander | None = None,
 ) -> TrainLoader:
     """The optimizer steps of data-parallel rank ``dp_rank``; those of the identity phase are empty.
 
@@ -218,6 +219,7 @@ def build_train_loader(
     Args:
         student_tok: with ``tokenizer_sampler.enable``, what sampled tokens are spelt with.
         source_rows: rows of the matrices that belong to it.
+        expander: of the student's ids, where it reads a second one at each position.
 
     Raises:
         DataError: if a source is missing or unreadable (bad rows are refused when reached).
@@ -233,6 +235,7 @@ def build_train_loader(
         training.max_teacher_length,
         pair_bias,
         config.alm.bias_threshold,
+        expander,
     )
     collators: StepCollator | SampledCollator
     order = build_order(config)

@@ -13,18 +13,14 @@ from tokenkit.config import Config
 from tokenkit.losses import boundary_mask
 from tokenkit.models.causal_lm import (
     CausalLM,
-    SourceModel,
     build_causal_lm,
     build_vocabulary,
     fill,
-    fill_vocabulary,
-    fit_rows,
     materialize,
-    open_source_model,
-    reconcile_rows,
 )
 from tokenkit.models.lora import adapters_off
 from tokenkit.models.outputs import Outputs
+from tokenkit.models.source import SourceModel, fit_rows, open_source_model, reconcile_rows
 from tokenkit.models.vocabulary.table import Vocabulary
 from tokenkit.parallelisms import DTYPES, Parallel, parallelize, parallelize_vocabulary
 from tokenkit.training.cache_meta import check_cache
@@ -112,7 +108,7 @@ def build_teacher(
         vocabulary = build_vocabulary(source, rows, dtype=dtype, **options)
         parallelize_vocabulary(vocabulary.requires_grad_(False), config, parallel.mesh)
         materialize(vocabulary, parallel.device)
-        fill_vocabulary(vocabulary, *matrices)
+        vocabulary.fill(*matrices)
         vocabulary.set_boundary(boundary_mask(tokenizers.teacher, config))
         return SelfTeacher(student, vocabulary)
     model = build_causal_lm(source, rows, dtype=dtype, **options).requires_grad_(False)
