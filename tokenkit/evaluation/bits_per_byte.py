@@ -54,6 +54,11 @@ def windows_of(ids: np.ndarray, ends: np.ndarray, context: int, max_bytes: int) 
     return windows
 
 
+def context_id(tok: ByteifiedTokenizer) -> int:
+    """The token that every document follows."""
+    return tok.ids[tok.text_bos] if tok.text_bos else tok.eos_id
+
+
 def encode_documents(tok: ByteifiedTokenizer, texts: Sequence[str]) -> list[EncodedRow]:
     """Texts as training encodes them, without BOS and EOS."""
     return encode_rows(tok, [Document(text, bos=False, eos=False) for text in texts])
@@ -128,11 +133,10 @@ def bits_per_byte(
         batch_size: windows a forward pass.
         rank, ranks, group: share the work among data-parallel ranks; all get the result.
     """
-    context = tok.ids[tok.text_bos] if tok.text_bos else tok.eos_id
     windows = [
         window
         for row in encode_documents(tok, texts)
-        for window in windows_of(row.ids, row.end, context, max_bytes)
+        for window in windows_of(row.ids, row.end, context_id(tok), max_bytes)
     ]
     batches = batches_of(windows, batch_size, tok.pad_id)
     total = torch.zeros((), dtype=torch.float64)
