@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import multiprocessing
 import os
@@ -27,7 +28,9 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-def _rank_main(rank: int, world: int, port: int, argv: list[str], log: str) -> None:
+def _rank_main(
+    rank: int, world: int, port: int, argv: list[str], log: str, program: str = "train"
+) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -40,18 +43,17 @@ def _rank_main(rank: int, world: int, port: int, argv: list[str], log: str) -> N
     import torch
 
     from tokenkit.errors import run_main
-    from train import main
 
     torch.set_num_threads(1)
-    sys.argv = ["train.py", *argv]
-    run_main(main)
+    sys.argv = [program, *argv]
+    run_main(importlib.import_module(program).main)
 
 
-def start_training(argv: list[str], world: int, log: Path) -> list:
-    """Start ``world`` ranks of train.py; their output goes to ``log``."""
+def start_training(argv: list[str], world: int, log: Path, program: str = "train") -> list:
+    """Start ``world`` ranks of train.py (of a module's ``main``); output goes to ``log``."""
     port = free_port()
     processes = [
-        CONTEXT.Process(target=_rank_main, args=(rank, world, port, argv, str(log)))
+        CONTEXT.Process(target=_rank_main, args=(rank, world, port, argv, str(log), program))
         for rank in range(world)
     ]
     for process in processes:
@@ -59,9 +61,11 @@ def start_training(argv: list[str], world: int, log: Path) -> list:
     return processes
 
 
-def train(argv: list[str], world: int, log: Path, timeout: float = 240) -> None:
+def train(
+    argv: list[str], world: int, log: Path, timeout: float = 240, program: str = "train"
+) -> None:
     """Run train.py to its end on ``world`` ranks; fails with its output if any rank fails."""
-    processes = start_training(argv, world, log)
+    processes = start_training(argv, world, log, program)
     for process in processes:
         process.join(timeout)
     codes = [process.exitcode for process in processes]

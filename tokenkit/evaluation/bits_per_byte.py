@@ -10,7 +10,7 @@ context. Windows are cut by bytes: a byte-level model sees as much text as any o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ from tokenkit.batch import Sequences
 from tokenkit.config import Config
 from tokenkit.errors import DataError
 from tokenkit.log import logger
-from tokenkit.models.causal_lm import CausalLM
+from tokenkit.models.outputs import Outputs
 from tokenkit.parallelisms import Parallel
 from tokenkit.tokenizers import ByteifiedTokenizer, Document, EncodedRow, encode_rows
 
@@ -114,7 +114,7 @@ def batches_of(windows: list[Window], batch_size: int, pad_id: int) -> list[Sequ
 
 @torch.no_grad()
 def bits_per_byte(
-    model: CausalLM,
+    read: Callable[[Sequences, Collection[str]], Outputs],
     tok: ByteifiedTokenizer,
     texts: Sequence[str],
     *,
@@ -128,6 +128,7 @@ def bits_per_byte(
     """Negative log2-likelihood of the texts divided by their UTF-8 bytes.
 
     Args:
+        read: a :class:`~tokenkit.models.causal_lm.CausalLM`, or a teacher's ``read``.
         texts: that the tokenizer can write, see :func:`writable_texts`.
         max_bytes: bytes a window.
         batch_size: windows a forward pass.
@@ -144,7 +145,7 @@ def bits_per_byte(
         # Sharded models need every rank in every forward pass; idle ones repeat the last batch.
         mine = number * ranks + rank
         seq = batches[min(mine, len(batches) - 1)].to(device)
-        logprob = model(seq, ("label",)).token_logprob
+        logprob = read(seq, ("label",)).token_logprob
         if mine < len(batches):
             total += logprob[seq.counted].double().sum().cpu()
     if group is not None:
@@ -155,7 +156,7 @@ def bits_per_byte(
 
 
 def evaluate_bits_per_byte(
-    student: CausalLM,
+    read: Callable[[Sequences, Collection[str]], Outputs],
     tok: ByteifiedTokenizer,
     texts: list[str],
     config: Config,
@@ -163,7 +164,7 @@ def evaluate_bits_per_byte(
 ) -> float:
     """Bits per byte of a model in training, all ranks together."""
     return bits_per_byte(
-        student,
+        read,
         tok,
         texts,
         max_bytes=config.eval.max_bytes,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -128,7 +128,21 @@ class ByteFairLM(HFLM):
         return ids, np.arange(1, len(ids) + 1) * size // max(len(ids), 1), self.prefix_token_id
 
     def _score_documents(self, requests: list[TokenRequest], disable_tqdm: bool) -> list[Answer]:
-        return self._score(requests, disable_tqdm)
+        with self._each_alone():
+            return self._score(requests, disable_tqdm)
+
+    @contextmanager
+    def _each_alone(self) -> Iterator[None]:
+        """Within, requests of the same tokens share no forward pass.
+
+        The harness lets them, and then takes the wrong places where the cut between context and
+        continuation is not the same.
+        """
+        kept, self.logits_cache = self.logits_cache, False
+        try:
+            yield
+        finally:
+            self.logits_cache = kept
 
     # A token across the join --------------------------------------------------------------------
 
@@ -142,7 +156,9 @@ class ByteFairLM(HFLM):
         # All are scored in one call: ranks that agree on a batch size must call alike.
         parts = [[r] if r[2] else self._two_encodings(r) for r in requests]
         scored = [part for two in parts for part in two if part[2]]
-        found = iter(self._score(scored, disable_tqdm, override_bs) if scored else [])
+        across = any(not r[2] for r in requests)
+        with self._each_alone() if across else nullcontext():
+            found = iter(self._score(scored, disable_tqdm, override_bs) if scored else [])
         answers = []
         for request, (whole, *context) in zip(requests, parts, strict=True):
             logprob, greedy = next(found) if whole[2] else (0.0, True)

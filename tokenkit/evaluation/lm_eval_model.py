@@ -124,7 +124,7 @@ class TokenkitLM(ByteFairLM):
         # As bits per byte has it: rows that belong to no token take no probability.
         self._seen = None if self.tok is None else len(self.tok)
         try:
-            return self._score(requests, disable_tqdm)
+            return super()._score_documents(requests, disable_tqdm)
         finally:
             self._seen = None
 
