@@ -24,6 +24,7 @@ from tokenkit.log import logger
 from tokenkit.models.outputs import Outputs
 from tokenkit.parallelisms import Parallel
 from tokenkit.tokenizers import ByteifiedTokenizer, Document, EncodedRow, encode_rows
+from tokenkit.tokenizers.roles import context_id
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,6 @@ def windows_of(ids: np.ndarray, ends: np.ndarray, context: int, max_bytes: int) 
         windows.append(Window(np.append(context, ids[begin:end]), scored - begin + 1))
         scored = end
     return windows
-
-
-def context_id(tok: ByteifiedTokenizer) -> int:
-    """The token that every document follows."""
-    return tok.ids[tok.text_bos] if tok.text_bos else tok.eos_id
 
 
 def encode_documents(tok: ByteifiedTokenizer, texts: Sequence[str]) -> list[EncodedRow]:

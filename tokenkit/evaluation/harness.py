@@ -21,9 +21,10 @@ import numpy as np
 import torch
 from lm_eval.models.huggingface import HFLM
 
-from tokenkit.evaluation.bits_per_byte import Window, context_id, encode_documents, windows_of
+from tokenkit.evaluation.bits_per_byte import Window, encode_documents, windows_of
 from tokenkit.log import logger
 from tokenkit.tokenizers import ByteifiedTokenizer
+from tokenkit.tokenizers.roles import context_id
 
 # A CPU does not run out of memory before it is slow, so there is nothing to try out.
 AUTO_ON_CPU = 8
@@ -138,7 +139,8 @@ class ByteFairLM(HFLM):
         The harness lets them, and then takes the wrong places where the cut between context and
         continuation is not the same.
         """
-        kept, self.logits_cache = self.logits_cache, False
+        kept = self.logits_cache
+        self.logits_cache = False
         try:
             yield
         finally:
