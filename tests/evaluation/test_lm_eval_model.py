@@ -150,6 +150,12 @@ def test_a_token_across_the_join_is_scored_by_bytes(family, folders):
     assert [found[0], *found[2:]] == [pytest.approx(answer) for answer in without]
 
 
+def test_a_context_of_white_space_alone_is_no_context(folders):
+    lm = TokenkitLM(str(folders["gpt2"]), **FLOAT)  # GPT-2 puts no BOS before it
+    requests = [asked("\n", "the"), asked("", "\nthe")]
+    assert len({lm.loglikelihood([r], disable_tqdm=True)[0] for r in requests}) == 1
+
+
 def test_nothing_to_say_is_certain(folders):
     lm = TokenkitLM(str(folders["llama"]), **FLOAT)
     assert lm.loglikelihood([asked("a", "")], disable_tqdm=True) == [(0.0, True)]
@@ -184,7 +190,7 @@ def test_two_processes_answer_as_one(folders, tmp_path, monkeypatch):
 
 def flat(row) -> list[float]:
     """Numbers of answers; texts by their characters, so that they are compared, too."""
-    if isinstance(row, list):
+    if isinstance(row, (list, tuple)):
         return [x for item in row for x in flat(item)]
     return [float(ord(c)) for c in row] if isinstance(row, str) else [float(row)]
 

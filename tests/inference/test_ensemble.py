@@ -62,7 +62,7 @@ def test_mined_map_by_hand():
     pivot, member = tokenizer(LLAMA), tokenizer(QWEN)
     found = mined_map(pivot, member)
     generator = torch.Generator().manual_seed(0)
-    for i in torch.randint(256, 1300, (12,), generator=generator).tolist():
+    for i in torch.randint(256, 640, (12,), generator=generator).tolist():
         nearest = pivot.tokens[found.columns[i]]
         best = min(distance(member.tokens[i], token) for token in pivot.tokens if token)
         assert distance(member.tokens[i], nearest) == best

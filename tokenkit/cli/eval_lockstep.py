@@ -105,9 +105,7 @@ def read_file(path: Path) -> tuple[list[ModelSettings], dict[str, Any]]:
         if not table.get("model"):
             raise ConfigError(f"{path}: a table [[models]] has no model = ...")
         if table.get("weight", 1.0) <= 0:
-            raise ConfigError(
-                f"{path}: weight = {table['weight']} of '{table['model']}' is not > 0"
-            )
+            raise ConfigError(f"{path}: weight = {table['weight']} is not a number above 0")
     return [ModelSettings(**table) for table in tables], values.get("ensemble", {})
 
 

@@ -63,6 +63,8 @@ class ByteFairLM(HFLM):
         options: of lm-eval's own model.
     """
 
+    logits_cache: bool
+
     def __init__(
         self,
         pretrained: Any,
@@ -154,7 +156,8 @@ class ByteFairLM(HFLM):
         disable_tqdm: bool = False,
         override_bs: int | None = None,
     ) -> list[Answer]:
-        """As lm-eval's, and without a token in the continuation, too."""
+        """As lm-eval's, and without a token in the continuation or the context, too."""
+        requests = [(text, c or [self.prefix_token_id], ids) for text, c, ids in requests]
         # All are scored in one call: ranks that agree on a batch size must call alike.
         parts = [[r] if r[2] else self._two_encodings(r) for r in requests]
         scored = [part for two in parts for part in two if part[2]]

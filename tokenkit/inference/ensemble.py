@@ -48,12 +48,16 @@ class Member:
     map: TokenMap
 
     def read(self, ids: Sequence[int], pivot: ByteifiedTokenizer) -> list[int]:
-        """Its own ids of pivot ids; tokens that it does not have are left out.
+        """Its own ids of a context in pivot ids; tokens that it does not have are left out.
 
-        A text's BOS is each model's own, where its texts begin with one.
+        A text's BOS is each model's own, where its texts begin with one. A model of another
+        vocabulary reads the text, not its nearest tokens.
         """
         begins = bool(pivot.text_bos) and list(ids[:1]) == [pivot.ids[pivot.text_bos]]
-        reads = self.map.reads[torch.tensor(ids[begins:], dtype=torch.int64)].tolist()
+        if self.map.moves:
+            reads = self.tok.encode_text(pivot.decode(ids[begins:]))
+        else:
+            reads = self.map.reads[torch.tensor(ids[begins:], dtype=torch.int64)].tolist()
         own = [self.tok.ids[self.tok.text_bos]] if self.tok.text_bos else []
         return own + [i for i in reads if i >= 0] or [context_id(self.tok)]
 
