@@ -220,3 +220,17 @@ def test_unknown_tasks_are_named(offline_tasks):
         find_tasks(["tokenkit_aritmetic"], "tests/assets/lm_eval")
     names, _ = find_tasks(["tokenkit_*"], "tests/assets/lm_eval")
     assert sorted(names) == sorted(TASKS)
+
+
+def test_releases_that_read_entry_points_find_it(folders, offline_tasks):
+    import tomli
+    from lm_eval.api.registry import model_registry
+
+    project = tomli.loads((ROOT / "pyproject.toml").read_text())["project"]
+    target = project["entry-points"]["lm_eval.models"]["tokenkit"]
+    if "tokenkit" not in model_registry:
+        model_registry.register("tokenkit", target=target)
+    arguments = f"pretrained={folders['llama']},dtype=float32,device=cpu,batch_size=4"
+    found = run("tokenkit", offline_tasks, TASKS[:1], model_args=arguments)
+    wanted = run(TokenkitLM(str(folders["llama"]), **FLOAT), offline_tasks, TASKS[:1])
+    assert flat(list(found.values())) == pytest.approx(flat(list(wanted.values())), abs=1e-4)
