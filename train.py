@@ -24,7 +24,7 @@ def train(config: Config) -> None:
     import torch.distributed as dist
 
     from tokenkit.data import build_train_loader, load_validation_texts
-    from tokenkit.evaluation.unseen import Validation
+    from tokenkit.evaluation.in_training import Evaluation, load_tasks
     from tokenkit.losses import build_losses, need_teacher
     from tokenkit.parallelisms import init_parallel
     from tokenkit.tokenizers import load_pair_bias
@@ -50,6 +50,7 @@ def train(config: Config) -> None:
     parallel = init_parallel(config)
     watch_for_failures()
     stop, watchdog = StopSignal(), Watchdog(config, parallel)
+    tasks = load_tasks(config)  # unknown ones are refused before anything is written or loaded
     output_dir = Path(config.job.output_dir)
     if parallel.is_main:
         prepare_output_dir(config)
@@ -73,7 +74,7 @@ def train(config: Config) -> None:
         expander=tokenizers.expander,
     )  # fmt: skip
     validate_texts = load_validation_texts(config) if config.eval.interval else []
-    validation = Validation(config, tokenizers.student, validate_texts, student, parallel)
+    evaluation = Evaluation(config, tokenizers, validate_texts, tasks, student, teacher, parallel)
 
     # optimizer, checkpoint, metrics
     optimizer = build_optimizer(student, config.optimizer)
@@ -88,6 +89,8 @@ def train(config: Config) -> None:
     )
 
     # the loop
+    if start_step == 0 and evaluation.due(0):
+        metrics_logger.log_evaluation(0, evaluation(0))
     batches = iter(loader)
     step = start_step - 1
     with build_profiler(config, output_dir) as profiler:
@@ -103,8 +106,8 @@ def train(config: Config) -> None:
                 profiler.step()
 
             last = step + 1 == config.training.steps
-            if validation.due(step + 1, last) and not stopping:
-                metrics_logger.log_evaluation(step + 1, validation(student))
+            if evaluation.due(step + 1, last) and not stopping:
+                metrics_logger.log_evaluation(step + 1, evaluation(step + 1, last))
             if checkpointer.due(step + 1, last or stopping, overdue):
                 checkpointer.save(step + 1, last)
             if stopping:

@@ -234,15 +234,21 @@ class MetricsConfig:
 
 @dataclass
 class EvalConfig:
-    """Validation in bits per byte."""
+    """Validation in bits per byte, and tasks of lm-eval."""
 
-    interval: int = key(0, "steps between validations (0: off)", minimum=0)
+    interval: int = key(0, "steps between validations in bits per byte (0: off)", minimum=0)
     tokenizers: list[str] = key(
         [], "specs of unseen tokenizers to validate on (with tokenizer_sampler)"
     )
     max_documents: int = key(64, "validation texts", minimum=1)
     batch_size: int = key(8, "windows per forward pass", minimum=1)
     max_bytes: int = key(2048, "bytes of text per window", minimum=16)
+    tasks: list[str] = key([], "tasks of lm-eval, run at step 0, at the end and in between")
+    tasks_interval: int = key(0, "steps between runs of the tasks (0: eval.interval)", minimum=0)
+    include_path: str = key("", "folder with further task files")
+    limit: int = key(0, "documents a task (0: all)", minimum=0)
+    num_fewshot: int = key(-1, "examples in a task's prompt (-1: the task's own)", minimum=-1)
+    apply_chat_template: bool = key(False, "prompts of tasks are chats")
 
 
 @dataclass

@@ -26,6 +26,9 @@ def check_paths(config: Config) -> Iterator[str]:
     yield from _check_tokenizer("teacher.tokenizer", config.teacher.tokenizer)
     for spec in config.eval.tokenizers:
         yield from _check_tokenizer("eval.tokenizers", spec)
+    path = config.eval.include_path
+    if path and not _expand(path).is_dir():
+        yield f"eval.include_path = {to_toml(path)} is not a folder; name one with task files"
     yield from _check_cache(config.teacher.cache)
     yield from _check_data("data.train", config.data.train)
     yield from _check_data("data.validation", config.data.validation)

@@ -10,7 +10,7 @@ context. Windows are cut by bytes: a byte-level model sees as much text as any o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,9 +21,10 @@ from tokenkit.batch import Sequences
 from tokenkit.config import Config
 from tokenkit.errors import DataError
 from tokenkit.log import logger
-from tokenkit.models.causal_lm import CausalLM
+from tokenkit.models.outputs import Outputs
 from tokenkit.parallelisms import Parallel
 from tokenkit.tokenizers import ByteifiedTokenizer, Document, EncodedRow, encode_rows
+from tokenkit.tokenizers.roles import context_id
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def batches_of(windows: list[Window], batch_size: int, pad_id: int) -> list[Sequ
 
 @torch.no_grad()
 def bits_per_byte(
-    model: CausalLM,
+    read: Callable[[Sequences, Collection[str]], Outputs],
     tok: ByteifiedTokenizer,
     texts: Sequence[str],
     *,
@@ -123,16 +124,16 @@ def bits_per_byte(
     """Negative log2-likelihood of the texts divided by their UTF-8 bytes.
 
     Args:
+        read: a :class:`~tokenkit.models.causal_lm.CausalLM`, or a teacher's ``read``.
         texts: that the tokenizer can write, see :func:`writable_texts`.
         max_bytes: bytes a window.
         batch_size: windows a forward pass.
         rank, ranks, group: share the work among data-parallel ranks; all get the result.
     """
-    context = tok.ids[tok.text_bos] if tok.text_bos else tok.eos_id
     windows = [
         window
         for row in encode_documents(tok, texts)
-        for window in windows_of(row.ids, row.end, context, max_bytes)
+        for window in windows_of(row.ids, row.end, context_id(tok), max_bytes)
     ]
     batches = batches_of(windows, batch_size, tok.pad_id)
     total = torch.zeros((), dtype=torch.float64)
@@ -140,7 +141,7 @@ def bits_per_byte(
         # Sharded models need every rank in every forward pass; idle ones repeat the last batch.
         mine = number * ranks + rank
         seq = batches[min(mine, len(batches) - 1)].to(device)
-        logprob = model(seq, ("label",)).token_logprob
+        logprob = read(seq, ("label",)).token_logprob
         if mine < len(batches):
             total += logprob[seq.counted].double().sum().cpu()
     if group is not None:
@@ -151,7 +152,7 @@ def bits_per_byte(
 
 
 def evaluate_bits_per_byte(
-    student: CausalLM,
+    read: Callable[[Sequences, Collection[str]], Outputs],
     tok: ByteifiedTokenizer,
     texts: list[str],
     config: Config,
@@ -159,7 +160,7 @@ def evaluate_bits_per_byte(
 ) -> float:
     """Bits per byte of a model in training, all ranks together."""
     return bits_per_byte(
-        student,
+        read,
         tok,
         texts,
         max_bytes=config.eval.max_bytes,

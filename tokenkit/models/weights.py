@@ -16,7 +16,7 @@ from torch import nn
 from tokenkit.errors import ModelError
 from tokenkit.ops.copy_full import copy_full
 
-HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
+HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.py"]
 
 
 def resolve_model_folder(model: str) -> Path:

@@ -29,7 +29,13 @@ from tokenkit.training.tokenizers import Tokenizers
 
 
 class Teacher(Protocol):
-    """Anything that can read the teacher's side of a batch."""
+    """Anything that can read the teacher's side of a batch.
+
+    Attributes:
+        hf_config: the config of a model that can read any text; None if rows are fixed.
+    """
+
+    hf_config: Any
 
     def read(self, seq: Sequences, needs: Collection[str]) -> Outputs:
         """What ``needs`` names, without gradient."""
@@ -41,6 +47,7 @@ class LiveTeacher:
 
     def __init__(self, model: CausalLM) -> None:
         self.model = model.requires_grad_(False)
+        self.hf_config = model.backbone.config
 
     @torch.no_grad()
     def read(self, seq: Sequences, needs: Collection[str]) -> Outputs:
@@ -54,7 +61,7 @@ class SelfTeacher:
     """
 
     def __init__(self, student: CausalLM, source_vocabulary: Vocabulary) -> None:
-        self.student = student
+        self.student, self.hf_config = student, student.backbone.config
         self.vocabulary = source_vocabulary.requires_grad_(False)
 
     @torch.no_grad()

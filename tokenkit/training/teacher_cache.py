@@ -86,6 +86,8 @@ class CachedTeacher:
         ConfigError: if the folder is no cache, or its files do not belong together.
     """
 
+    hf_config = None
+
     def __init__(self, folder: Path, rows: int) -> None:
         self.folder = folder
         try:
