@@ -1,0 +1,1 @@
+"""Running a model: generation with a KV cache."""
