@@ -6,13 +6,18 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    RepetitionPenaltyLogitsProcessor,
+)
 
 from tests.launch import SPEC_A
 from tests.models.tiny import save_tiny
 from tokenkit.errors import ConfigError, DataError, ModelError
-from tokenkit.inference.generate import generate
+from tokenkit.inference.generate import generate, padded_left
 from tokenkit.inference.model import load_text_model
+from tokenkit.inference.processors import RepetitionPenalty
 from tokenkit.inference.sampling import Sampling
 from tokenkit.tokenizers import load_tokenizer
 
@@ -84,6 +89,18 @@ def test_padding_changes_nothing(model, penalty):
     alone = written(model, PROMPTS, 1, **options)
     assert written(model, PROMPTS, 4, **options) == alone
     assert written(model, PROMPTS, 3, **options) == alone
+
+
+def test_the_penalty_does_not_count_padding():
+    prompts, new = [[4, 7, 7], [5]], torch.tensor([[9, 4], [6, 8]])
+    ids, real = padded_left(prompts, pad=0)
+    assert ids.tolist() == [[4, 7, 7], [0, 0, 5]] and real.tolist()[1] == [False, False, True]
+    scores = torch.randn(2, 12)
+    found = RepetitionPenalty(1.7, real)(torch.cat([ids, new], 1), scores.clone())
+    for row, prompt in enumerate(prompts):
+        theirs = RepetitionPenaltyLogitsProcessor(1.7)
+        alone = torch.tensor([[*prompt, *new[row].tolist()]])
+        torch.testing.assert_close(found[row : row + 1], theirs(alone, scores[row : row + 1]))
 
 
 def test_one_seed_gives_one_text(model):
