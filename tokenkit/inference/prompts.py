@@ -80,6 +80,18 @@ def read_prompts(path: Path, chat: bool = False, system: str | None = None) -> l
     return prompts
 
 
+def read_texts_of(path: Path) -> list[str]:
+    """The texts of a file of prompts that has no chats.
+
+    Raises:
+        DataError: if it cannot be used, or holds a chat.
+    """
+    prompts = read_prompts(path)
+    if any(prompt.messages for prompt in prompts):
+        raise DataError(f"--prompts {path}: has 'messages', but only texts are compared")
+    return [prompt.text for prompt in prompts]
+
+
 def _lines(path: Path, lines: list[bytes]) -> Iterator[tuple[str, str]]:
     """Lines that are not blank, and where they stand."""
     for number, line in enumerate(lines, 1):
