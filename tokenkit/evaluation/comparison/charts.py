@@ -19,12 +19,23 @@ NAMES, VALUES = 104, 64  # widths beside the dots
 
 @dataclass(frozen=True)
 class Dot:
-    """A value with its standard error (None: not known), of the k-th model."""
+    """A value of the k-th model.
+
+    Attributes:
+        stderr: its standard error, None if not known.
+        form: how it is written.
+    """
 
     name: str
     model: int
     value: float
     stderr: float | None = None
+    form: str = ".3f"
+
+    @property
+    def said(self) -> str:
+        """The value in words, with a real minus."""
+        return format(self.value, self.form).replace("-", "−")
 
 
 def colour(model: int) -> str:
@@ -96,14 +107,13 @@ def dots(
 
 def _dot(dot: Dot, axis: Axis, y: float) -> list[Safe]:
     kind, error = colour(dot.model), 2 * (dot.stderr or 0)
-    said = f"{dot.value:.4g}"
     drawn = [
         text(NAMES - 8, y + 4, clipped(dot.name, 15), "end", "name"),
-        text(WIDTH, y + 4, said, "end", "value"),
+        text(WIDTH, y + 4, dot.said, "end", "value"),
     ]
     if error:
         drawn.append(line(axis(dot.value - error), y, axis(dot.value + error), y, f"bar {kind}"))
-    tip = tag("title", f"{dot.name}: {said}" + (f" ± {dot.stderr:.2g}" if dot.stderr else ""))
+    tip = tag("title", f"{dot.name}: {dot.said}" + (f" ± {dot.stderr:.2g}" if dot.stderr else ""))
     return [*drawn, tag("g", tip, tag("circle", cx=axis(dot.value), cy=y, r=4.5, class_=kind))]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
-VOID = frozenset({"meta", "line", "circle", "rect", "path", "polyline", "br"})
+VOID = frozenset({"meta", "line", "circle", "rect", "path", "polyline", "wbr"})
 
 
 class Safe(str):

@@ -20,7 +20,7 @@ from tokenkit.tokenizers.inspect import visible
 BARELY = 0.01  # relative change below which a row counts as not moved
 SHOWN = 24
 # Edges of the histogram of relative changes
-EDGES = (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, float("inf"))
+EDGES = (0.0, 1e-3, BARELY, 3e-2, 0.1, 0.3, 1.0, float("inf"))
 
 
 def count_tokens(tok: ByteifiedTokenizer, texts: list[str]) -> Counter[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from tokenkit.evaluation.comparison import tables, words
@@ -51,22 +52,29 @@ def section(title: str, explained: str | None, *content: Child) -> Safe:
     return tag("section", tag("h2", title), tag("p", explained) if explained else None, *content)
 
 
-def figure(title: str, drawing: Safe, caption: str = "") -> Safe:
+def figure(title: str, drawing: Safe, caption: str | None = None) -> Safe:
     """A plot under its title."""
-    return tag("figure", tag("figcaption", tag("b", title), caption or None), drawing)
+    return tag("figure", tag("figcaption", tag("b", title), caption), drawing)
 
 
-def table(made: Table, words_in: tuple[int, ...] = ()) -> Safe:
+def table(made: Table) -> Safe:
     """A table that scrolls where the screen is too narrow."""
 
-    def cell(content: Cell, column: int) -> Safe:
-        kind = "words" if column in words_in else ("best" if content.best else None)
+    def cell(content: Cell) -> Safe:
         small = tag("small", f" {content.remark}") if content.remark else None
-        return tag("td", content.words, small, class_=kind)
+        return tag("td", content.words, small, class_="best" if content.best else None)
 
-    head = tag("thead", tag("tr", [tag("th", word, scope="col") for word in made.header]))
-    lines = [tag("tr", [cell(item, k) for k, item in enumerate(row)]) for row in made.rows]
+    head = tag(
+        "thead", tag("tr", [tag("th", breakable(word), scope="col") for word in made.header])
+    )
+    lines = [tag("tr", [cell(item) for item in row]) for row in made.rows]
     return tag("div", tag("table", head, tag("tbody", lines)), class_="wide")
+
+
+def breakable(name: str) -> list[Safe | str]:
+    """A name that may be broken behind its separators."""
+    parts = re.split(r"(?<=[_/.-])", name)
+    return [piece for part in parts for piece in (part, tag("wbr"))][:-1]
 
 
 def swatch(name: str, model: int) -> list[Safe | str]:
@@ -92,10 +100,10 @@ def warnings(report: Report) -> list[Safe]:
     ]
 
 
-def value_dots(report: Report, values: dict[str, Any]) -> list[Dot]:
+def value_dots(report: Report, values: dict[str, Any], form: str = ".3f") -> list[Dot]:
     """A dot for each model that has a value."""
     return [
-        Dot(name, model, values[name]["value"], values[name]["stderr"])
+        Dot(name, model, values[name]["value"], values[name]["stderr"], form)
         for model, name in enumerate(report["models"])
         if name in values
     ]
@@ -111,7 +119,7 @@ def bits(report: Report) -> Safe:
             (label, value_dots(report, {
                 name: values["minus_teacher"]
                 for name, values in file["models"].items() if name != report["teacher"]
-            }))
+            }, "+.3f"))
             for label, file in files.items()
         ]  # fmt: skip
         label = f"bits per byte less those of {report['teacher']}"
@@ -145,7 +153,9 @@ def kept(report: Report) -> Safe | None:
         if name != report["teacher"]
     }
     label = "bits per byte less the teacher's"
-    plot = dots("What was lost of the teacher", label, [("", value_dots(report, others))], True)
+    plot = dots(
+        "What was lost of the teacher", label, [("", value_dots(report, others, "+.3f"))], True
+    )
     source = f"from {found['prompts']} prompts" if found["prompts"] else "from nothing"
     seed = report["settings"]["seed"]
     about = (
@@ -153,14 +163,13 @@ def kept(report: Report) -> Safe | None:
         f"{found['bytes']:,} bytes, seed {seed}; {found['left_out']} left out."
     )
     examples = [
-        tag("div", tag("pre", item["prompt"], tag("b", item["text"])))
+        tag("div", tag("pre", tag("b", item["prompt"], class_="soft"), item["text"]))
         for item in found["examples"][:2]
     ]
     return section(
         "What was kept", words.KEPT,
-        tag("div", figure("Estimate of KL(teacher ‖ model)", plot),
-            tag("div", table(tables.kept_table(report))), class_="grid"),
-        tag("p", about, class_="soft"),
+        tag("div", figure("Estimate of KL(teacher ‖ model)", plot), class_="grid"),
+        table(tables.kept_table(report)), tag("p", about, class_="soft"),
         tag("div", tag("div", examples, class_="texts"), class_="sample"),
     )  # fmt: skip
 
@@ -188,7 +197,7 @@ def cost(report: Report) -> Safe:
             if found[key] is not None
         }
         if values:
-            drawing = dots(title, label, [("", value_dots(report, values))], True)
+            drawing = dots(title, label, [("", value_dots(report, values, ",.0f"))], True)
             plots.append(figure(title, drawing))
     shown = [table(tables.cost_table(report)), tag("h3", "Bytes per token")]
     shown.append(table(tables.token_table(report)))

@@ -30,24 +30,26 @@ p { margin: 6px 0 12px; max-width: 74ch; }
   margin: 8px 0; border-radius: 0 6px 6px 0; max-width: 88ch; overflow-wrap: anywhere; }
 .warning span { display: block; color: var(--soft); font-size: .875rem; }
 .wide { overflow-x: auto; margin: 10px 0; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+table { border-collapse: separate; border-spacing: 0; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 6px 14px 6px 0; text-align: right; border-bottom: 1px solid var(--rule);
   vertical-align: baseline; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-td.words { white-space: normal; text-align: left; min-width: 12em; overflow-wrap: anywhere; }
+th:first-child, td:first-child { text-align: left; position: sticky; left: 0;
+  background: var(--paper); white-space: normal; }
+th { white-space: normal; overflow-wrap: break-word; min-width: 4.5em; }
 thead th { color: var(--soft); font-weight: 600; border-bottom: 1.5px solid var(--soft);
   vertical-align: bottom; }
 td small { color: var(--soft); }
 td.best { font-weight: 700; }
-.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 320px), 1fr));
-  gap: 20px 32px; margin: 14px 0; }
-figure { margin: 0; min-width: 0; max-width: 460px; }
+.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 400px), 1fr));
+  gap: 22px 44px; margin: 14px 0; }
+figure { margin: 0; min-width: 0; max-width: 480px; }
 figcaption { margin-bottom: 4px; }
 figcaption b { color: var(--ink); font-size: .95rem; display: block; overflow-wrap: anywhere; }
 .chart { width: 100%; height: auto; display: block; font-family: inherit; font-size: 11.5px;
   overflow: visible; }
 .chart text { fill: var(--ink); } .chart .tick, .chart .label { fill: var(--soft); }
-.chart .small { font-size: 9.5px; } .chart .group { font-weight: 600; }
+.chart .small { font-size: 9.5px; } .chart .group { font-weight: 600;
+  paint-order: stroke; stroke: var(--paper); stroke-width: 5px; }
 .chart .value { font-variant-numeric: tabular-nums; }
 .chart line.grid { stroke: var(--rule); } .chart line.zero { stroke: var(--soft); }
 .chart line.bar { stroke-width: 2.5; opacity: .45; } .chart polyline { fill: none;
@@ -57,6 +59,7 @@ figcaption b { color: var(--ink); font-size: .95rem; display: block; overflow-wr
 .sample > .texts { display: grid;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 240px), 1fr)); }
 .sample > .texts > div { padding: 10px 14px; border-top: 1px solid var(--rule); min-width: 0; }
+.sample b.soft { font-weight: 400; }
 .sample pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 4px 0 0;
   font: .82rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; }
 .tokens { display: flex; flex-wrap: wrap; gap: 6px; margin: 8px 0; padding: 0; list-style: none;
@@ -70,7 +73,8 @@ dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; min-width: 0
 footer { margin-top: 48px; border-top: 1px solid var(--rule); padding-top: 12px; }
 @media (max-width: 520px) { body { padding: 18px 14px 48px; font-size: 15px; }
   h1 { font-size: 1.4rem; } dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: 8px; }
-  th, td { padding-right: 10px; } }
+  th, td { padding-right: 10px; } td small { display: block; }
+  table { font-size: .84rem; } }
 """ + "\n".join(
     f".chart .s{k} {{ fill: var(--s{k}); stroke: var(--s{k}); }} "
     f".chart polyline.s{k} {{ fill: none; }} "

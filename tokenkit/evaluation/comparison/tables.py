@@ -37,6 +37,7 @@ def number(value: float | None, digits: int = 3) -> str:
 def with_error(value: dict[str, Any], digits: int = 3, sign: bool = False) -> Cell:
     """A value and its standard error."""
     words = f"{value['value']:+.{digits}f}" if sign else number(value["value"], digits)
+    words = words.replace("-", "−")
     error = value["stderr"]
     return Cell(words, "" if error is None else f"± {error:.{digits}f}")
 
@@ -53,28 +54,36 @@ def size(count: float | None) -> str:
 
 
 def summary(report: Report) -> Table:
-    """One row a model: what a reader wants to know first."""
-    files, kept = report["bits_per_byte"], report["kept"]
-    mean = "bits per byte" if len(files) == 1 else "bits per byte, mean of files"
-    header = ["model", "parameters", "tokens", mean]
-    header += ["lost of the teacher, bits per byte"] if kept else []
-    header += ["bytes per token", "bytes of text per second", "KV cache per byte of text"]
-    table = Table(header)
-    for name, model in report["models"].items():
-        cost = report["cost"][name]
+    """One column a model: what a reader wants to know first."""
+    names, files, kept = list(report["models"]), report["bits_per_byte"], report["kept"]
+    cost = report["cost"]
+
+    def mean(name: str) -> str:
         values = [file["models"][name]["value"] for file in files.values()]
-        row = [Cell(name), Cell(short_count(model["parameters"])), Cell(f"{model['tokens']:,}")]
-        row.append(Cell(number(sum(values) / len(values))))
-        if kept:
-            lost = kept["models"][name]["minus_teacher"]
-            own = name == report["teacher"]
-            row.append(Cell("–") if own else with_error(lost, sign=True))
-        row += [
-            Cell(number(cost["bytes_per_token"], 2)),
-            Cell(number(cost["bytes_per_second"], 0)),
-            Cell(size(cost["cache_bytes_per_byte"])),
+        return number(sum(values) / len(values))
+
+    table = Table(["", *names])
+
+    def add(title: str, cells: list[Cell]) -> None:
+        table.rows.append([Cell(title), *cells])
+
+    models = [report["models"][name] for name in names]
+    add("parameters", [Cell(short_count(model["parameters"])) for model in models])
+    add("tokens of the tokenizer", [Cell(f"{model['tokens']:,}") for model in models])
+    title = "bits per byte" if len(files) == 1 else "bits per byte, mean of files"
+    add(title, [Cell(mean(name)) for name in names])
+    if kept:
+        lost = [kept["models"][name]["minus_teacher"] for name in names]
+        cells = [
+            Cell("–") if name == report["teacher"] else with_error(value, sign=True)
+            for name, value in zip(names, lost, strict=True)
         ]
-        table.rows.append(row)
+        add("lost of the teacher, bits per byte", cells)
+    add("bytes per token", [Cell(number(cost[name]["bytes_per_token"], 2)) for name in names])
+    speeds = [number(cost[name]["bytes_per_second"], 0) for name in names]
+    add("bytes of text written per second", list(map(Cell, speeds)))
+    caches = [size(cost[name]["cache_bytes_per_byte"]) for name in names]
+    add("KV cache per byte of text", list(map(Cell, caches)))
     return table
 
 
@@ -89,10 +98,10 @@ def short_count(count: int) -> str:
 def bits_table(report: Report) -> Table:
     """Bits per byte of each model, a row a file; the lowest is marked."""
     names = list(report["models"])
-    table = Table(["file", "documents", *names])
+    table = Table(["file", *names])
     for label, file in report["bits_per_byte"].items():
         lowest = min(file["models"][name]["value"] for name in names)
-        row = [Cell(label), Cell(f"{file['documents']:,}")]
+        row = [Cell(label, f"({file['documents']:,} documents)")]
         for name in names:
             value = file["models"][name]
             cell = with_error(value, 4)

@@ -45,21 +45,21 @@ class Traits:
         longest = self.longest_number
         digits = "one by one" if longest <= 1 else f"up to {longest} in a token"
         return {
-            "digits": digits,
-            "texts begin with": self.begins_with or "no BOS",
-            "space before texts": "put there" if self.prefix_space else "as written",
+            "Digits": digits,
+            "Texts begin with": self.begins_with or "no BOS",
+            "Space before texts": "put there" if self.prefix_space else "as written",
             "Unicode form": self.normal_form or "as written",
-            "chat template": "yes" if self.has_chat else "none",
+            "Chat template": "yes" if self.has_chat else "none",
         }
 
 
 CONSEQUENCES = {
-    "digits": "arithmetic learnt with other pieces of numbers does not carry over by itself",
-    "texts begin with": "models lean on BOS as an attention sink; the first token of a text is "
+    "Digits": "arithmetic learnt with other pieces of numbers does not carry over by itself",
+    "Texts begin with": "models lean on BOS as an attention sink; the first token of a text is "
     "predicted from something else",
-    "space before texts": "the first word of a text is another token",
+    "Space before texts": "the first word of a text is another token",
     "Unicode form": "some characters are changed before the model sees them",
-    "chat template": "one of them was not made for chats, or writes them in another way",
+    "Chat template": "one of them was not made for chats, or writes them in another way",
 }
 
 
@@ -77,7 +77,7 @@ def mismatches(table: dict[str, dict[str, str]], teacher: str) -> list[dict[str,
             if said[trait] != expected:
                 others.setdefault(said[trait], []).append(name)
         for words, names in others.items():
-            text = f"{trait}: {teacher} {expected}, {', '.join(names)} {words}"
+            text = f"{trait} – {teacher}: {expected}; {', '.join(names)}: {words}"
             found.append(
                 {"trait": trait, "models": names, "text": text, "why": CONSEQUENCES[trait]}
             )

@@ -9,7 +9,7 @@ KEPT = (
 BITS = (
     "Negative log2-likelihood of held-out text divided by its UTF-8 bytes; lower is better. Bytes "
     "are the same for every tokenizer, so models can be compared. ± is the standard error over "
-    "documents."
+    "documents; bars in plots show two of it to each side."
 )
 DIFFERENCE = (
     "All models read the same documents, so the difference from the teacher is known better than "
