@@ -175,13 +175,14 @@ def main() -> None:
     from tokenkit.evaluation.device import usable_device
     from tokenkit.export.run import opened_model
     from tokenkit.inference.model import load_text_model
+    from tokenkit.tokenizers import load_tokenizer
 
     logging.disable_progress_bar()
     device = usable_device(args.device)
     with opened_model(args.model, args.step) as folder:
         model = load_text_model(
             folder, device=device, dtype=getattr(torch, args.dtype) if args.dtype else None,
-            tokenizer=args.tokenizer,
+            tok=load_tokenizer(args.tokenizer) if args.tokenizer else None,
             # The code of a folder that was made of a run a moment ago is tokenkit's own.
             trust_remote_code=args.trust_remote_code or folder != args.model,
         )  # fmt: skip

@@ -83,14 +83,14 @@ def load_text_model(
     *,
     device: torch.device,
     dtype: torch.dtype | None = None,
-    tokenizer: str | None = None,
+    tok: ByteifiedTokenizer | None = None,
     trust_remote_code: bool = False,
 ) -> TextModel:
     """Load a model folder or hub id for generation.
 
     Args:
         dtype: of the weights; default bf16 on accelerators, else fp32.
-        tokenizer: its spec; default the model's own.
+        tok: its tokenizer; default the one in its folder.
         trust_remote_code: run Python code that the folder brings, as byte-level models need.
 
     Raises:
@@ -120,5 +120,4 @@ def load_text_model(
     except Exception as error:  # transformers raises many kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"model '{model}' cannot be loaded: {reason}") from error
-    tok = load_tokenizer(tokenizer or str(folder))
-    return TextModel(loaded.to(device).eval(), tok, model)
+    return TextModel(loaded.to(device).eval(), tok or load_tokenizer(str(folder)), model)

@@ -8,6 +8,10 @@ from html import escape
 VOID = frozenset({"meta", "line", "circle", "rect", "path", "polyline", "wbr"})
 
 
+# Control characters, which no document may hold, as pictures of themselves
+_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {127: 0x2421}
+
+
 class Safe(str):
     """Text that is markup already."""
 
@@ -22,7 +26,7 @@ def markup(child: Child) -> str:
     if isinstance(child, Safe):
         return child
     if isinstance(child, str):
-        return escape(child)
+        return escape(child.translate(_PICTURES))
     return "".join(map(markup, child))
 
 
@@ -33,7 +37,7 @@ def tag(name: str, /, *children: Child, **attributes: object) -> Safe:
         attributes: with "_" for "-" in their names, and ``class_`` for ``class``.
     """
     given = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"'
+        f' {key.rstrip("_").replace("_", "-")}="{escape(str(value).translate(_PICTURES))}"'
         for key, value in attributes.items()
         if value is not None
     )

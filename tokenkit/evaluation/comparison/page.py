@@ -164,7 +164,7 @@ def kept(report: Report) -> Safe | None:
     )
     examples = [
         tag("div", tag("pre", tag("b", item["prompt"], class_="soft"), item["text"]))
-        for item in found["examples"][:2]
+        for item in found["written"][:2]
     ]
     return section(
         "What was kept", words.KEPT,

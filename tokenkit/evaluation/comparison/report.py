@@ -212,7 +212,7 @@ def _kept(found: Measured, teacher: str, plan: Plan) -> Values | None:
             name: {**ratio(s.own_bits, sizes), "minus_teacher": ratio(s.own_bits - known, sizes)}
             for name, s in found.scores.items()
         },
-        "examples": [{"prompt": text.prompt, "text": text.text} for text in found.own[:3]],
+        "written": [{"prompt": text.prompt, "text": text.text} for text in found.own],
     }
 
 

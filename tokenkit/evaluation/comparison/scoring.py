@@ -106,7 +106,9 @@ class Scores:
 def scorer(entry: Entry, device: torch.device) -> Scorer:
     """The model as eval-bpb reads it; one that brings its own code as transformers runs it."""
     if own_code(resolve_model_folder(entry.folder)):
-        model = load_text_model(entry.folder, device=device, trust_remote_code=entry.trusted)
+        model = load_text_model(
+            entry.folder, device=device, tok=entry.tok, trust_remote_code=entry.trusted
+        )
         return PlainScores(model.model, len(entry.tok))
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     return load_causal_lm(entry.folder, device, dtype, len(entry.tok))

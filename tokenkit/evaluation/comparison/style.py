@@ -30,7 +30,8 @@ p { margin: 6px 0 12px; max-width: 74ch; }
   margin: 8px 0; border-radius: 0 6px 6px 0; max-width: 88ch; overflow-wrap: anywhere; }
 .warning span { display: block; color: var(--soft); font-size: .875rem; }
 .wide { overflow-x: auto; margin: 10px 0; }
-table { border-collapse: separate; border-spacing: 0; font-size: .9rem; font-variant-numeric: tabular-nums; }
+table { border-collapse: separate; border-spacing: 0; font-size: .9rem;
+  font-variant-numeric: tabular-nums; }
 th, td { padding: 6px 14px 6px 0; text-align: right; border-bottom: 1px solid var(--rule);
   vertical-align: baseline; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0;

@@ -38,8 +38,10 @@ class Writing:
 
 def open_writer(entry: Entry, device: torch.device) -> TextModel:
     """The model of an entry, for generation."""
-    model = load_text_model(entry.folder, device=device, trust_remote_code=entry.trusted)
-    model.tok, model.name = entry.tok, entry.name
+    model = load_text_model(
+        entry.folder, device=device, tok=entry.tok, trust_remote_code=entry.trusted
+    )
+    model.name = entry.name
     return model
 
 
