@@ -14,7 +14,7 @@ from tokenkit.evaluation.comparison.markup import Child, Safe, tag
 WIDTH = 360
 COLOURS = 8
 ROW, HEAD = 22, 20  # heights of a row and of a group's name
-NAMES, VALUES = 104, 64  # widths beside the dots
+NAMES, VALUES = 120, 58  # widths beside the dots
 
 
 @dataclass(frozen=True)

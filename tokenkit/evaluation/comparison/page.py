@@ -266,7 +266,7 @@ def method(report: Report) -> Safe:
         run = f"; run {model['run']}" if model["run"] and model["run"] != model["model"] else ""
         items.append((name, f"{model['model']}; tokenizer: {model['tokenizer']}{run}"))
     for label, file in report["bits_per_byte"].items():
-        about = f"{file['file']}: {file['documents']:,} documents, {file['bytes']:,} bytes"
+        about = f"{file['file']}: {tables.documents(file)}, {file['bytes']:,} bytes"
         items.append((label, about))
     settings = report["settings"]
     items.append(("windows", f"{settings['max_bytes']:,} bytes, each scored token with context"))

@@ -40,7 +40,7 @@ th { white-space: normal; overflow-wrap: break-word; min-width: 4.5em; }
 thead th { color: var(--soft); font-weight: 600; border-bottom: 1.5px solid var(--soft);
   vertical-align: bottom; }
 td small { color: var(--soft); }
-td.best { font-weight: 700; }
+td.best { font-weight: 700; } td.best small { font-weight: 400; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 400px), 1fr));
   gap: 22px 44px; margin: 14px 0; }
 figure { margin: 0; min-width: 0; max-width: 480px; }

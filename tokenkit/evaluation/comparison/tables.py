@@ -95,13 +95,18 @@ def short_count(count: int) -> str:
     return str(count)
 
 
+def documents(file: dict[str, Any]) -> str:
+    """How many documents of a file were read."""
+    return f"{file['documents']:,} document{'s' * (file['documents'] != 1)}"
+
+
 def bits_table(report: Report) -> Table:
     """Bits per byte of each model, a row a file; the lowest is marked."""
     names = list(report["models"])
     table = Table(["file", *names])
     for label, file in report["bits_per_byte"].items():
         lowest = min(file["models"][name]["value"] for name in names)
-        row = [Cell(label, f"({file['documents']:,} documents)")]
+        row = [Cell(label, f"({documents(file)})")]
         for name in names:
             value = file["models"][name]
             cell = with_error(value, 4)
