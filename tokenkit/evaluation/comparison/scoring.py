@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokenkit.errors import DataError
+from tokenkit.errors import DataError, ModelError
 from tokenkit.evaluation.bits_per_byte import (
     Scorer,
     document_bits,
@@ -104,14 +104,17 @@ class Scores:
 
 
 def scorer(entry: Entry, device: torch.device) -> Scorer:
-    """The model as eval-bpb reads it; one that brings its own code as transformers runs it."""
-    if own_code(resolve_model_folder(entry.folder)):
-        model = load_text_model(
-            entry.folder, device=device, tok=entry.tok, trust_remote_code=entry.trusted
-        )
-        return PlainScores(model.model, len(entry.tok))
+    """The model as eval-bpb reads it; one that only its own code can read, as that does."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    return load_causal_lm(entry.folder, device, dtype, len(entry.tok))
+    try:
+        return load_causal_lm(entry.folder, device, dtype, len(entry.tok))
+    except ModelError:
+        if not own_code(resolve_model_folder(entry.folder)):
+            raise
+    model = load_text_model(
+        entry.folder, device=device, tok=entry.tok, trust_remote_code=entry.trusted
+    )
+    return PlainScores(model.model, len(entry.tok))
 
 
 def score(entry: Entry, data: dict[str, Texts], own: Sequence[OwnText], windows: Windows) -> Scores:
