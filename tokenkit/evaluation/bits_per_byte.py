@@ -10,9 +10,8 @@ context. Windows are cut by bytes: a byte-level model sees as much text as any o
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,16 +21,10 @@ from tokenkit.batch import Sequences
 from tokenkit.config import Config
 from tokenkit.errors import DataError
 from tokenkit.log import logger
-from tokenkit.models.causal_lm import CausalLM
 from tokenkit.models.outputs import Outputs
 from tokenkit.parallelisms import Parallel
 from tokenkit.tokenizers import ByteifiedTokenizer, Document, EncodedRow, encode_rows
-
-
-class Scorer(Protocol):
-    """What says how likely tokens are: a :class:`CausalLM`, or what stands for one."""
-
-    def __call__(self, seq: Sequences, needs: Collection[str]) -> Outputs: ...
+from tokenkit.tokenizers.roles import context_id
 
 
 @dataclass(frozen=True)
@@ -60,11 +53,6 @@ def windows_of(ids: np.ndarray, ends: np.ndarray, context: int, max_bytes: int) 
         windows.append(Window(np.append(context, ids[begin:end]), scored - begin + 1))
         scored = end
     return windows
-
-
-def context_id(tok: ByteifiedTokenizer) -> int:
-    """The token that every document follows."""
-    return tok.ids[tok.text_bos] if tok.text_bos else tok.eos_id
 
 
 def encode_documents(tok: ByteifiedTokenizer, texts: Sequence[str]) -> list[EncodedRow]:
@@ -122,7 +110,7 @@ def batches_of(windows: list[Window], batch_size: int, pad_id: int) -> list[Sequ
 
 @torch.no_grad()
 def document_bits(
-    model: Scorer,
+    read: Callable[[Sequences, Collection[str]], Outputs],
     tok: ByteifiedTokenizer,
     texts: Sequence[str],
     *,
@@ -149,7 +137,7 @@ def document_bits(
         # Sharded models need every rank in every forward pass; idle ones repeat the last batch.
         mine = number * ranks + rank
         seq = batches[min(mine, len(batches) - 1)].to(device)
-        logprob = model(seq, ("label",)).token_logprob
+        logprob = read(seq, ("label",)).token_logprob
         if mine < len(batches):
             of_rows = logprob.double().masked_fill(~seq.counted, 0).sum(1).cpu()
             total.index_add_(0, documents[mine * batch_size :][: len(of_rows)], of_rows)
@@ -157,7 +145,7 @@ def document_bits(
 
 
 def bits_per_byte(
-    model: Scorer,
+    read: Callable[[Sequences, Collection[str]], Outputs],
     tok: ByteifiedTokenizer,
     texts: Sequence[str],
     *,
@@ -171,6 +159,7 @@ def bits_per_byte(
     """Negative log2-likelihood of the texts divided by their UTF-8 bytes.
 
     Args:
+        read: a :class:`~tokenkit.models.causal_lm.CausalLM`, or what stands for one.
         texts: that the tokenizer can write, see :func:`writable_texts`.
         max_bytes: bytes a window.
         batch_size: windows a forward pass.
@@ -178,7 +167,7 @@ def bits_per_byte(
     """
     share = {"rank": rank, "ranks": ranks}
     bits = document_bits(
-        model, tok, texts, max_bytes=max_bytes, batch_size=batch_size, device=device, **share
+        read, tok, texts, max_bytes=max_bytes, batch_size=batch_size, device=device, **share
     )
     total = bits.sum()
     if group is not None:
@@ -188,7 +177,7 @@ def bits_per_byte(
 
 
 def evaluate_bits_per_byte(
-    student: CausalLM,
+    read: Callable[[Sequences, Collection[str]], Outputs],
     tok: ByteifiedTokenizer,
     texts: list[str],
     config: Config,
@@ -196,7 +185,7 @@ def evaluate_bits_per_byte(
 ) -> float:
     """Bits per byte of a model in training, all ranks together."""
     return bits_per_byte(
-        student,
+        read,
         tok,
         texts,
         max_bytes=config.eval.max_bytes,

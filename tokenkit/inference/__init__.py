@@ -1,1 +1,1 @@
-"""Running a model: generation with a KV cache."""
+"""Inference: generation with a KV cache, ensembles."""

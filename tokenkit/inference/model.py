@@ -42,12 +42,6 @@ class TextModel:
         ends = [ends] if isinstance(ends, int) else ends
         return list(ends) if ends else [self.tok.eos_id]
 
-    @property
-    def start(self) -> int:
-        """The token that a text of no prompt begins with: BOS; without a BOS rule, EOS."""
-        tok = self.tok
-        return tok.ids[tok.text_bos] if tok.text_bos else tok.eos_id
-
     def encode_prompt(self, text: str) -> list[int]:
         """Ids of a text as the tokenizer gives them, behind BOS if its texts begin with one."""
         tok = self.tok

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from tokenkit.inference.generate import Continuation, generate
 from tokenkit.inference.model import TextModel
 from tokenkit.inference.sampling import Sampling
+from tokenkit.tokenizers.roles import context_id
 
 
 def whole_distribution(max_new_tokens: int, seed: int | None = None) -> Sampling:
@@ -41,7 +42,8 @@ def own_texts(
     model that cut it. Empty texts, and those with bytes that are no UTF-8, are left out.
     """
     given = [prompts[number % len(prompts)] if prompts else "" for number in range(count)]
-    starts = [[model.start, *ids.tolist()] for ids in model.tok.encode_texts(given, as_text=True)]
+    begin = context_id(model.tok)
+    starts = [[begin, *ids.tolist()] for ids in model.tok.encode_texts(given, as_text=True)]
     sampling = whole_distribution(max_new_tokens, seed)
     ends = sorted({*model.ends, *model.spelling.hidden})
     found = generate(model, starts, sampling, batch_size, ends=ends)

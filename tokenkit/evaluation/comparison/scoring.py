@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from tokenkit.batch import Sequences
 from tokenkit.errors import DataError, ModelError
 from tokenkit.evaluation.bits_per_byte import (
-    Scorer,
     document_bits,
     encode_documents,
     writable_texts,
@@ -23,6 +23,7 @@ from tokenkit.inference.own_texts import OwnText
 from tokenkit.inference.scores import PlainScores
 from tokenkit.log import logger
 from tokenkit.models.causal_lm import load_causal_lm
+from tokenkit.models.outputs import Outputs
 from tokenkit.models.weights import resolve_model_folder
 from tokenkit.tokenizers import ByteifiedTokenizer
 
@@ -103,7 +104,7 @@ class Scores:
     own_bits: np.ndarray
 
 
-def scorer(entry: Entry, device: torch.device) -> Scorer:
+def scorer(entry: Entry, device: torch.device) -> Callable[[Sequences, Collection[str]], Outputs]:
     """The model as eval-bpb reads it; one that only its own code can read, as that does."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     try:
