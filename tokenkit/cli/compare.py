@@ -174,15 +174,15 @@ def main() -> None:
     from tokenkit.cli.compare_tasks import task_scores
     from tokenkit.evaluation.comparison.markdown import markdown
     from tokenkit.evaluation.comparison.page import page
-    from tokenkit.evaluation.comparison.report import compare
+    from tokenkit.evaluation.comparison.report import TaskScores, compare
     from tokenkit.evaluation.device import usable_device
 
     logging.disable_progress_bar()
     device = usable_device(args.device)
     plan = plan_of(args, device)
 
-    def ask(entry: Entry) -> dict:
-        return task_scores(entry.folder, args.tasks, args.include_path, args.limit, str(device))
+    def ask(entry: Entry) -> TaskScores:
+        return task_scores(entry, args, str(device))
 
     with ExitStack() as stack:
         entries = open_entries(args, stack)

@@ -6,22 +6,24 @@ import argparse
 from typing import Any
 
 from tokenkit.cli.eval import evaluate
+from tokenkit.evaluation.comparison.entry import Entry
+from tokenkit.evaluation.comparison.report import TaskScores
 
 
-def task_scores(
-    folder: str, tasks: str, include_path: str | None, limit: float | None, device: str
-) -> dict[str, tuple[float, float | None]]:
+def task_scores(entry: Entry, args: argparse.Namespace, device: str) -> TaskScores:
     """Value and standard error (None if unknown) of each ``task/metric``.
+
+    Args:
+        args: with ``tasks``, ``include_path`` and ``limit``.
 
     Raises:
         ConfigError: naming the first task that does not exist.
         ModelError: if the model cannot be loaded.
     """
-    args = argparse.Namespace(
-        model=folder, tasks=tasks, include_path=include_path, limit=limit, batch_size="8"
-    )
-    found: dict[str, tuple[float, float | None]] = {}
-    results: dict[str, dict[str, Any]] = evaluate(args, device)["results"]
+    asked = argparse.Namespace(**vars(args))
+    asked.model, asked.batch_size = entry.folder, str(args.batch_size)
+    found: TaskScores = {}
+    results: dict[str, dict[str, Any]] = evaluate(asked, device)["results"]
     for task, metrics in results.items():
         for key, value in metrics.items():
             name, comma, kind = key.partition(",")
