@@ -152,6 +152,10 @@ def test_what_cannot_work_is_one_line(script, folders, texts_file, tmp_path):
     broken.write_text("{")
     chats = tmp_path / "chats.jsonl"
     chats.write_text('{"messages": [{"role": "user", "content": "Hi"}]}\n')
+    own = save_tiny(tmp_path / "own", "llama", vocab_size=1505)
+    config = json.loads((own / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoModelForCausalLM": "own.Own"}}
+    (own / "config.json").write_text(json.dumps(config))
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "mine").write_text("mine")
     teacher, same, run = (folders / name for name in ("teacher", "same", "run"))
@@ -161,6 +165,7 @@ def test_what_cannot_work_is_one_line(script, folders, texts_file, tmp_path):
         ([teacher, same, *data, "--output", tmp_path / "taken"], "already exists"),
         ([teacher, tmp_path / "none", *data, *new], "does not exist"),
         ([teacher, teacher, *data, *new], "named twice"),
+        ([teacher, own, *data, *new], "pass --trust-remote-code"),
         ([teacher, "--data", tmp_path / "none.jsonl", *new], "none.jsonl"),
         ([teacher, "--data", broken, *new], "broken.jsonl:1"),
         ([teacher, same, *data, *new, "--teacher", "x"], "--teacher 'x' is none of the models"),

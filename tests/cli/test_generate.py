@@ -87,6 +87,8 @@ def test_what_cannot_work_is_one_line(script, folder, tmp_path):
     bare = save_tiny(tmp_path / "bare", "llama", vocab_size=1505)
     load_tokenizer(f"{SPEC_A.removesuffix(':source=Llama3')}:source=GPT2").save(bare)
     (bare / "chat_template.jinja").unlink()
+    damaged = save_tiny(tmp_path / "damaged", "llama", vocab_size=1505)
+    (damaged / "config.json").write_text("{")
     prompt = ["--prompt", "a"]
     cases = [
         (["--prompts", tmp_path / "utf8"], "utf8:2: not valid UTF-8 .byte 4 of it"),
@@ -108,6 +110,7 @@ def test_what_cannot_work_is_one_line(script, folder, tmp_path):
         ([*prompt, "--device", "nowhere"], "--device 'nowhere' cannot be used"),
         ([*prompt, "--chat", "--model", bare], "has no chat template"),
         ([*prompt, "--model", tmp_path / "missing"], "does not exist"),
+        ([*prompt, "--model", damaged], "damaged' cannot be loaded"),
     ]
     for arguments, message in cases:
         with pytest.raises(TokenkitError, match=message) as caught:

@@ -93,6 +93,7 @@ def open_entries(args: argparse.Namespace, stack: ExitStack) -> list[Entry]:
     """
     from tokenkit.evaluation.comparison.entry import Entry, short_names
     from tokenkit.export.run import opened_model
+    from tokenkit.inference.model import check_code
     from tokenkit.models.weights import resolve_model_folder
     from tokenkit.tokenizers import load_tokenizer
 
@@ -103,8 +104,9 @@ def open_entries(args: argparse.Namespace, stack: ExitStack) -> list[Entry]:
         folder = stack.enter_context(opened_model(model))
         is_run = folder != model
         path = resolve_model_folder(folder)
-        entry = Entry(name, model, folder, load_tokenizer(spec or str(path)))
-        entry.trusted = args.trust_remote_code or is_run
+        trusted = args.trust_remote_code or is_run
+        check_code(model, path, trusted)
+        entry = Entry(name, model, folder, load_tokenizer(spec or str(path)), trusted=trusted)
         if is_run:
             entry.run = Path(model)
             entry.start = stack.enter_context(opened_model(model, step=0))

@@ -68,8 +68,26 @@ class TextModel:
 
 def own_code(folder: Path) -> bool:
     """Whether a model folder needs Python code of its own to be loaded."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return "auto_map" in config and config.get("model_type") not in CONFIG_MAPPING
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False  # who reads it next says what is wrong
+    if not isinstance(config, dict) or "auto_map" not in config:
+        return False
+    return config.get("model_type") not in CONFIG_MAPPING
+
+
+def check_code(model: str, folder: Path, trusted: bool) -> None:
+    """Refuse a folder that needs code which is not trusted.
+
+    Raises:
+        ModelError: naming the option that trusts it.
+    """
+    if own_code(folder) and not trusted:
+        raise ModelError(
+            f"model '{model}' brings its own Python code; if you trust it, pass "
+            "--trust-remote-code to run it"
+        )
 
 
 def load_text_model(
@@ -94,12 +112,8 @@ def load_text_model(
     folder = resolve_model_folder(model)
     if dtype is None:
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    check_code(model, folder, trust_remote_code)
     try:
-        if own_code(folder) and not trust_remote_code:
-            raise ModelError(
-                f"model '{model}' brings its own Python code; if you trust it, pass "
-                "--trust-remote-code to run it"
-            )
         code = {"trust_remote_code": trust_remote_code}
         config = AutoConfig.from_pretrained(folder, **code)
         # A hub id's code is not among the files of ``folder``.
@@ -109,8 +123,6 @@ def load_text_model(
         loaded = AutoModelForCausalLM.from_pretrained(
             name if remote else folder, config=config, dtype=dtype, **code, **where
         )
-    except ModelError:
-        raise
     except Exception as error:  # transformers raises many kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"model '{model}' cannot be loaded: {reason}") from error
