@@ -15,7 +15,7 @@ import argparse
 import json
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tokenkit.cli.arguments import CommandParser, at_least
 from tokenkit.errors import ConfigError
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from tokenkit.evaluation.comparison.entry import Entry
-    from tokenkit.evaluation.comparison.report import Plan
+    from tokenkit.evaluation.comparison.report import Plan, TaskScores
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -166,6 +166,33 @@ def plan_of(args: argparse.Namespace, device: torch.device) -> Plan:
     )
 
 
+def task_scores(entry: Entry, args: argparse.Namespace, device: str) -> TaskScores:
+    """lm-eval's value and standard error (None if unknown) of each ``task/metric``.
+
+    Args:
+        args: with ``tasks``, ``include_path`` and ``limit``.
+
+    Raises:
+        ConfigError: naming the first task that does not exist.
+        ModelError: if the model cannot be loaded.
+    """
+    from tokenkit.cli.eval import evaluate
+
+    asked = argparse.Namespace(**vars(args))
+    asked.model, asked.batch_size = entry.folder, str(args.batch_size)
+    found: TaskScores = {}
+    results: dict[str, dict[str, Any]] = evaluate(asked, device)["results"]
+    for task, metrics in results.items():
+        for key, value in metrics.items():
+            name, comma, kind = key.partition(",")
+            if not comma or not isinstance(value, (int, float)) or name.endswith("_stderr"):
+                continue
+            error = metrics.get(f"{name}_stderr,{kind}")
+            label = name if kind == "none" else key
+            found[f"{task}/{label}"] = value, error if isinstance(error, float) else None
+    return found
+
+
 def main() -> None:
     args = parse_arguments()
     init_logger()
@@ -173,10 +200,9 @@ def main() -> None:
 
     from transformers.utils import logging
 
-    from tokenkit.cli.compare_tasks import task_scores
     from tokenkit.evaluation.comparison.markdown import markdown
     from tokenkit.evaluation.comparison.page import page
-    from tokenkit.evaluation.comparison.report import TaskScores, compare
+    from tokenkit.evaluation.comparison.report import compare
     from tokenkit.evaluation.device import usable_device
 
     logging.disable_progress_bar()

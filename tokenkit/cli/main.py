@@ -14,7 +14,7 @@ COMMANDS = {
     "export": "write a run's student as a folder that plain transformers loads",
     "zett": "give a model another tokenizer without training",
     "generate": "let a model go on from texts, or chat with it",
-    "compare": "models side by side: one page with bits per byte, what was kept, tasks, speed",
+    "compare": "models side by side on one page: bits per byte, what was kept, speed",
     "eval": "run lm-eval tasks on an exported model",
     "eval-bpb": "bits per byte of a model on text, comparable between tokenizers",
     "sample-texts": "let a model write texts: data that keeps what it knows",
