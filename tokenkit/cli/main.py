@@ -14,6 +14,8 @@ COMMANDS = {
     "train": "train a student from a TOML file: distillation, transfer, a hypernetwork",
     "export": "write a run's student as a folder that plain transformers loads",
     "zett": "give a model another tokenizer without training",
+    "generate": "let a model go on from texts, or chat with it",
+    "compare": "models side by side on one page: bits per byte, what was kept, speed",
     "eval": "run lm-eval tasks on a model or a run",
     "eval-lockstep": "run lm-eval tasks on several models that read and write as one",
     "eval-bpb": "bits per byte of a model on text, comparable between tokenizers",

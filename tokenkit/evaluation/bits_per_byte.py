@@ -109,6 +109,41 @@ def batches_of(windows: list[Window], batch_size: int, pad_id: int) -> list[Sequ
 
 
 @torch.no_grad()
+def document_bits(
+    read: Callable[[Sequences, Collection[str]], Outputs],
+    tok: ByteifiedTokenizer,
+    texts: Sequence[str],
+    *,
+    max_bytes: int,
+    batch_size: int,
+    device: torch.device,
+    rank: int = 0,
+    ranks: int = 1,
+) -> torch.Tensor:
+    """Negative log2-likelihood of each text, float64 ``[documents]`` on the CPU.
+
+    Arguments are those of :func:`bits_per_byte`; with ``ranks``, only this rank's share is in it.
+    """
+    windows = [
+        (number, window)
+        for number, row in enumerate(encode_documents(tok, texts))
+        for window in windows_of(row.ids, row.end, context_id(tok), max_bytes)
+    ]
+    windows.sort(key=lambda item: -len(item[1].ids))  # as in batches, which keep this order
+    documents = torch.tensor([number for number, _ in windows], dtype=torch.long)
+    batches = batches_of([window for _, window in windows], batch_size, tok.pad_id)
+    total = torch.zeros(len(texts), dtype=torch.float64)
+    for number in range(-(-len(batches) // ranks)):
+        # Sharded models need every rank in every forward pass; idle ones repeat the last batch.
+        mine = number * ranks + rank
+        seq = batches[min(mine, len(batches) - 1)].to(device)
+        logprob = read(seq, ("label",)).token_logprob
+        if mine < len(batches):
+            of_rows = logprob.double().masked_fill(~seq.counted, 0).sum(1).cpu()
+            total.index_add_(0, documents[mine * batch_size :][: len(of_rows)], of_rows)
+    return -total / math.log(2)
+
+
 def bits_per_byte(
     read: Callable[[Sequences, Collection[str]], Outputs],
     tok: ByteifiedTokenizer,
@@ -130,25 +165,15 @@ def bits_per_byte(
         batch_size: windows a forward pass.
         rank, ranks, group: share the work among data-parallel ranks; all get the result.
     """
-    windows = [
-        window
-        for row in encode_documents(tok, texts)
-        for window in windows_of(row.ids, row.end, context_id(tok), max_bytes)
-    ]
-    batches = batches_of(windows, batch_size, tok.pad_id)
-    total = torch.zeros((), dtype=torch.float64)
-    for number in range(-(-len(batches) // ranks)):
-        # Sharded models need every rank in every forward pass; idle ones repeat the last batch.
-        mine = number * ranks + rank
-        seq = batches[min(mine, len(batches) - 1)].to(device)
-        logprob = read(seq, ("label",)).token_logprob
-        if mine < len(batches):
-            total += logprob[seq.counted].double().sum().cpu()
+    share = {"rank": rank, "ranks": ranks}
+    bits = document_bits(
+        read, tok, texts, max_bytes=max_bytes, batch_size=batch_size, device=device, **share
+    )
+    total = bits.sum()
     if group is not None:
         total = total.to(device)
         dist.all_reduce(total, group=group)
-    size = sum(len(text.encode("utf-8")) for text in texts)
-    return -total.item() / (math.log(2) * size)
+    return total.item() / sum(len(text.encode("utf-8")) for text in texts)
 
 
 def evaluate_bits_per_byte(

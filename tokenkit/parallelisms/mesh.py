@@ -13,7 +13,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from tokenkit.config import Config
 
 
-def init_distributed(timeout: timedelta) -> torch.device:
+def init_distributed(timeout: timedelta = timedelta(minutes=30)) -> torch.device:
     """Start the process group (NCCL on GPUs, gloo on CPU) and return this rank's device.
 
     Works without torchrun too: a single process gets a world of one.
