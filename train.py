@@ -112,6 +112,7 @@ def train(config: Config) -> None:
             if stopping:
                 break
 
+    phases.finish()
     checkpointer.finish()
     metrics_logger.close()
     dist.barrier()

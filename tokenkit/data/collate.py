@@ -122,6 +122,7 @@ class Collator:
             batch = Batch(student, {TEACHER: teacher})
             stats |= found.stats
         batch.stats = {**stats, "truncated_rows": int(truncated.sum())}
+        batch.places = [row.where for row in rows]
         return batch
 
     def _align(self, student: _Side, teacher: _Side) -> Alignment:
