@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 from tokenkit.cli.arguments import CommandParser
@@ -33,11 +34,13 @@ def evaluate(args: argparse.Namespace, device: str) -> dict:
 
     Raises:
         ConfigError: naming the first task that does not exist.
-        ModelError: if the model folder cannot be loaded.
+        ModelError: if the model folder cannot be loaded, or a tensor is not finite.
     """
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
+
+    from tokenkit.models.weights import SafetensorsSource, local_model_folder
 
     tasks = args.tasks.split(",")
     manager = TaskManager(include_path=args.include_path)
@@ -47,6 +50,9 @@ def evaluate(args: argparse.Namespace, device: str) -> dict:
                 f"--tasks: lm-eval has no task '{task}'"
                 + ("" if args.include_path is None else f" (nor has {args.include_path})")
             )
+    folder = local_model_folder(args.model)
+    if folder is not None:  # accuracies of NaN would look like any others
+        SafetensorsSource(folder).check()
     try:
         model = HFLM(pretrained=args.model, device=device, batch_size=args.batch_size)
     except (OSError, ValueError) as error:
@@ -69,6 +75,20 @@ def print_table(results: dict) -> None:
             print(f"{task:<32} {name:<20} {value:>10.4f} {error}")
 
 
+def check_finite(results: dict) -> None:
+    """Refuse results that are no numbers; a standard error of one document may be none.
+
+    Raises:
+        ModelError: naming the task and the metric.
+    """
+    for task, metrics in results["results"].items():
+        for key, value in metrics.items():
+            name = key.partition(",")[0]
+            number = isinstance(value, (int, float)) and not name.endswith("_stderr")
+            if number and not math.isfinite(value):
+                raise ModelError(f"task '{task}': {name} is {value}; nothing is written")
+
+
 def main() -> None:
     args = parse_arguments()
     init_logger()
@@ -81,6 +101,7 @@ def main() -> None:
 
     results = evaluate(args, str(usable_device(args.device)))
     print_table(results)
+    check_finite(results)
     if args.output:
         kept = {key: results[key] for key in ("results", "versions", "n-shot") if key in results}
         args.output.write_text(json.dumps(kept, indent=2, default=str) + "\n")

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from tokenkit.errors import ModelError
 from tokenkit.export.generation import translated_generation
 from tokenkit.io import new_folder, refuse_existing
 from tokenkit.models.causal_lm import SourceModel, parameters_on_meta
+from tokenkit.ops.finite import fits, largest
 from tokenkit.tokenizers import ByteifiedTokenizer
 
 
@@ -40,6 +42,24 @@ def hf_state_dict(
     return state
 
 
+def cast(state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Tensors by name in ``dtype``.
+
+    Raises:
+        ModelError: naming the first that is not finite, or would not be.
+    """
+    name = str(dtype).removeprefix("torch.")
+    for key, tensor in state.items():
+        if not fits(tensor):
+            raise ModelError(f"tensor '{key}' holds NaN or infinity; no model is written")
+        if not fits(tensor, dtype):
+            raise ModelError(
+                f"tensor '{key}' has values up to {largest(tensor):.3g}, which {name} cannot hold; "
+                "no model is written (--dtype float32 would hold them)"
+            )
+    return {key: tensor.to(dtype) for key, tensor in state.items()}
+
+
 def save_hf_folder(
     source: SourceModel,
     backbone: dict[str, Tensor],
@@ -61,7 +81,7 @@ def save_hf_folder(
         dtype: of the saved tensors; default the source config's own.
 
     Raises:
-        TokenkitError: if ``output`` is taken.
+        TokenkitError: if ``output`` is taken, or a tensor is not finite in ``dtype``.
     """
     refuse_existing(output, "output", "folder")
     dtype = dtype or getattr(source.hf_config, "dtype", None) or inputs.dtype
@@ -70,8 +90,8 @@ def save_hf_folder(
         model = AutoModelForCausalLM.from_config(
             config, dtype=dtype, trust_remote_code=source.trust_remote_code
         )
-    state = hf_state_dict(source, backbone, inputs, outputs)
-    model.load_state_dict({k: v.to(dtype) for k, v in state.items()}, strict=True, assign=True)
+    state = cast(hf_state_dict(source, backbone, inputs, outputs), dtype)
+    model.load_state_dict(state, strict=True, assign=True)
     model.tie_weights()
     model.generation_config = translated_generation(source, source_tok, tokenizer)
     with new_folder(output) as partial:

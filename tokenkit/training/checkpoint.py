@@ -30,6 +30,7 @@ from tokenkit.errors import CheckpointError
 from tokenkit.log import logger
 from tokenkit.parallelisms import Parallel
 from tokenkit.parallelisms.fsdp import reshard
+from tokenkit.training.finite_state import refuse_not_finite
 from tokenkit.training.optimizer import trainable_parameters
 
 
@@ -120,10 +121,15 @@ class Checkpointer:
         return dist.get_rank()
 
     def save(self, step: int) -> None:
-        """Write a checkpoint of the state after ``step`` optimizer steps."""
+        """Write a checkpoint of the state after ``step`` optimizer steps.
+
+        Raises:
+            TrainingError: on all ranks, if a tensor is not finite; nothing is written then.
+        """
         if not self.config.enable:
             return
         self.finish()
+        refuse_not_finite(self._tensors(), step, self._group)
         partial = step_folder(self.root, step).with_suffix(".partial")
         if self.rank == 0:
             shutil.rmtree(partial, ignore_errors=True)
