@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from tokenkit.config import Config
+from tokenkit.errors import TokenkitError
 from tokenkit.log import logger
 from tokenkit.ranks import rank
 
@@ -54,6 +56,23 @@ def any_rank(stop: bool) -> bool:
     flag = torch.tensor([int(stop)])
     dist.all_reduce(flag)
     return bool(flag.item())
+
+
+def on_first_rank(action: Callable[[], Any]) -> None:
+    """Run ``action`` on rank 0. What it says to the user, every rank raises, so that none waits.
+
+    Raises:
+        TokenkitError: the action's.
+    """
+    failure: list[TokenkitError | None] = [None]
+    if dist.get_rank() == 0:
+        try:
+            action()
+        except TokenkitError as error:
+            failure = [error]
+    dist.broadcast_object_list(failure, src=0, device=torch.device("cpu"))
+    if failure[0] is not None:
+        raise failure[0]
 
 
 def build_profiler(config: Config, output_dir: Path) -> AbstractContextManager:
