@@ -18,6 +18,7 @@ FREE_KEYS = [
     "job.config_file",
     "job.output_dir",
     "parallelism.*",
+    "training.max_skipped",
     "training.micro_batch_size",
     "training.steps",
     "training.threads",

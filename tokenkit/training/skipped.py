@@ -13,7 +13,7 @@ from tokenkit.errors import TrainingError
 from tokenkit.log import logger
 from tokenkit.training.update import SKIPPED, must_be_finite
 
-SHOWN = 3  # rows that a message names
+SHOWN_FILES, SHOWN_ROWS = 2, 8  # that a message names
 
 
 @dataclass
@@ -46,7 +46,8 @@ class SkippedSteps:
         self.limit = limit
         self.total, self.in_a_row = torch.zeros(2, device=device).unbind()
         self._steps = 0
-        self._last: _Seen | None = None
+        self._last: _Seen | None = None  # still to be looked at
+        self._seen: _Seen | None = None
         self._now_in_a_row = 0
 
     def __call__(
@@ -77,10 +78,9 @@ class SkippedSteps:
         Raises:
             TrainingError: if not one step was an update.
         """
-        last = self._last
         self._look()
-        if last is not None and self.limit and self._now_in_a_row == self._steps:
-            self._refuse(last)
+        if self._seen is not None and self.limit and self._now_in_a_row == self._steps:
+            self._refuse(self._seen)
 
     def _sent(self, step: int, batch: StepBatch, metrics: dict[str, Tensor]) -> _Seen:
         found = must_be_finite(metrics)
@@ -100,14 +100,15 @@ class SkippedSteps:
             return
         if last.arrived is not None:
             last.arrived.synchronize()
+        self._seen = last
         self._now_in_a_row = int(last.values[0])
         if not self._now_in_a_row:
             return
         reasons = _reasons(last)
         # A loss is one rank's own, the norm of the gradient everybody's.
         if reasons and (dist.get_rank() == 0 or _is_loss(reasons[0])):
-            logger.warning(f"step {last.step + 1} changes nothing: {_sentence(reasons)}"
-                           f"{_rows(last.places)}")  # fmt: skip
+            rows = _rows(last.places) if _tells_rows(reasons) else ""
+            logger.warning(f"step {last.step + 1} changes nothing: {_sentence(reasons)}{rows}")
         if self.limit and self._now_in_a_row >= self.limit:
             self._refuse(last)
 
@@ -118,10 +119,11 @@ class SkippedSteps:
         dist.all_gather_object(ranks, mine)
         rank = min(range(len(ranks)), key=lambda r: not any(map(_is_loss, ranks[r][0])))
         reasons, places = ranks[rank]
+        rows = f" on rank {rank}{_rows(places)}" if _tells_rows(reasons) else ""
         raise TrainingError(
-            f"step {last.step + 1}: {self._now_in_a_row} steps in a row changed nothing "
-            f"(training.max_skipped = {self.limit}); {_sentence(reasons)} on rank {rank}"
-            f"{_rows(places)}; lower optimizer.lr or loss.weights, or leave such rows out"
+            f"step {last.step + 1}: the last {self._now_in_a_row} steps changed nothing "
+            f"(training.max_skipped = {self.limit}); {_sentence(reasons)}{rows}; "
+            "lower optimizer.lr or loss.weights, or leave such rows out"
         )
 
 
@@ -129,8 +131,13 @@ def _is_loss(name: str) -> bool:
     return name.startswith("loss/")
 
 
+def _tells_rows(reasons: list[str]) -> bool:
+    """Whether rows of the rank that says so are the ones; a gradient is a sum over ranks."""
+    return any(map(_is_loss, reasons)) or dist.get_world_size() == 1
+
+
 def _reasons(seen: _Seen) -> list[str]:
-    """Names of what was not finite on this rank; losses first, sums left out if they say no more"""
+    """What was not finite on this rank: losses, or else what follows from them."""
     bad = [name for name, value in zip(seen.names, seen.values[1:].tolist(), strict=True) if value]
     losses = [name for name in bad if _is_loss(name)]
     return losses or bad
@@ -148,8 +155,14 @@ def _sentence(names: list[str]) -> str:
 
 
 def _rows(places: list[str]) -> str:
-    """Where the batch's rows stand; nothing in a phase that reads none."""
-    if not places:
-        return ""
-    more = f", … ({len(places)} rows)" if len(places) > SHOWN else ""
-    return f" (rows {', '.join(places[:SHOWN])}{more})"
+    """Where rows stand, ``file:line`` each; nothing of none (a phase that reads no texts)."""
+    files: dict[str, list[str]] = {}
+    for place in places:
+        file, _, line = place.rpartition(":")
+        files.setdefault(file, []).append(line)
+    parts = []
+    for file, lines in list(files.items())[:SHOWN_FILES]:
+        more = ", …" if len(lines) > SHOWN_ROWS else ""
+        parts.append(f"{', '.join(lines[:SHOWN_ROWS])}{more} of {file}")
+    more = ", …" if len(files) > SHOWN_FILES else ""
+    return f" (rows {', '.join(parts)}{more})" if parts else ""
