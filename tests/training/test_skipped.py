@@ -199,15 +199,18 @@ class Poison(Loss):
 
     def forward(self, match, student, teacher, count):
         value = -student.token_logprob[match].sum() / count
-        bad = self.step in STEPS and dist.get_rank() == 1
-        return value * (float("nan") if bad else 1.0), {}
+        if dist.get_rank() == 1 and self.step == 3:
+            value = value * float("nan")
+        if dist.get_rank() == 1 and self.step == 4:  # its gradient is as ever
+            value = value + float("inf")
+        return value, {}
 """
 
 
 @pytest.fixture
 def poisoned(base_arguments, tmp_path):
-    """A run with a loss that is NaN on rank 1 in steps 3 and 4 of every start."""
-    (tmp_path / "poison.py").write_text(f"STEPS = (3, 4)\n{POISON}")
+    """A run with a loss that is not finite on rank 1 in steps 3 and 4 of every start."""
+    (tmp_path / "poison.py").write_text(POISON)
     return [
         *base_arguments, "--job.custom_import", str(tmp_path / "poison.py"),
         "--job.output_dir", str(tmp_path / "run"), "--loss.names", "sft,poison",
