@@ -8,18 +8,21 @@ from pathlib import Path
 from tokenkit.config import Config, load_config, validate
 from tokenkit.failure import run_rank, watch_for_failures
 from tokenkit.log import init_logger
-from tokenkit.ranks import rank, world_size
+from tokenkit.ranks import end_with_launcher, rank, world_size
+from tokenkit.training.run_lock import RunLock
 
 
 def main() -> None:
+    end_with_launcher()
     init_logger(rank())
     config = load_config(sys.argv[1:])
     validate(config, world_size())  # what can be refused is refused before any rank waits
-    train(config)
+    with RunLock(Path(config.job.output_dir)) as lock:
+        train(config, lock)
 
 
-def train(config: Config) -> None:
-    """All that follows the settings."""
+def train(config: Config, lock: RunLock) -> None:
+    """All that follows the settings; the lock is to be taken before anything is written."""
     # These take seconds to import, so --help and a refused key do not wait for them.
     import torch.distributed as dist
 
@@ -39,7 +42,7 @@ def train(config: Config) -> None:
         set_learning_rate,
     )
     from tokenkit.training.phases import Phases
-    from tokenkit.training.run_directory import check_output_dir, prepare_output_dir
+    from tokenkit.training.run_directory import check_output_dir, open_output_dir
     from tokenkit.training.step import TrainStep
     from tokenkit.training.student import build_student, open_student_source
     from tokenkit.training.teacher import build_teacher, open_teacher_source
@@ -52,8 +55,7 @@ def train(config: Config) -> None:
     stop, watchdog = StopSignal(), Watchdog(config, parallel)
     tasks = load_tasks(config)  # unknown ones are refused before anything is written or loaded
     output_dir = Path(config.job.output_dir)
-    if parallel.is_main:
-        prepare_output_dir(config)
+    open_output_dir(config, lock)
 
     # tokenizers, losses and models
     tokenizers = load_tokenizers(config, need_teacher(config))
@@ -114,6 +116,7 @@ def train(config: Config) -> None:
                 break
 
     watchdog.stop()
+    phases.finish()
     checkpointer.finish()
     metrics_logger.close()
     dist.barrier()

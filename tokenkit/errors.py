@@ -31,6 +31,10 @@ class ModelError(TokenkitError):
     """A model folder is missing, or its family or shapes are not supported."""
 
 
+class TrainingError(TokenkitError):
+    """Training cannot go on with what it was given: its numbers are no longer finite."""
+
+
 class CheckpointError(TokenkitError):
     """A checkpoint is missing, damaged, or belongs to another run."""
 

@@ -140,6 +140,7 @@ def print_table(results: dict) -> None:
 def report(args: argparse.Namespace, results: dict) -> None:
     """Print and write what was found."""
     print_table(results)
+    check_finite(results)
     if args.output is None:
         return
     with new_file(args.output) as file:
@@ -151,6 +152,20 @@ def report(args: argparse.Namespace, results: dict) -> None:
                 for sample in samples:
                     row = {"task": task, **sample}
                     file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+
+
+def check_finite(results: dict) -> None:
+    """Refuse results that are no numbers; a standard error of one document may be none.
+
+    Raises:
+        ModelError: naming the task and the metric.
+    """
+    for task, metrics in results["results"].items():
+        for key, value in metrics.items():
+            name = key.partition(",")[0]
+            number = isinstance(value, (int, float)) and not name.endswith("_stderr")
+            if number and not math.isfinite(value):
+                raise ModelError(f"task '{task}': {name} is {value}; nothing is written")
 
 
 def main() -> None:

@@ -133,6 +133,12 @@ class TrainingConfig:
     dtype: str = key(
         "float32", "compute in (weights are kept in float32)", choices=("float32", "bfloat16")
     )
+    max_skipped: int = key(
+        10,
+        "end after so many steps in a row without an update, each because a loss or gradient was "
+        "not finite (0: never)",
+        minimum=0,
+    )
     deterministic: bool = key(False, "refuse operations that are not reproducible")
     threads: int = key(0, "CPU threads per rank (0: torch's default)", minimum=0)
 
@@ -146,7 +152,7 @@ class OptimizerConfig:
     beta1: float = key(0.9, "decay of the gradient average", minimum=0, below=1)
     beta2: float = key(0.95, "decay of the squared-gradient average", minimum=0, below=1)
     eps: float = key(1e-8, "added to the denominator", above=0)
-    fused: bool = key(False, "one fused kernel for all parameters")
+    fused: bool = key(False, "one fused kernel for all parameters (on a GPU always)")
     lr_scale_patterns: list[str] = key([], "regular expressions on parameter names")
     lr_scales: list[float] = key([], "learning-rate factor for each pattern", minimum=0)
 

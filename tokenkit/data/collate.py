@@ -143,6 +143,7 @@ class Collator:
             stats |= found.stats
         cut = {"truncated_rows": int(truncated.sum()), "short_rows": int(short.sum())}
         batch.stats = {**stats, **cut}
+        batch.places = [row.where for row in rows]
         return batch
 
     def _align(self, student: _Side, teacher: _Side) -> Alignment:

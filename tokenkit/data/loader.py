@@ -21,6 +21,7 @@ from tokenkit.data.mixing import Order, StreamedOrder, build_order
 from tokenkit.data.sampled import SampledCollator, TokenizerStream
 from tokenkit.errors import DataError, TokenkitError
 from tokenkit.log import logger
+from tokenkit.ranks import end_with_parent
 from tokenkit.tokenizers import ByteifiedTokenizer, InputExpander, Reading
 
 if TYPE_CHECKING:
@@ -139,6 +140,10 @@ def _identity(item: Any) -> Any:
     return item
 
 
+def _end_with_rank(_worker: int) -> None:
+    end_with_parent()
+
+
 class TrainLoader:
     """An endless iterator of optimizer steps, from step 0 or the one that was sought.
 
@@ -157,6 +162,7 @@ class TrainLoader:
                 collate_fn=_identity,
                 num_workers=num_workers,
                 pin_memory=torch.cuda.is_available(),
+                worker_init_fn=_end_with_rank,
             )
         self._rows, self._empty = 0, 0  # read in the first pass
         self._in_first_pass = dataset.where.dp_rank == 0
@@ -180,7 +186,7 @@ class TrainLoader:
             yield item
 
     def close(self) -> None:
-        """End the workers now; left alone, they outlive a killed process by some seconds."""
+        """End the workers now."""
         shut_down = getattr(self.loader._iterator, "_shutdown_workers", None)
         if shut_down is not None:
             shut_down()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers import AutoTokenizer
 
 from tokenkit.errors import ConfigError, ModelError, TokenkitError
 from tokenkit.evaluation.device import usable_device
@@ -20,6 +18,7 @@ from tokenkit.evaluation.harness import (
     all_gather_flat,
     log_of_fallback,
 )
+from tokenkit.inference.model import load_hf
 from tokenkit.models.weights import resolve_model_folder
 from tokenkit.parallelisms.mesh import init_distributed
 from tokenkit.ranks import rank, world_size
@@ -37,29 +36,13 @@ def open_folder(
     """
     if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise ConfigError(f"--dtype '{dtype}' is none of auto, float32, bfloat16, float16")
+    made = load_hf(model, dtype, trust_remote_code)
     folder = resolve_model_folder(model)
-    if not trust_remote_code and (file := own_code(folder)):
-        raise ModelError(
-            f"model '{model}' comes with Python code of its own ({file}); to run it, add "
-            "--trust-remote-code"
-        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        made = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, trust_remote_code=trust_remote_code
-        )
     except Exception as error:  # whatever code of others raises on files it does not like
-        raise ModelError(f"model '{model}' cannot be loaded: {error}") from error
-    return made.eval(), tokenizer, folder
-
-
-def own_code(folder: Path) -> str:
-    """The file of a model that ``transformers`` does not know; "" if it does."""
-    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    target = values.get("auto_map", {}).get("AutoModelForCausalLM", "")
-    if not target or values.get("model_type") in CONFIG_MAPPING:
-        return ""
-    return target.rpartition("--")[2].split(".")[0] + ".py"
+        raise ModelError(f"tokenizer of '{model}' cannot be loaded: {error}") from error
+    return made, tokenizer, folder
 
 
 class TokenkitLM(ByteFairLM):

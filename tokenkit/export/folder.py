@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from tokenkit.errors import ModelError
 from tokenkit.export.generation import translated_generation
 from tokenkit.io import new_folder, refuse_existing
 from tokenkit.models.causal_lm import SourceModel, parameters_on_meta
 from tokenkit.models.expanded_folder import FILES, expanded_config, expansion_tensors
 from tokenkit.models.vocabulary.expanded import Expansion
+from tokenkit.ops.finite import fits, largest
 from tokenkit.tokenizers import ByteifiedTokenizer
 
 
@@ -51,6 +53,25 @@ def hf_state_dict(
     return state if expansion is None else state | expansion_tensors(expansion)
 
 
+def cast(state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Tensors by name, numbers with a fraction in ``dtype``.
+
+    Raises:
+        ModelError: naming the first that is not finite, or would not be.
+    """
+    name = str(dtype).removeprefix("torch.")
+    floats = {key: tensor for key, tensor in state.items() if tensor.is_floating_point()}
+    for key, tensor in floats.items():
+        if not fits(tensor):
+            raise ModelError(f"tensor '{key}' holds NaN or infinity; no model is written")
+        if not fits(tensor, dtype):
+            raise ModelError(
+                f"tensor '{key}' has values up to {largest(tensor):.3g}, which {name} cannot hold; "
+                "no model is written (--dtype float32 would hold them)"
+            )
+    return state | {key: tensor.to(dtype) for key, tensor in floats.items()}
+
+
 def save_hf_folder(
     source: SourceModel,
     backbone: dict[str, Tensor],
@@ -75,7 +96,7 @@ def save_hf_folder(
             its own and wants ``trust_remote_code=True``.
 
     Raises:
-        TokenkitError: if ``output`` is taken.
+        TokenkitError: if ``output`` is taken, or a tensor is not finite in ``dtype``.
     """
     refuse_existing(output, "output", "folder")
     dtype = dtype or getattr(source.hf_config, "dtype", None) or inputs.dtype
@@ -84,8 +105,7 @@ def save_hf_folder(
         model = AutoModelForCausalLM.from_config(
             config, dtype=dtype, trust_remote_code=source.trust_remote_code
         )
-    state = hf_state_dict(source, backbone, inputs, outputs, expansion)
-    state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
+    state = cast(hf_state_dict(source, backbone, inputs, outputs, expansion), dtype)
     model.load_state_dict(state, strict=True, assign=True)
     model.tie_weights()
     model.generation_config = translated_generation(source, source_tok, tokenizer)

@@ -14,7 +14,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from tokenkit.errors import DataError, ModelError
 from tokenkit.inference.spelling import Spelling
-from tokenkit.models.weights import resolve_model_folder
+from tokenkit.models.weights import SafetensorsSource, resolve_model_folder
 from tokenkit.tokenizers import ByteifiedTokenizer, load_tokenizer
 
 
@@ -90,6 +90,34 @@ def check_code(model: str, folder: Path, trusted: bool) -> None:
         )
 
 
+def load_hf(model: str, dtype: torch.dtype | str, trust_remote_code: bool = False) -> Any:
+    """A model folder or hub id as ``AutoModelForCausalLM`` loads it, on the CPU.
+
+    Args:
+        dtype: of the weights; "auto" is what the config says.
+        trust_remote_code: run Python code that the folder brings, as byte-level models need.
+
+    Raises:
+        ModelError: if it is missing, damaged, not finite, or needs code that is not trusted.
+    """
+    folder = resolve_model_folder(model)
+    check_code(model, folder, trust_remote_code)
+    SafetensorsSource(folder).check()  # scores of NaN would look like any others
+    try:
+        code = {"trust_remote_code": trust_remote_code}
+        config = AutoConfig.from_pretrained(folder, **code)
+        # A hub id's code is not among the files of ``folder``.
+        name, _, revision = model.partition("@")
+        remote = own_code(folder) and not Path(model).expanduser().is_dir()
+        where: dict[str, Any] = {"revision": revision or "main"} if remote else {}
+        return AutoModelForCausalLM.from_pretrained(
+            name if remote else folder, config=config, dtype=dtype, **code, **where
+        ).eval()
+    except Exception as error:  # transformers raises many kinds
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"model '{model}' cannot be loaded: {reason}") from error
+
+
 def load_text_model(
     model: str,
     *,
@@ -103,27 +131,13 @@ def load_text_model(
     Args:
         dtype: of the weights; default bf16 on accelerators, else fp32.
         tok: its tokenizer; default the one in its folder.
-        trust_remote_code: run Python code that the folder brings, as byte-level models need.
 
     Raises:
-        ModelError: if it is missing, damaged, or needs code that is not trusted.
+        ModelError: see :func:`load_hf`.
         TokenizerError: if its tokenizer cannot be read as bytes.
     """
-    folder = resolve_model_folder(model)
     if dtype is None:
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    check_code(model, folder, trust_remote_code)
-    try:
-        code = {"trust_remote_code": trust_remote_code}
-        config = AutoConfig.from_pretrained(folder, **code)
-        # A hub id's code is not among the files of ``folder``.
-        name, _, revision = model.partition("@")
-        remote = own_code(folder) and not Path(model).expanduser().is_dir()
-        where: dict[str, Any] = {"revision": revision or "main"} if remote else {}
-        loaded = AutoModelForCausalLM.from_pretrained(
-            name if remote else folder, config=config, dtype=dtype, **code, **where
-        )
-    except Exception as error:  # transformers raises many kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"model '{model}' cannot be loaded: {reason}") from error
-    return TextModel(loaded.to(device).eval(), tok or load_tokenizer(str(folder)), model)
+    loaded = load_hf(model, dtype, trust_remote_code)
+    tok = tok or load_tokenizer(str(resolve_model_folder(model)))
+    return TextModel(loaded.to(device), tok, model)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
 from tokenkit.config import Config
+from tokenkit.errors import TokenkitError
 from tokenkit.ranks import rank
 
 
@@ -33,6 +36,23 @@ def any_rank(*wishes: bool) -> list[bool]:
     flags = torch.tensor(wishes, dtype=torch.int32)
     dist.all_reduce(flags)
     return [bool(flag) for flag in flags.tolist()]
+
+
+def on_first_rank(action: Callable[[], Any]) -> None:
+    """Run ``action`` on rank 0. What it says to the user, every rank raises, so that none waits.
+
+    Raises:
+        TokenkitError: the action's.
+    """
+    failure: list[TokenkitError | None] = [None]
+    if dist.get_rank() == 0:
+        try:
+            action()
+        except TokenkitError as error:
+            failure = [error]
+    dist.broadcast_object_list(failure, src=0, device=torch.device("cpu"))
+    if failure[0] is not None:
+        raise failure[0]
 
 
 def build_profiler(config: Config, output_dir: Path) -> AbstractContextManager:

@@ -20,7 +20,9 @@ from tokenkit.config import Config
 from tokenkit.log import logger
 from tokenkit.models.causal_lm import CausalLM
 
-COLORS = {"step": 36, "loss": 32, "tok/s": 34, "mfu": 35, "mem": 33, "lr": 90, "grad": 90}
+COLORS = {
+    "step": 36, "loss": 32, "tok/s": 34, "mfu": 35, "mem": 33, "lr": 90, "grad": 90, "skipped": 31,
+}  # fmt: skip
 NOTABLE = 0.1  # share of rows cut for the student alone that is worth a warning
 # Dense bf16 peak of common GPUs, FLOP/s.
 PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "MI300X": 1300e12}
@@ -229,6 +231,8 @@ class MetricsLogger:
             self._paint("tok/s", f"{metrics['tokens_per_second']:,.0f} tok/s"),
             self._paint("mem", f"{metrics['memory_gib']:.2f} GiB"),
         ]
+        if metrics.get("skipped_steps"):
+            parts.append(self._paint("skipped", f"skipped {metrics['skipped_steps']:.0f}"))
         if "mfu" in metrics:
             parts.append(self._paint("mfu", f"mfu {metrics['mfu']:.1%}"))
         self._say("  ".join(parts))

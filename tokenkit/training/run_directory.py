@@ -11,6 +11,8 @@ from tokenkit.errors import CheckpointError, ConfigError
 from tokenkit.log import logger
 from tokenkit.ranks import restarted
 from tokenkit.training.checkpoint import list_steps
+from tokenkit.training.environment import on_first_rank
+from tokenkit.training.run_lock import RunLock
 
 # What may change between a run and its continuation, because it does not change what is learned.
 FREE_KEYS = [
@@ -18,6 +20,7 @@ FREE_KEYS = [
     "job.output_dir",
     "job.*_timeout_minutes",
     "parallelism.*",
+    "training.max_skipped",
     "training.micro_batch_size",
     "training.steps",
     "training.threads",
@@ -84,6 +87,20 @@ def check_output_dir(config: Config) -> None:
             f"training.steps was {saved['training.steps']}, now {config.training.steps}: "
             "the rest of the learning-rate schedule changes"
         )
+
+
+def open_output_dir(config: Config, lock: RunLock) -> None:
+    """Take the output directory for this run and prepare it; called on every rank.
+
+    Raises:
+        ConfigError: on every rank, if another run has it or it cannot be written.
+    """
+
+    def take_and_prepare() -> None:
+        lock.take()
+        prepare_output_dir(config)
+
+    on_first_rank(take_and_prepare)
 
 
 def prepare_output_dir(config: Config) -> Path:

@@ -32,6 +32,7 @@ from tokenkit.training.checkpoint.reading import load_tensors, no_whole_one, ope
 from tokenkit.training.checkpoint.state import tensors_to_save
 from tokenkit.training.checkpoint.writing import Background, Writing
 from tokenkit.training.data_identity import changed_source, data_identity
+from tokenkit.training.finite_state import refuse_not_finite
 
 
 class Checkpointer:
@@ -74,11 +75,13 @@ class Checkpointer:
 
         Raises:
             CheckpointError: on all ranks, if one of them cannot write; what was saved before stays.
+            TrainingError: on all ranks, if a tensor is not finite.
         """
         self.finish()
         self._saved_at = time.monotonic()
         alone = last and self.settings.last_save_model_only
         tensors = self._tensors(with_optimizer=not alone)
+        refuse_not_finite(tensors, step, self._ranks.group)
         if alone:
             dtype = DTYPES[self.settings.export_dtype]
             tensors = {
