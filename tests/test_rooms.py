@@ -16,6 +16,7 @@ ROOMS = (
         "io",
         "ranks",
         "shipped",
+        "byte_model",
         "config",
         "tokenizers",
         "batch",
