@@ -18,6 +18,7 @@ ROOMS = (
         "io",
         "ranks",
         "shipped",
+        "byte_model",
         "config",
         "tokenizers",
         "batch",
