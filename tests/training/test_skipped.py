@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -20,6 +21,7 @@ from tokenkit.training.checkpoint import list_steps
 from tokenkit.training.identity import IdentityStep
 from tokenkit.training.phases import Phases
 from tokenkit.training.restore import load_run
+from tokenkit.training.skipped import SkippedSteps
 from tokenkit.training.update import update as real_update
 
 TWO = "--training.micro_batch_size 4"
@@ -178,6 +180,34 @@ def test_a_run_that_never_stepped_has_failed(limit, ends, folder, parallel):
             phases.finish()
     else:
         phases.finish()
+
+
+def test_a_device_is_read_one_step_later(folder, parallel, monkeypatch):
+    """As on a GPU: what a step came to is waited for when the next one has been handed over."""
+    training = Training(read_config(folder, "--training.max_skipped 2"), parallel)
+    phases = phases_of(training, parallel)
+    read: list[int] = []
+
+    class Arrival:
+        def __init__(self, step):
+            self.step = step
+
+        def synchronize(self):
+            read.append(self.step)
+
+    def sent(step, batch, metrics):
+        return replace(SkippedSteps._sent(phases.skipped, step, batch, metrics),
+                       arrived=Arrival(step))  # fmt: skip
+
+    monkeypatch.setattr(phases.skipped, "_sent", sent)
+    phases(training.batch(), 0)
+    spoil_loss(training, float("nan"))
+    phases(training.batch(), 1)
+    phases(training.batch(), 2)
+    assert read == [0, 1]
+    with pytest.raises(TrainingError, match="step 3: the last 2 steps"):
+        phases.finish()
+    assert read == [0, 1, 2]
 
 
 # Runs of several ranks -------------------------------------------------------------------------
