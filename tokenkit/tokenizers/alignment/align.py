@@ -113,11 +113,17 @@ class _Scale:
         flat = chain.from_iterable(chain.from_iterable(found))
         table = np.fromiter(flat, np.int64).reshape(-1, 5).T
         row = np.repeat(np.arange(len(found)), [len(intervals) for intervals in found])
-        self.begin = table[[0, 2]] + self.offset[:, row]
-        self.end = table[[1, 3]] + self.offset[:, row]
-        self.unit = table[4].astype(bool)
+        begin = table[[0, 2]] + self.offset[:, row]
+        end = table[[1, 3]] + self.offset[:, row]
+        unit = table[4].astype(bool)
+        # Text that touches text on both sides is one interval, so that tokens may lie across.
+        joined = (end[:, :-1] == begin[:, 1:]).all(0) & ~unit[:-1] & ~unit[1:]
+        first = np.flatnonzero(np.append(True, ~joined)[: len(row)])
+        last = np.flatnonzero(np.append(~joined, True)[: len(row)])
+        self.begin, self.end = begin[:, first], end[:, last]
+        self.unit, row = unit[first], row[first]
         # And a place between intervals that do not touch on both sides.
-        lengths = np.where(self.unit, UNIT, table[1] - table[0])
+        lengths = np.where(self.unit, UNIT, self.end[0] - self.begin[0])
         touch = (self.end[:, :-1] == self.begin[:, 1:]).all(0)
         lengths[:-1] += ~touch
         self.place = np.cumsum(lengths) - lengths
