@@ -298,7 +298,7 @@ def _inside(
 
     Args:
         ranges: None for a row all of whose tokens do.
-        located: begins and ends of tokens, ``[T]`` for each row; both grow, −1 aside.
+        located: begins and ends of tokens, ``[T]`` for each row.
         sizes: bytes of each row.
 
     Returns:
@@ -308,28 +308,19 @@ def _inside(
         return [np.full(len(b), spans is None) for spans, (b, _) in zip(ranges, located, strict=True)]
     # Rows lie one after another, one byte apart, so that nothing touches across them.
     shifts = list(accumulate((size + 1 for size in sizes), initial=0))
-    joined: list[list[int]] = []
+    joined = [[-1, -1]]  # nothing stands there
     for spans, shift in zip(ranges, shifts, strict=False):
         for a, b in sorted(spans or ()):
-            if joined and a + shift <= joined[-1][1]:
+            if a + shift <= joined[-1][1]:
                 joined[-1][1] = max(b + shift, joined[-1][1])
             else:
                 joined.append([a + shift, b + shift])
-    none = np.zeros(0, np.int64)
-    begin = np.concatenate([none, *(begin for begin, _ in located)])
-    end = np.concatenate([none, *(end for _, end in located)])
+    starts, stops = np.array(joined).T
     lengths = [len(begin) for begin, _ in located]
+    begin, end = (np.concatenate(side) for side in zip(*located, strict=True))
     shift = np.repeat(shifts[:-1], lengths)
-    starts, stops = np.array(joined, np.int64).reshape(-1, 2).T
-    # Unknown places would be out of order.
-    first = np.searchsorted(np.maximum.accumulate(begin + shift), starts)
-    last = np.searchsorted(np.maximum.accumulate(end + shift), stops, side="right")
-    inside = np.zeros(len(begin), bool)
-    for a, b in zip(first.tolist(), last.tolist(), strict=True):
-        inside[a:b] = True
-    inside &= begin >= 0
+    place = np.searchsorted(starts, begin + shift, side="right") - 1
+    inside = (begin >= 0) & (end + shift <= stops[place])
     edges = accumulate(lengths, initial=0)
-    return [
-        np.ones(b - a, bool) if spans is None else inside[a:b]
-        for spans, (a, b) in zip(ranges, pairwise(edges), strict=True)
-    ]
+    rows = zip(ranges, pairwise(edges), strict=True)
+    return [np.ones(b - a, bool) if spans is None else inside[a:b] for spans, (a, b) in rows]
