@@ -195,26 +195,23 @@ class _Chunks:
         marks = np.ones(scale.size, bool)
         for side in sides:
             marks &= side.marked((side.first, side.last), scale.size)
-        self.edges = np.flatnonzero(marks)
-        sizes = np.diff(self.edges)
+        edges = np.flatnonzero(marks)
+        sizes = np.diff(edges)
+        # Stretches by the edge before them: 0 is what precedes all edges, the last what follows.
+        before = np.cumsum(marks, dtype=np.int32)
+        stretches = [before[side.first] for side in sides]  # [N] each
         whole = np.ones(len(sizes), bool)
-        last_edge = np.cumsum(marks, dtype=np.int32) - 1  # at or before each place
-        between = []  # stretch of each token
-        for side in sides:
-            stretch = last_edge[side.first]
-            stretch[~side.real | (stretch >= len(sizes))] = -1
-            between.append(stretch)
-            known = stretch >= 0
-            lengths = (side.last - side.first)[known]
-            covered = np.bincount(stretch[known], lengths, minlength=len(sizes))
-            whole &= covered == sizes
-        number = np.where(whole, np.cumsum(whole, dtype=np.int32) - 1, -1)
-        self.begin, self.end = self.edges[:-1][whole], self.edges[1:][whole]  # [C]
-        self.row = np.searchsorted(scale.rows, self.begin, side="right") - 1
-        self.chunk = []  # [N] each
-        for side, stretch in zip(sides, between, strict=True):
-            chunk = np.append(number, -1)[stretch]
-            self.chunk.append(self._with_empty(side, chunk))
+        for side, stretch in zip(sides, stretches, strict=True):
+            covered = np.bincount(stretch, side.last - side.first, minlength=len(edges) + 1)
+            whole &= covered[1:-1] == sizes
+        number = np.full(len(edges) + 1, -1, np.int32)
+        number[1:-1][whole] = np.arange(np.count_nonzero(whole))
+        self.begin, self.end = edges[:-1][whole], edges[1:][whole]  # [C]
+        self.bounds = np.searchsorted(self.begin, scale.rows)  # of rows, in chunks
+        self.chunk = [  # [N] each
+            self._with_empty(side, number[stretch])
+            for side, stretch in zip(sides, stretches, strict=True)
+        ]
 
     @staticmethod
     def _with_empty(side: _Side, chunk: np.ndarray) -> np.ndarray:
@@ -234,8 +231,9 @@ class _Chunks:
 
     def _first_of_row(self, values: np.ndarray) -> np.ndarray:
         """The value of each chunk's row's first chunk, ``[C]``."""
-        first = np.searchsorted(self.row, np.arange(len(self.scale.rows)))
-        return values[first[self.row]] if len(values) else values
+        # Rows at the end may have no chunk.
+        firsts = np.append(values, np.int32(0))[self.bounds[:-1]]
+        return np.repeat(firsts, np.diff(self.bounds))
 
     def merged(self, closed: np.ndarray) -> np.ndarray:
         """Join chunks up to and including each closed one; int32 ``[C]``, from 0 in each row."""
