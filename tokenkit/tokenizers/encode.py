@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import accumulate, chain, pairwise
 from typing import Any, cast
 
 import numpy as np
@@ -17,6 +16,7 @@ from tokenkit.tokenizers.chat.template import Conversation, Spans
 from tokenkit.tokenizers.chat.writing import ChatWriter, Part, WrittenChat, without
 from tokenkit.tokenizers.families import MARKERS
 from tokenkit.tokenizers.guard import GUARD, well_formed
+from tokenkit.tokenizers.ranges import to_bytes, tokens_inside
 from tokenkit.tokenizers.rows import Document, EncodedRow, Reading, Row, in_form
 from tokenkit.tokenizers.tokenizer import ByteifiedTokenizer
 
@@ -78,12 +78,12 @@ def encode_rows(
             ranges.append(_counted(tok, draft, text, reading))
         except DataError as error:
             raise _placed(draft.row, error) from error
-    counted = _inside(ranges, located, [len(raw) for raw in data])
+    counted = tokens_inside(ranges, located, [len(raw) for raw in data])
     return [
-        EncodedRow(raw, draft.ids, *places, count, partial(_parts, tok, draft.chat, text))
+        _chat(tok, draft, text, raw, places, counts)
         if draft.chat
-        else _document(tok, draft, raw, *places, count)
-        for draft, text, raw, places, count in zip(
+        else _document(tok, draft, raw, places, counts)
+        for draft, text, raw, places, counts in zip(
             drafts, texts, data, located, counted, strict=True
         )
     ]
@@ -224,39 +224,52 @@ def _counted(tok: ByteifiedTokenizer, draft: _Draft, text: str, reading: Reading
             return None
         return _moved(tok, draft.chat, text, draft.chat.counted(reading.loss_on))
     spelt = [m.span() for m in tok.spelt_special.finditer(text)] if draft.guarded else []
-    return _to_bytes(text, without([(0, len(text))], spelt)) if spelt else None
+    return to_bytes(text, without([(0, len(text))], spelt)) if spelt else None
 
 
 def _document(
     tok: ByteifiedTokenizer,
     draft: _Draft,
     data: bytes,
-    begin: np.ndarray,
-    end: np.ndarray,
-    counted: np.ndarray,
+    located: tuple[np.ndarray, np.ndarray],
+    counted: np.ndarray | None,
 ) -> EncodedRow:
+    """The text's tokens with BOS and EOS around them."""
     row = cast(Document, draft.row)
-    bos = [tok.ids[tok.text_bos]] if row.bos and tok.text_bos else []
-    eos = [tok.eos_id] if row.eos and draft.whole else []
-    before, after = (b"".join([tok.token_bytes[i] for i in special]) for special in (bos, eos))
-    known = begin >= 0
-    own = slice(len(bos), len(bos) + len(known))
-    size = len(bos) + len(known) + len(eos)
-    ids, places = np.empty(size, np.int32), np.empty((2, size), np.int64)
-    every = np.ones(size, bool)
-    ids[: own.start], ids[own], ids[own.stop :] = bos, draft.ids, eos
-    places[:, own] = begin, end
-    places[:, own] += len(before) * known
-    edges = [0, len(before), len(before) + len(data), len(before) + len(data) + len(after)]
-    places[:, : own.start] = np.array(edges[:2])[:, None]
-    places[:, own.stop :] = np.array(edges[2:])[:, None]
-    every[own] = counted
-    parts = [Part("content", 0, 0, *edges[1:3])]
-    if bos:
-        parts.insert(0, Part("unit", "bos", 0, *edges[:2]))
-    if eos:
-        parts.append(Part("unit", "eos", 0, *edges[2:]))
-    return EncodedRow(before + data + after, ids, places[0], places[1], every, lambda: parts)
+    bos = tok.ids[tok.text_bos] if row.bos and tok.text_bos else None
+    eos = tok.eos_id if row.eos and draft.whole else None
+    before, after = (b"" if i is None else tok.token_bytes[i] for i in (bos, eos))
+    first = int(bos is not None)
+    own = slice(first, first + len(draft.ids))
+    size = own.stop + int(eos is not None)
+    ids, counts = np.empty(size, np.int32), np.ones(size, bool)
+    places = np.empty((2, size), np.int64)  # begins and ends
+    ids[own], places[:, own] = draft.ids, located
+    if counted is not None:
+        counts[own] = counted
+    stop = len(before) + len(data)
+    parts = [Part("content", 0, 0, len(before), stop)]
+    if bos is not None:
+        ids[0], places[:, 0] = bos, (0, len(before))
+        places[:, own] += len(before) * (located[0] >= 0)
+        parts.insert(0, Part("unit", "bos", 0, 0, len(before)))
+    if eos is not None:
+        ids[-1], places[:, -1] = eos, (stop, stop + len(after))
+        parts.append(Part("unit", "eos", 0, stop, stop + len(after)))
+    return EncodedRow(before + data + after, ids, places[0], places[1], counts, lambda: parts)
+
+
+def _chat(
+    tok: ByteifiedTokenizer,
+    draft: _Draft,
+    normal: str,
+    data: bytes,
+    located: tuple[np.ndarray, np.ndarray],
+    counted: np.ndarray | None,
+) -> EncodedRow:
+    chat = cast(WrittenChat, draft.chat)
+    counted = np.ones(len(draft.ids), bool) if counted is None else counted
+    return EncodedRow(data, draft.ids, *located, counted, partial(_parts, tok, chat, normal))
 
 
 def _parts(tok: ByteifiedTokenizer, chat: WrittenChat, normal: str) -> list[Part]:
@@ -276,51 +289,4 @@ def _moved(tok: ByteifiedTokenizer, chat: WrittenChat, normal: str, ranges: Span
 
     if normal is not chat.text:
         ranges = [(place(first), place(last)) for first, last in ranges]
-    return _to_bytes(normal, ranges)
-
-
-def _to_bytes(text: str, ranges: Spans) -> Spans:
-    """Character ranges, from left to right, as byte ranges."""
-    if text.isascii():
-        return ranges
-    edges = np.unique([0, *chain.from_iterable(ranges)])
-    sizes = [len(text[a:b].encode()) for a, b in zip(edges[:-1], edges[1:], strict=True)]
-    place = dict(zip(edges.tolist(), np.cumsum([0, *sizes]).tolist(), strict=True))
-    return [(place[a], place[b]) for a, b in ranges]
-
-
-def _inside(
-    ranges: Sequence[Spans | None],
-    located: Sequence[tuple[np.ndarray, np.ndarray]],
-    sizes: Sequence[int],
-) -> list[np.ndarray]:
-    """Which tokens' bytes all lie in their row's ranges (one of them, or several that touch).
-
-    Args:
-        ranges: None for a row all of whose tokens do.
-        located: begins and ends of tokens, ``[T]`` for each row.
-        sizes: bytes of each row.
-
-    Returns:
-        bool ``[T]`` for each row.
-    """
-    if not any(ranges):
-        return [np.full(len(b), spans is None) for spans, (b, _) in zip(ranges, located, strict=True)]
-    # Rows lie one after another, one byte apart, so that nothing touches across them.
-    shifts = list(accumulate((size + 1 for size in sizes), initial=0))
-    joined = [[-1, -1]]  # nothing stands there
-    for spans, shift in zip(ranges, shifts, strict=False):
-        for a, b in sorted(spans or ()):
-            if a + shift <= joined[-1][1]:
-                joined[-1][1] = max(b + shift, joined[-1][1])
-            else:
-                joined.append([a + shift, b + shift])
-    starts, stops = np.array(joined).T
-    lengths = [len(begin) for begin, _ in located]
-    begin, end = (np.concatenate(side) for side in zip(*located, strict=True))
-    shift = np.repeat(shifts[:-1], lengths)
-    place = np.searchsorted(starts, begin + shift, side="right") - 1
-    inside = (begin >= 0) & (end + shift <= stops[place])
-    edges = accumulate(lengths, initial=0)
-    rows = zip(ranges, pairwise(edges), strict=True)
-    return [np.ones(b - a, bool) if spans is None else inside[a:b] for spans, (a, b) in rows]
+    return to_bytes(normal, ranges)

@@ -123,8 +123,8 @@ class _Gaps:
                 units.append((unit.begin - a, unit.end - a, other.begin - b, other.end - b))
         x, y = self.a[a:a_end], self.b[b:b_end]
         match = _match if len(x) + len(y) <= LONG_GAP else _match.__wrapped__
-        for begin_a, end_a, begin_b, end_b, unit in match(x, y, tuple(units), self.bind):
-            self.found.append((begin_a + a, end_a + a, begin_b + b, end_b + b, unit))
+        for begin_a, end_a, begin_b, end_b, whole in match(x, y, tuple(units), self.bind):
+            self.found.append((begin_a + a, end_a + a, begin_b + b, end_b + b, whole))
 
 
 @lru_cache(maxsize=4096)
