@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -86,13 +87,15 @@ def locate_rows(
     places = np.repeat(starts - begin.astype(np.int32), lengths)
     places += np.arange(len(places), dtype=np.int32)
     spelt = known.bytes.take(places).tobytes()
-    located, stop, at = [], 0, 0
-    for row, data in zip(rows, datas, strict=True):
-        own = slice(stop, stop + len(row))
-        stop, begins_at = own.stop, at
-        at = int(end[stop - 1]) if stop else 0
-        if data.startswith(spelt[begins_at:at]):
-            located.append((begin[own] - begins_at, end[own] - begins_at))
+    bounds = np.cumsum([0, *(len(row) for row in rows)])
+    offsets = np.append(0, end)[bounds]  # bytes before each row
+    shift = np.repeat(offsets[:-1], np.diff(bounds))
+    begin, end = begin - shift, end - shift
+    owns = zip(pairwise(bounds.tolist()), pairwise(offsets.tolist()), strict=True)
+    located = []
+    for row, data, ((a, b), (first, last)) in zip(rows, datas, owns, strict=True):
+        if data.startswith(spelt[first:last]):
+            located.append((begin[a:b], end[a:b]))
         elif tok.kind == "sentencepiece" and METASPACE in data:
             located.append(_locate_metaspaces(tok, row, data))
         else:
