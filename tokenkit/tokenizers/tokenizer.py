@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from struct import pack_into
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +33,13 @@ if TYPE_CHECKING:
     from tokenkit.tokenizers.chat.template import ChatTemplate
 
 SPACE_MASK_MODES = ("space", "tab", "newline", "special")
+
+
+def as_array(ids: list[int]) -> np.ndarray:
+    """Ids as int32 ``[T]``; takes half as long as ``np.array``."""
+    array = np.empty(len(ids), np.int32)
+    pack_into(f"{len(ids)}i", array, 0, *ids)
+    return array
 
 
 class ByteifiedTokenizer:
@@ -230,7 +238,7 @@ class ByteifiedTokenizer:
         backend = self.hf.backend_tokenizer
         texts = [well_formed(text) for text in texts]
         encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
-        return [np.array(encoding.ids, np.int32) for encoding in encodings]
+        return [as_array(encoding.ids) for encoding in encodings]
 
     @cached_property
     def guard(self) -> Guard:

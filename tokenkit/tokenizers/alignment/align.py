@@ -132,11 +132,16 @@ class _Scale:
         self.rows = np.append(self.place, self.size)[first]
 
     def locate(self, side: int, begin: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Places ``[N]`` where tokens begin and end on the common scale, −1 for those outside."""
+        """Places ``[N]`` where tokens begin and end on the common scale, −1 for those outside.
+
+        Args:
+            begin: from left to right.
+        """
         if not len(self.place):
             return np.full(len(begin), -1), np.full(len(begin), -1)
         starts, stops = self.begin[side], self.end[side]
-        k = np.searchsorted(starts, begin, side="right") - 1
+        firsts = np.searchsorted(begin, starts)  # token of each interval
+        k = np.bincount(firsts, minlength=len(begin) + 1)[:-1].cumsum() - 1
         shift = (self.place - starts)[k]
         first, last = begin + shift, end + shift
         in_unit = np.flatnonzero(self.unit[k])
@@ -164,7 +169,10 @@ class _Side:
         end = _cat([row.end for row in rows], np.int64)
         offset = np.repeat(scale.offset[k], np.diff(self.bounds))
         self.located = begin >= 0
-        self.first, self.last = scale.locate(k, begin + offset, end + offset)
+        ordered = begin + offset
+        if not self.located.all():
+            ordered = np.maximum.accumulate(ordered)
+        self.first, self.last = scale.locate(k, ordered, end + offset)
         # A token of no bytes (a space that the tokenizer put in) goes with the next one.
         self.empty = self.located & (end == begin)
         self.real = self.located & (self.last > self.first)
