@@ -170,7 +170,7 @@ class _Side:
         offset = np.repeat(scale.offset[k], np.diff(self.bounds))
         self.located = begin >= 0
         ordered = begin + offset
-        if not self.located.all():
+        if not self.located.all():  # those that are nowhere would be out of order
             ordered = np.maximum.accumulate(ordered)
         self.first, self.last = scale.locate(k, ordered, end + offset)
         # A token of no bytes (a space that the tokenizer put in) goes with the next one.
