@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokenkit.tokenizers.ids import as_array
 from tokenkit.tokenizers.ranges import to_bytes, tokens_inside
-from tokenkit.tokenizers.tokenizer import as_array
 
 SIZE = 20
 EDGES = st.tuples(st.integers(0, SIZE), st.integers(0, SIZE)).map(lambda pair: tuple(sorted(pair)))

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from struct import pack_into
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,19 +26,13 @@ from tokenkit.tokenizers.byteify import (
 )
 from tokenkit.tokenizers.families import BOS, EOS, MARKERS, PAD, Family
 from tokenkit.tokenizers.guard import Guard, well_formed
+from tokenkit.tokenizers.ids import as_array
 from tokenkit.tokenizers.spec import TokenizerSpec
 
 if TYPE_CHECKING:
     from tokenkit.tokenizers.chat.template import ChatTemplate
 
 SPACE_MASK_MODES = ("space", "tab", "newline", "special")
-
-
-def as_array(ids: list[int]) -> np.ndarray:
-    """Ids as int32 ``[T]``; takes half as long as ``np.array``."""
-    array = np.empty(len(ids), np.int32)
-    pack_into(f"{len(ids)}i", array, 0, *ids)
-    return array
 
 
 class ByteifiedTokenizer:
