@@ -26,6 +26,7 @@ from tokenkit.tokenizers.byteify import (
 )
 from tokenkit.tokenizers.families import BOS, EOS, MARKERS, PAD, Family
 from tokenkit.tokenizers.guard import Guard, well_formed
+from tokenkit.tokenizers.ids import as_array
 from tokenkit.tokenizers.spec import TokenizerSpec
 
 if TYPE_CHECKING:
@@ -230,7 +231,7 @@ class ByteifiedTokenizer:
         backend = self.hf.backend_tokenizer
         texts = [well_formed(text) for text in texts]
         encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
-        return [np.array(encoding.ids, np.int32) for encoding in encodings]
+        return [as_array(encoding.ids) for encoding in encodings]
 
     @cached_property
     def guard(self) -> Guard:

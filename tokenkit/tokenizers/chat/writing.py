@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from os.path import commonprefix
 from typing import NamedTuple
 
 from tokenkit.errors import DataError
-from tokenkit.tokenizers.chat.frames import Frame, Frames, said_from
+from tokenkit.tokenizers.chat.frames import Frames, said_from, special_in
 from tokenkit.tokenizers.chat.places import Content, Place, contents_of, find_places, names_of
 from tokenkit.tokenizers.chat.template import ChatTemplate, Conversation, Spans
 
@@ -44,9 +44,9 @@ class ChatWriter:
 
     def __init__(self, template: ChatTemplate, special_tokens: Iterable[str]) -> None:
         self.template = template
-        self.frames = Frames(template)
         names = sorted(filter(None, special_tokens), key=len, reverse=True)
         self.special = re.compile("|".join(map(re.escape, names))) if names else None
+        self.frames = Frames(template, self.special)
 
     def write(self, chat: Conversation) -> WrittenChat:
         """Raises DataError if the template refuses the chat."""
@@ -102,6 +102,7 @@ class WrittenChat:
     def __init__(self, writer: ChatWriter, chat: Conversation) -> None:
         self.writer, self.chat = writer, chat
         self.text, self.spans = writer.template.render(chat)
+        self._framed = writer.frames.fit(chat, self.text)
 
     @cached_property
     def contents(self) -> list[Content]:
@@ -114,19 +115,17 @@ class WrittenChat:
             return self._framed[1]
         return find_places(self.writer.template, self.chat, self.text, self.contents)
 
-    @cached_property
-    def _framed(self) -> tuple[Frame, list[Place]] | None:
-        return self.writer.frames.fit(self.chat, self.text)
-
     @property
     def _once(self) -> bool:
         """Whether the frame knows everything between the contents: the common case, quickly."""
         return self._framed is not None and self._framed[0].once
 
     @property
-    def names(self) -> Collection[str]:
-        """Every string of the chat that is no content."""
-        return set(names_of(self.chat)) if self._framed is None else self._framed[0].roles
+    def special_name(self) -> str:
+        """A special token that is spelt where no content is (in a role, say), "" if none is."""
+        if self._framed is None:
+            return special_in(names_of(self.chat), self.writer.special)
+        return self._framed[0].special_role
 
     @cached_property
     def spelt(self) -> Spans:
