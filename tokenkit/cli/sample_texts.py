@@ -114,9 +114,11 @@ def main() -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from tokenkit.evaluation.device import usable_device
+    from tokenkit.models.expanded_folder import is_expanded
     from tokenkit.models.weights import resolve_model_folder
 
     device, folder = usable_device(args.device), resolve_model_folder(args.model)
+    is_expanded(folder)  # then transformers has been told of its class
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     if args.chat and not tokenizer.chat_template:
         raise DataError(f"--chat: '{args.model}' has no chat template")
