@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from tests.export.byte_models import Exported, export_tiny
 from tests.models.tiny import FAMILIES
 from tokenkit.batch import Sequences
+from tokenkit.config import config_from_dict
 from tokenkit.errors import ModelError
 from tokenkit.evaluation.bits_per_byte import bits_per_byte
 from tokenkit.export.zero_shot import transfer_model
 from tokenkit.models.causal_lm import load_causal_lm
 from tokenkit.tokenizers import load_tokenizer
+from tokenkit.training.student import build_student, open_student_source
+from tokenkit.training.tokenizers import load_tokenizers
 
 TEXTS = [
     "def return_items(self):\n                                    return self.items  # é日",
@@ -137,6 +141,23 @@ def test_its_tokenizer_stays(llama, tmp_path):
     toks = llama.tok, load_tokenizer(f"{Path(llama.tok.spec.path)}:source=Llama3")
     with pytest.raises(ModelError, match="reads subwords beside bytes, so it keeps its tokenizer"):
         transfer_model(str(llama.folder), *toks, tmp_path / "moved")
+
+
+@torch.no_grad()
+def test_it_can_be_trained_further(llama, model):
+    settings = {"model": str(llama.folder), "tokenizer": str(llama.folder), "train": "full"}
+    config = config_from_dict({"student": settings})
+    tokenizers = load_tokenizers(config, needs_teacher=False)
+    source = open_student_source(config, tokenizers)
+    student = build_student(config, source, tokenizers, parallel=None)
+    ids = random_prompts(2, 50)
+    hidden = student(Sequences.of(ids), ("hidden",)).hidden
+    ours = student.vocabulary.logits(hidden)
+    torch.testing.assert_close(model(ids).logits, ours, rtol=1e-5, atol=1e-5)
+    assert student.vocabulary.expansion is not None  # so its folder is again one of this kind
+    other = replace(tokenizers, student=llama.tok)
+    with pytest.raises(ModelError, match="leave student.target_tokenizer empty"):
+        build_student(config, source, other, parallel=None)
 
 
 ALONE = """

@@ -119,9 +119,12 @@ def main() -> None:
     from tokenkit.evaluation.device import usable_device
     from tokenkit.export.run import opened_model
     from tokenkit.inference.model import load_text_model
+    from tokenkit.models.expanded_folder import is_expanded
+    from tokenkit.models.weights import resolve_model_folder
 
     device = usable_device(args.device)
     with opened_model(args.model) as folder:
+        is_expanded(resolve_model_folder(folder))  # then transformers has been told of its class
         model = load_text_model(folder, device=device, dtype=torch.bfloat16)
     if args.chat and model.tok.chat is None:
         raise DataError(f"--chat: '{args.model}' has no chat template")
