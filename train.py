@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 
 from tokenkit.config import Config, load_config, validate
+from tokenkit.config.effects import without_effect
 from tokenkit.errors import run_main
 from tokenkit.log import init_logger, logger
-from tokenkit.ranks import rank, world_size
+from tokenkit.ranks import check_launch, rank, world_size
 
 
 def main() -> None:
+    check_launch()
     init_logger(rank())
     config = load_config(sys.argv[1:])
     validate(config, world_size())  # what can be refused is refused before any rank waits
@@ -55,7 +57,8 @@ def train(config: Config) -> None:
     stop = StopSignal()
     output_dir = Path(config.job.output_dir)
     if parallel.is_main:
-        prepare_output_dir(config)
+        for line in without_effect(config, need_teacher(config)):
+            logger.warning(line)
 
     # tokenizers, losses and models
     tokenizers = load_tokenizers(config, need_teacher(config))
@@ -79,6 +82,9 @@ def train(config: Config) -> None:
 
     # optimizer, checkpoint, metrics
     optimizer = build_optimizer(student, config.optimizer)
+    if parallel.is_main:  # not before all that the settings name was found good
+        prepare_output_dir(config)
+    dist.barrier()
     identity_step = IdentityStep(config, student, optimizer, parallel)
     train_step = TrainStep(config, student, teacher, losses, optimizer, parallel)
     phases = Phases(config, identity_step, train_step)

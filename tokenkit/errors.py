@@ -7,6 +7,9 @@ import sys
 from collections.abc import Callable
 
 
+LONGEST = 290  # characters of a message: a line, with "error: " before it, under 300
+
+
 class TokenkitError(Exception):
     """Base of all errors caused by input rather than by a defect of tokenkit."""
 
@@ -31,6 +34,18 @@ class CheckpointError(TokenkitError):
     """A checkpoint is missing, damaged, or belongs to another run."""
 
 
+def one_line(message: object, longest: int = LONGEST) -> str:
+    """A message on one line; of a longer one, the beginning and the end.
+
+    What is wrong stands first in our messages, what would be right last.
+    """
+    text = " ".join(str(message).split())
+    if len(text) <= longest:
+        return text
+    end = longest // 3
+    return f"{text[: longest - end - 3]} … {text[-end:]}"
+
+
 def run_main(main: Callable[[], None]) -> None:
     """Run a command line's ``main``; a :class:`TokenkitError` becomes one line and exit code 2.
 
@@ -42,7 +57,6 @@ def run_main(main: Callable[[], None]) -> None:
     except TokenkitError as error:
         if os.environ.get("TOKENKIT_TRACEBACK") == "1":
             raise
-        message = " ".join(str(error).split())
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
         sys.stdout.flush()
         os._exit(2)

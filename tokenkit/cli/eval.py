@@ -9,11 +9,30 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 
-from tokenkit.cli.arguments import CommandParser
+from tokenkit.cli.arguments import CommandParser, at_least
+from tokenkit.config.validate_paths import looks_local
 from tokenkit.errors import ConfigError, ModelError
+from tokenkit.io import check_place
 from tokenkit.log import init_logger
+
+
+def limit(text: str) -> float:
+    """A type of values: a number of documents, or a share of them below 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
+    return value
+
+
+def batch_size(text: str) -> str:
+    """A type of values: an integer from 1 on or, as lm-eval knows it, auto or auto:N."""
+    return text if re.fullmatch(r"auto(:\d+)?", text) else str(at_least(1)(text))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -21,9 +40,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", required=True, help="model folder (tokenkit export makes one)")
     parser.add_argument("--tasks", required=True, help="names, separated by commas")
     parser.add_argument("--include-path", help="folder with further task files")
-    parser.add_argument("--limit", type=float, help="documents a task (or a share below 1)")
+    parser.add_argument("--limit", type=limit, help="documents a task (or a share below 1)")
     parser.add_argument("--output", type=Path, help="write all results as JSON")
-    parser.add_argument("--batch-size", default="8", help="a number, or auto")
+    parser.add_argument("--batch-size", type=batch_size, default="8", help="a number, or auto")
     parser.add_device()
     return parser.parse_args()
 
@@ -72,14 +91,21 @@ def print_table(results: dict) -> None:
 def main() -> None:
     args = parse_arguments()
     init_logger()
+    if args.output:
+        check_place(args.output, "--output", "file")
+    if not all(args.tasks.split(",")):
+        raise ConfigError(f"--tasks '{args.tasks}': give names, separated by commas")
     if args.include_path is not None and not Path(args.include_path).is_dir():
         raise ConfigError(f"--include-path '{args.include_path}' is not a folder")
+    if looks_local(args.model) and not Path(args.model).is_dir():
+        raise ModelError(f"--model '{args.model}': this model folder does not exist")
     if Path(args.model).exists() and not (Path(args.model) / "config.json").is_file():
         raise ModelError(f"--model '{args.model}' has no config.json")
 
     from tokenkit.evaluation.device import usable_device
 
-    results = evaluate(args, str(usable_device(args.device)))
+    device = usable_device(args.device)
+    results = evaluate(args, str(device))
     print_table(results)
     if args.output:
         kept = {key: results[key] for key in ("results", "versions", "n-shot") if key in results}

@@ -15,8 +15,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from tokenkit.cli.arguments import CommandParser, at_least
-from tokenkit.errors import DataError
+from tokenkit.cli.arguments import SEED, CommandParser, at_least, said_of
+from tokenkit.errors import DataError, TokenizerError
 from tokenkit.io import new_file, refuse_existing
 
 MARK = "\U000f0000"  # no template and no text has it
@@ -33,7 +33,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--start", default="", help="what texts begin with (default: BOS, or EOS)")
     add("--prompts", type=Path, help="file of lines that texts go on from")
     add("--chat", action="store_true", help="questions and answers instead of texts")
-    add("--seed", type=int, default=0)
+    add("--seed", type=at_least(0, SEED), default=0)
     parser.add_device()
     return parser.parse_args()
 
@@ -114,10 +114,20 @@ def main() -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from tokenkit.evaluation.device import usable_device
+    from tokenkit.models.causal_lm import read_config
+    from tokenkit.models.checks import check_config
     from tokenkit.models.weights import resolve_model_folder
 
-    device, folder = usable_device(args.device), resolve_model_folder(args.model)
-    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    device = usable_device(args.device)
+    if args.prompts is not None:
+        openings(args, None)
+    with said_of("--model"):
+        folder = resolve_model_folder(args.model)
+        check_config(read_config(folder), args.model)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+        except (OSError, ValueError) as error:
+            raise TokenizerError(f"'{args.model}' has no tokenizer ({error})") from error
     if args.chat and not tokenizer.chat_template:
         raise DataError(f"--chat: '{args.model}' has no chat template")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token

@@ -16,13 +16,15 @@ def key(
     above: float | None = None,
     maximum: float | None = None,
     below: float | None = None,
+    path: bool = False,
     compare: bool = True,
 ) -> Any:
     """A dataclass field with one line of documentation and the range of its values.
 
     ``joined`` are names, of which a value joins some by "+".
 
-    ``minimum`` and ``maximum`` are allowed values, ``above`` and ``below`` are not. For a list,
+    ``path`` says that a value (of a list: each) names a file or folder, a tokenizer spec or a
+    dataset. ``minimum`` and ``maximum`` are allowed values, ``above`` and ``below`` are not. For a list,
     choices and range apply to each element.
     """
     if choices:
@@ -30,7 +32,7 @@ def key(
     if joined:
         doc = f"{doc}, joined by +: {' | '.join(joined)}"
     limits = {"minimum": minimum, "above": above, "maximum": maximum, "below": below}
-    metadata = {"doc": doc, "choices": choices, "joined": joined, **limits}
+    metadata = {"doc": doc, "choices": choices, "joined": joined, "path": path, **limits}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata, compare=compare)
     return field(default=default, metadata=metadata, compare=compare)

@@ -195,7 +195,14 @@ def check_same_arguments(folder: Path, arguments: dict[str, Any]) -> None:
         with new_file(path) as file:
             file.write(json.dumps(arguments, indent=1) + "\n")
         return
-    noted = json.loads(path.read_text())
+    try:
+        noted = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(noted, dict):
+            raise ValueError("no object")
+    except ValueError as error:
+        raise DataError(
+            f"'{path}' is damaged ({error}): delete the folder '{folder}' and count again"
+        ) from error
     different = sorted(key for key in {*noted, *arguments} if noted.get(key) != arguments.get(key))
     if different:
         key = different[0]

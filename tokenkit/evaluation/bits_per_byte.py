@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from tokenkit.batch import Sequences
 from tokenkit.config import Config
-from tokenkit.errors import DataError
+from tokenkit.errors import DataError, ModelError
 from tokenkit.log import logger
 from tokenkit.models.causal_lm import CausalLM
 from tokenkit.parallelisms import Parallel
@@ -107,6 +107,27 @@ def batches_of(windows: list[Window], batch_size: int, pad_id: int) -> list[Sequ
     return batches
 
 
+def _check_windows(model: CausalLM, windows: Sequence[Window]) -> None:
+    """Refuse windows that the model cannot read.
+
+    Raises:
+        ModelError: if they are longer than its learned positions, or a token has no row.
+    """
+    longest = max(len(window.ids) for window in windows)
+    positions = getattr(model.backbone.config, "max_position_embeddings", longest)
+    if model.architecture.learned_positions and longest > positions:
+        raise ModelError(
+            f"a window of text has {longest} tokens, but the model has {positions} positions: "
+            f"give fewer bytes a window (--max-bytes, eval.max_bytes), about {positions}"
+        )
+    highest, rows = max(int(window.ids.max()) for window in windows), model.vocabulary.rows
+    if highest >= rows:
+        raise ModelError(
+            f"the tokenizer makes id {highest} of the text, but the model has rows for {rows} "
+            "tokens: it is not this model's tokenizer"
+        )
+
+
 @torch.no_grad()
 def bits_per_byte(
     model: CausalLM,
@@ -134,6 +155,7 @@ def bits_per_byte(
         for row in encode_documents(tok, texts)
         for window in windows_of(row.ids, row.end, context, max_bytes)
     ]
+    _check_windows(model, windows)
     batches = batches_of(windows, batch_size, tok.pad_id)
     total = torch.zeros((), dtype=torch.float64)
     for number in range(-(-len(batches) // ranks)):

@@ -22,6 +22,7 @@ from tokenkit.log import logger
 from tokenkit.models.architectures import Architecture, architecture_of, embedding_scale
 from tokenkit.models.attention import attend_without_masks
 from tokenkit.models.capture import capture
+from tokenkit.models.checks import check_config, check_matrices
 from tokenkit.models.outputs import Outputs
 from tokenkit.models.vocabulary.table import Vocabulary
 from tokenkit.models.weights import (
@@ -55,9 +56,19 @@ class SourceModel:
 
     def matrices(self) -> tuple[Tensor, Tensor | None]:
         """Input and output matrix ``[V, D]`` (output None if tied)."""
-        return vocabulary_matrices(
-            self.weights, self.architecture.prefix, self.architecture.embedding, self.tied
-        )
+        parts = self.architecture
+        found = vocabulary_matrices(self.weights, parts.prefix, parts.embedding, self.tied)
+        embedding = f"{parts.prefix}{parts.embedding}"
+        check_matrices(*found, self.width, embedding, str(self.folder))
+        return found
+
+
+def read_config(folder: Path, trust_remote_code: bool = False) -> Any:
+    """The transformers config of a folder. Raises ModelError if it cannot be read."""
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        raise ModelError(f"config.json of model '{folder}' cannot be read: {error}") from error
 
 
 def open_source_model(
@@ -79,11 +90,9 @@ def open_source_model(
         ModelError: if it is missing, damaged, or of an unsupported family.
     """
     folder = resolve_model_folder(model)
-    try:
-        hf_config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except Exception as error:
-        raise ModelError(f"config.json of model '{model}' cannot be read: {error}") from error
+    hf_config = read_config(folder, trust_remote_code)
     architecture = architecture_of(hf_config)
+    check_config(hf_config, model)
     if attn_implementation:
         hf_config._attn_implementation = attn_implementation
     tied = bool(hf_config.tie_word_embeddings)
@@ -248,10 +257,13 @@ def build_causal_lm(
     source: SourceModel, rows: int, *, tied: bool, valid_vocab: int, dtype: torch.dtype
 ) -> CausalLM:
     """A causal LM with parameters on the meta device in ``dtype``; see :func:`fill`."""
-    with parameters_on_meta():
-        backbone = AutoModel.from_config(
-            copy.deepcopy(source.hf_config), dtype=dtype, trust_remote_code=source.trust_remote_code
-        )
+    options = {"dtype": dtype, "trust_remote_code": source.trust_remote_code}
+    try:
+        with parameters_on_meta():
+            backbone = AutoModel.from_config(copy.deepcopy(source.hf_config), **options)
+    except (ValueError, ArithmeticError, LookupError, RuntimeError, ImportError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ModelError(f"no model can be built of '{source.folder}' ({reason})") from error
     attend_without_masks(backbone)
     setattr(backbone, source.architecture.embedding, None)
     vocabulary = build_vocabulary(source, rows, tied=tied, valid_vocab=valid_vocab, dtype=dtype)

@@ -11,6 +11,8 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from tokenkit.config import Config
+from tokenkit.errors import ConfigError
+from tokenkit.ranks import local_rank
 
 
 def init_distributed() -> torch.device:
@@ -19,13 +21,25 @@ def init_distributed() -> torch.device:
     Works without torchrun too: a single process gets a world of one.
     """
     if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        if local_rank() >= torch.cuda.device_count():
+            raise ConfigError(
+                f"LOCAL_RANK = {local_rank()}, but this machine has {torch.cuda.device_count()} "
+                "GPUs: start as many processes a machine (NGPU, torchrun --nproc-per-node)"
+            )
+        device = torch.device("cuda", local_rank())
         torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl"
     else:
         device, backend = torch.device("cpu"), "gloo"
     if "RANK" in os.environ:
-        dist.init_process_group(backend, timeout=timedelta(minutes=30))
+        try:
+            dist.init_process_group(backend, timeout=timedelta(minutes=30))
+        except dist.DistNetworkError as error:
+            raise ConfigError(
+                f"MASTER_ADDR:MASTER_PORT = {os.environ['MASTER_ADDR']}:"
+                f"{os.environ['MASTER_PORT']} cannot be used ({str(error).splitlines()[0]}); "
+                "choose a free port of rank 0's machine"
+            ) from error
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     return device

@@ -123,7 +123,8 @@ class MetricsLogger:
         on_device = {name: value.to(self.device) for name, value in shares.items()}
         values = reduce_metrics({**metrics, **on_device}, group)
         counts = {k.removeprefix("stats/"): values.pop(k) for k in shares}
-        self._log(step, {**values, "lr": lr, **self._alignment(counts)}, counts)
+        skipped = {f"data/{k}": counts[k] for k in ("bad_rows",) if counts.get(k)}
+        self._log(step, {**values, "lr": lr, **skipped, **self._alignment(counts)}, counts)
 
     def _alignment(self, counts: dict[str, float]) -> dict[str, float]:
         """Shares of tokens in chunks; a run that aligns less than half says so loudly."""
