@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Callable
 
-
 LONGEST = 290  # characters of a message: a line, with "error: " before it, under 300
 
 

@@ -17,7 +17,6 @@ from typing import IO, Any, Literal
 
 from tokenkit.errors import TokenkitError
 
-
 LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, on Linux
 
 

@@ -267,7 +267,10 @@ TEMPLATES: dict[str, object] = {
     "template_syntax": "{% for m in messages %}{{ m.content }}",
     "template_refuses": "{{ raise_exception('no ' * 9000) }}",
     "template_number": 7,
-    "template_loops_on_system": "{% if messages[0].content == 'slow' %}" + LOOPS + "{% endif %}" + HARMLESS,
+    "template_loops_on_system": "{% if messages[0].content == 'slow' %}"
+    + LOOPS
+    + "{% endif %}"
+    + HARMLESS,
 }
 for _name, _template in TEMPLATES.items():
     MAKERS[_name] = lambda files, path, text=_template: tokenizer_with(
@@ -315,7 +318,9 @@ ROWS: dict[str, object] = {
     "row_alpaca_no_output": json.dumps({"instruction": "x", "input": ""}),
     "row_sharegpt_from": json.dumps({"conversations": [{"from": "narrator", "value": "x"}]}),
     "row_sharegpt_value": json.dumps({"conversations": [{"from": "human", "value": 3}]}),
-    "row_ambiguous": json.dumps({"prompt": "a", "completion": "b", "instruction": "c", "output": "d"}),
+    "row_ambiguous": json.dumps(
+        {"prompt": "a", "completion": "b", "instruction": "c", "output": "d"}
+    ),
 }
 for _name, _row in ROWS.items():
     MAKERS[_name] = lambda files, path, row=_row: _lines(path, [GOOD, GOOD, row])
@@ -505,6 +510,11 @@ def run_config_folder(files, path):
 def run_tensorboard_file(files, path):
     path.mkdir()
     (path / "tensorboard").write_text("a file")
+
+
+@maker
+def slow_row(files, path):
+    return _lines(path, [GOOD, json.dumps({"messages": [{"role": "user", "content": "slow"}]})])
 
 
 @maker

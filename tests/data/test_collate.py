@@ -141,6 +141,7 @@ def test_without_teacher(toks):
     assert batch.teachers == {} and batch.teacher is None and batch.student.chunks == {}
     assert batch.stats == {
         "rows": 3, "student_tokens": int(batch.student.mask.sum()), "truncated_rows": 0,
+        "bad_rows": 0,
     }  # fmt: skip
 
 

@@ -23,7 +23,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--run", type=Path, required=True, help="output directory of a run")
     parser.add_argument("--output", type=Path, required=True, help="folder to write (new)")
     parser.add_argument(
-        "--step", type=at_least(-1), default=-1, help="checkpoint (-1: latest, 0: as the run started)"
+        "--step",
+        type=at_least(-1),
+        default=-1,
+        help="checkpoint (-1: latest, 0: as the run started)",
     )
     parser.add_argument("--dtype", choices=DTYPES, help="of the weights; default the source's own")
     return parser.parse_args()

@@ -114,8 +114,7 @@ def main() -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from tokenkit.evaluation.device import usable_device
-    from tokenkit.models.causal_lm import read_config
-    from tokenkit.models.checks import check_config
+    from tokenkit.models.checks import check_config, read_config
     from tokenkit.models.weights import resolve_model_folder
 
     device = usable_device(args.device)

@@ -38,7 +38,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--target", help="spec of the tokenizer to move to (default: its own)")
     parser.add_argument("--output", type=Path, required=True, help="folder to write (new)")
     parser.add_argument("--method", default="fvt", help=f"{', '.join(METHODS)} or {HYPERNET}")
-    parser.add_argument("--seed", type=at_least(0, SEED), default=1234, help="for rows that must be drawn")
+    parser.add_argument(
+        "--seed", type=at_least(0, SEED), default=1234, help="for rows that must be drawn"
+    )
     parser.add_device()
     parser.add_argument(
         "--text", nargs="+", help="files: bits per byte before and after, and for --keep-top"
@@ -48,7 +50,9 @@ def parse_arguments() -> argparse.Namespace:
     tokens.add_argument(
         "--keep-tokens", type=Path, help="list of vocabulary entries to keep (.json, or lines)"
     )
-    tokens.add_argument("--keep-top", type=at_least(1), help="keep this many most frequent in --text")
+    tokens.add_argument(
+        "--keep-top", type=at_least(1), help="keep this many most frequent in --text"
+    )
     tokens.add_argument(
         "--add-tokens", type=Path, help="list of tokens to add, as they stand in text"
     )
@@ -56,12 +60,17 @@ def parse_arguments() -> argparse.Namespace:
     trained.add_argument(
         "--checkpoint", type=Path, help="output directory of the run that trained the hypernetwork"
     )
-    trained.add_argument("--step", type=at_least(-1), default=-1, help="its checkpoint (-1: the latest)")
+    trained.add_argument(
+        "--step", type=at_least(-1), default=-1, help="its checkpoint (-1: the latest)"
+    )
     omp = parser.add_argument_group("method omp")
     omp.add_argument("--donor", help="tokenizer spec of a model folder with the target's tokenizer")
     omp.add_argument("--omp-k", type=at_least(1), default=64, help="shared tokens per new one")
     omp.add_argument(
-        "--omp-candidates", type=at_least(0), default=512, help="nearest to choose them from; 0: all"
+        "--omp-candidates",
+        type=at_least(0),
+        default=512,
+        help="nearest to choose them from; 0: all",
     )
     return parser.parse_args()
 

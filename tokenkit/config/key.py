@@ -23,9 +23,10 @@ def key(
 
     ``joined`` are names, of which a value joins some by "+".
 
-    ``path`` says that a value (of a list: each) names a file or folder, a tokenizer spec or a
-    dataset. ``minimum`` and ``maximum`` are allowed values, ``above`` and ``below`` are not. For a list,
-    choices and range apply to each element.
+    ``path`` says that a value names a file or folder, a tokenizer spec or a dataset.
+
+    ``minimum`` and ``maximum`` are allowed values, ``above`` and ``below`` are not. For a list,
+    all of these apply to each element.
     """
     if choices:
         doc = f"{doc}: {' | '.join(choice or '(empty)' for choice in choices)}"

@@ -2,15 +2,14 @@
 
 Each check yields one line per problem; the first one is raised. Values that depend on no other
 key are checked from the schema (``validate_values.py``), local files and folders in
-``validate_paths.py``, what must be installed in ``validate_installed.py``. Settings that are possible
-but do nothing are in ``effects.py``.
+``validate_paths.py``, what must be installed in ``validate_installed.py``. Settings that
+are possible but do nothing are in ``effects.py``.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
 from tokenkit.config.components import component_problems
 from tokenkit.config.keys import all_keys
@@ -178,10 +177,12 @@ def _check_batch(config: Config, dp_size: int) -> Iterator[str]:
         # The largest micro-batch that the wished batch size allows, if any does.
         fitting = [size for size in range(micro, 0, -1) if batch % (size * dp_size) == 0]
         smaller = f", or training.micro_batch_size = {fitting[0]}" if fitting else ""
+        ranks = [n for n in range(dp_size, 0, -1) if batch % (micro * n) == 0]
+        fewer = f", or start fewer processes, for {ranks[0]} such ranks" if ranks else ""
         yield (
             f"training.batch_size = {batch} is not divisible by micro_batch_size ({micro}) x "
             f"data-parallel ranks ({dp_size}) = {unit}: use a multiple of {unit}, such as "
-            f"{' or '.join(map(str, works))}{smaller}"
+            f"{' or '.join(map(str, works))}{smaller}{fewer}"
         )
 
 

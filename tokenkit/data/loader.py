@@ -205,8 +205,8 @@ class TrainLoader:
                     )
 
 
-def _check_files(config: Config, collate: Collator, dp_rank: int, dp_size: int) -> None:
-    """Look at the rows of local files; data-parallel ranks share them.
+def _check_files(config: Config, collate: Collator) -> None:
+    """Look at the rows of local files.
 
     Raises:
         DataError: at the first bad row.
@@ -214,7 +214,7 @@ def _check_files(config: Config, collate: Collator, dp_rank: int, dp_size: int) 
     data = config.data
     names = [name for name in data.train if not name.startswith("hf:")]
     sources = {name: open_source(name, data.split, data.text_field) for name in names}
-    check_rows(sources, Reader(RowFormat.of(config)), collate.look, dp_rank, dp_size)
+    check_rows(sources, Reader(RowFormat.of(config)), collate.look)
 
 
 def build_train_loader(
@@ -254,7 +254,7 @@ def build_train_loader(
     )
     collators: StepCollator | SampledCollator
     if config.data.check and config.data.on_bad_row == "error":
-        _check_files(config, collate, dp_rank, dp_size)
+        _check_files(config, collate)
     order = build_order(config)
     if isinstance(order, StreamedOrder):
         order.announces = dp_rank == 0

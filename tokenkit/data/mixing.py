@@ -72,7 +72,9 @@ class Passes:
             if not isinstance(found, Passed):
                 return found, first
             first = first if passed else found
-        raise DataError(f"{self.reader.last}: this row and all others of its source are empty or bad")
+        raise DataError(
+            f"{self.reader.last}: this row and all others of its source are empty or bad"
+        )
 
 
 class IndexedOrder:
@@ -170,13 +172,15 @@ class StreamedOrder:
                 yield found, passed
                 passed = Passed()
         if rows == sum(all_passed):
-            raise DataError(f"data '{name}' has no rows{' that can be used' if rows else ''}")
+            raise DataError(f"data '{name}' has no rows{' with text' if rows else ''}")
         worker = get_worker_info()
-        if first and any(all_passed) and self.announces and (worker is None or worker.id == 0):
-            logger.warning(
-                f"data '{name}': of {rows:,} rows {all_passed.empty:,} are empty and "
-                f"{all_passed.bad:,} bad; these were skipped"
-            )
+        if not (first and self.announces and (worker is None or worker.id == 0)):
+            return
+        for kind, number in all_passed._asdict().items():
+            if number:
+                logger.warning(
+                    f"data '{name}': {number:,} of {rows:,} rows are {kind} and were skipped"
+                )
 
     def _shuffled(self, number: int) -> Iterator[tuple[Row, Passed]]:
         """One source for ever; a pass ends when its buffer is empty."""

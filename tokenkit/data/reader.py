@@ -63,20 +63,14 @@ class Reader:
         return Passed(bad=1)
 
 
-def check_rows(
-    sources: dict[str, Source],
-    reader: Reader,
-    look: Callable[[Row], object],
-    first: int = 0,
-    of: int = 1,
-) -> None:
+def check_rows(sources: dict[str, Source], reader: Reader, look: Callable[[Row], object]) -> None:
     """Read the rows once, so that a bad one is not found after hours of training.
 
-    After a minute the rest is left to be checked as it is read, which is said.
+    After a minute the rest is left to be checked as it is read, which is said. Every rank looks at
+    all rows, so that all end by the same error and none waits for another.
 
     Args:
         look: given each row; raises DataError if it cannot be used.
-        first, of: this process looks at every ``of``-th row from ``first`` on.
 
     Raises:
         DataError: at the first bad row, or if all rows of a source are empty.
@@ -84,7 +78,7 @@ def check_rows(
     end = time.monotonic() + CHECK_SECONDS
     for name, source in sources.items():
         empty = 0
-        for index in range(first, len(source), of):
+        for index in range(len(source)):
             found = reader.at(source, index)
             if isinstance(found, Passed):
                 empty += 1

@@ -41,7 +41,7 @@ def messages_of(row: dict[str, Any], where: str) -> Messages | None:
         return None
     if len(found) > 1:
         raise DataError(
-            f"{where}: the row has '{found[0]}' and '{found[1]}', which belong to different formats; "
+            f"{where}: the row has '{found[0]}' and '{found[1]}', fields of different formats; "
             "name one column with data.text_field or data.messages_field"
         )
     return FORMATS[found[0]](row, where)

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM
 
 from tokenkit.errors import ModelError
 from tokenkit.log import logger
 from tokenkit.models.architectures import Architecture, architecture_of, embedding_scale
 from tokenkit.models.attention import attend_without_masks
 from tokenkit.models.capture import capture
-from tokenkit.models.checks import check_config, check_matrices
+from tokenkit.models.checks import check_config, check_matrices, read_config
 from tokenkit.models.outputs import Outputs
 from tokenkit.models.vocabulary.table import Vocabulary
 from tokenkit.models.weights import (
@@ -61,14 +61,6 @@ class SourceModel:
         embedding = f"{parts.prefix}{parts.embedding}"
         check_matrices(*found, self.width, embedding, str(self.folder))
         return found
-
-
-def read_config(folder: Path, trust_remote_code: bool = False) -> Any:
-    """The transformers config of a folder. Raises ModelError if it cannot be read."""
-    try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except Exception as error:
-        raise ModelError(f"config.json of model '{folder}' cannot be read: {error}") from error
 
 
 def open_source_model(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import AutoConfig
 from transformers.activations import ACT2FN
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -15,6 +17,14 @@ from tokenkit.registry import did_you_mean
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
          "intermediate_size", "head_dim", "vocab_size")  # fmt: skip
+
+
+def read_config(folder: Path, trust_remote_code: bool = False) -> Any:
+    """The transformers config of a folder. Raises ModelError if it cannot be read."""
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        raise ModelError(f"config.json of model '{folder}' cannot be read: {error}") from error
 
 
 def check_config(hf_config: Any, model: str) -> None:

@@ -14,8 +14,8 @@ from torch import nn
 
 from tokenkit.errors import ModelError
 from tokenkit.models.checks import check_dtype
-from tokenkit.ranks import local_rank
 from tokenkit.ops.copy_full import copy_full
+from tokenkit.ranks import local_rank
 
 INDEX = "model.safetensors.index.json"
 HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]

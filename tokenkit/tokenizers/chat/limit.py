@@ -14,8 +14,8 @@ SECONDS = 5.0  # real templates take milliseconds
 
 
 @contextmanager
-def time_limit(seconds: float = SECONDS) -> Iterator[None]:
-    """End the block by an error if it runs longer.
+def time_limit() -> Iterator[None]:
+    """End the block by an error if it runs longer than :data:`SECONDS`.
 
     By an alarm, which Python delivers to the main thread alone; elsewhere there is no limit.
 
@@ -24,13 +24,13 @@ def time_limit(seconds: float = SECONDS) -> Iterator[None]:
     """
 
     def stop(_number: int, _frame: FrameType | None) -> None:
-        raise TokenizerError(f"its chat template runs for more than {seconds:.0f} seconds")
+        raise TokenizerError(f"its chat template runs for more than {SECONDS:.0f} seconds")
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.signal(signal.SIGALRM, stop)
-    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
+    left, interval = signal.setitimer(signal.ITIMER_REAL, SECONDS)
     try:
         yield
     finally:

@@ -67,8 +67,8 @@ class ChatWriter:
         if dropped:
             self._said_dropped = True
             logger.warning(
-                f"{chat.where or 'a chat'}: the template of tokenizer '{self.template.name}' writes "
-                f"no tool_calls, so the call of '{dropped[0]}' and others like it are not read"
+                f"{chat.where or 'a chat'}: the chat template of '{self.template.name}' writes no "
+                f"tool_calls, so the call of '{dropped[0]}' and others like it are not read"
             )
 
     def write(self, chat: Conversation) -> WrittenChat:
