@@ -23,6 +23,14 @@ def maker(function: Callable[[Files, Path], object]) -> Callable[[Files, Path], 
     return function
 
 
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """Everything in a folder: content by path, None for what is no file."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }
+
+
 class Files(dict):
     """Path by the name of what is wrong there; ``"{name}"`` in a case's arguments."""
 
@@ -258,7 +266,10 @@ TOKENIZER_FILES: dict[str, Callable[[dict], object]] = {
 for _name, _of in TOKENIZER_FILES.items():
     MAKERS[_name] = lambda files, path, change=_of: tokenizer_with(path, change)
 
-LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% set c = a * b %}{% endfor %}{% endfor %}"
+LOOPS = (
+    "{% for a in range(99999) %}{% for b in range(99999) %}{% set c = a * b %}"
+    "{% endfor %}{% endfor %}"
+)
 HARMLESS = "{% for m in messages %}{{ m.content }}{% endfor %}"
 TEMPLATES: dict[str, object] = {
     "template_loops": LOOPS,
@@ -267,7 +278,7 @@ TEMPLATES: dict[str, object] = {
     "template_syntax": "{% for m in messages %}{{ m.content }}",
     "template_refuses": "{{ raise_exception('no ' * 9000) }}",
     "template_number": 7,
-    "template_loops_on_system": "{% if messages[0].content == 'slow' %}"
+    "template_loops_on_row": "{% if messages[0].content == 'slow' %}"
     + LOOPS
     + "{% endif %}"
     + HARMLESS,

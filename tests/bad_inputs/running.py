@@ -141,6 +141,7 @@ def run_command(
 ) -> Outcome:
     """Run ``train.py`` or a script as a user would, in a process of its own."""
     log = folder.with_name(f"{folder.name}.log")
+    log.unlink(missing_ok=True)
     arguments = (command, list(argv), str(log), str(folder), dict(environment or {}))
     process = CONTEXT.Process(target=_process_main, args=arguments)
     begin = time.time()

@@ -44,7 +44,7 @@ def test_source(name, says, files, small_run, cwd):
 def test_a_template_that_never_ends_for_one_row(files, small_run, cwd):
     argv = [
         *small_run,
-        f"--student.tokenizer={files['template_loops_on_system']}:source=Llama3",
+        f"--student.tokenizer={files['template_loops_on_row']}:source=Llama3",
         "--student.target_tokenizer=",
         f"--data.train={files['slow_row']}",
     ]

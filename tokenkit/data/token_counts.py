@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm.auto import tqdm
 
+from tokenkit.data.pieces import pieces
 from tokenkit.data.read_row import RowFormat, plain_text
 from tokenkit.data.sources import Source, local_files, open_source
 from tokenkit.errors import DataError
@@ -96,17 +97,6 @@ class TokenCounts:
         self.texts, self.size = self.texts + texts, self.size + size
 
 
-def pieces(text: str) -> Iterator[str]:
-    """The text in pieces of at most ``PIECE_CHARACTERS``, cut behind newlines where there are."""
-    start = 0
-    while len(text) - start > PIECE_CHARACTERS:
-        limit = start + PIECE_CHARACTERS
-        cut = text.rfind("\n", start, limit) + 1 or limit
-        yield text[start:cut]
-        start = cut
-    yield text[start:]
-
-
 def count_shard(
     toks: list[ByteifiedTokenizer], source: Source, shard: Shard, row_format: RowFormat
 ) -> TokenCounts:
@@ -123,7 +113,7 @@ def count_shard(
     for tok, into in zip(toks, counts.tokens, strict=True):
         batch: list[str] = []
         length = 0
-        for piece in (piece for text in texts for piece in pieces(text)):
+        for piece in (piece for text in texts for piece in pieces(text, PIECE_CHARACTERS)):
             batch.append(piece)
             length += len(piece)
             if length >= PIECE_CHARACTERS:
