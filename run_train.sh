@@ -11,6 +11,10 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 python="$root/.venv/bin/python"
 [ -x "$python" ] || python=python3
 NGPU=${NGPU:-1}
+if [[ ! $NGPU =~ ^[1-9][0-9]{0,3}$ ]]; then
+    echo "error: NGPU = '$NGPU': expected the number of processes, such as 8" >&2
+    exit 2
+fi
 cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > NGPU ? cores / NGPU : 1))}
 export LOG_RANK=${LOG_RANK:-0}

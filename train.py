@@ -6,14 +6,17 @@ import sys
 from pathlib import Path
 
 from tokenkit.config import Config, load_config, validate
+from tokenkit.config.effects import without_effect
 from tokenkit.failure import run_rank, watch_for_failures
-from tokenkit.log import init_logger
-from tokenkit.ranks import end_with_launcher, rank, world_size
+from tokenkit.log import init_logger, logger
+from tokenkit.processes import end_with_launcher
+from tokenkit.ranks import check_launch, rank, world_size
 from tokenkit.training.run_lock import RunLock
 
 
 def main() -> None:
     end_with_launcher()
+    check_launch()
     init_logger(rank())
     config = load_config(sys.argv[1:])
     validate(config, world_size())  # what can be refused is refused before any rank waits
@@ -42,7 +45,11 @@ def train(config: Config, lock: RunLock) -> None:
         set_learning_rate,
     )
     from tokenkit.training.phases import Phases
-    from tokenkit.training.run_directory import check_output_dir, open_output_dir
+    from tokenkit.training.run_directory import (
+        check_output_dir,
+        claim_output_dir,
+        open_output_dir,
+    )
     from tokenkit.training.step import TrainStep
     from tokenkit.training.student import build_student, open_student_source
     from tokenkit.training.teacher import build_teacher, open_teacher_source
@@ -54,8 +61,10 @@ def train(config: Config, lock: RunLock) -> None:
     watch_for_failures()
     stop, watchdog = StopSignal(), Watchdog(config, parallel)
     tasks = load_tasks(config)  # unknown ones are refused before anything is written or loaded
-    output_dir = Path(config.job.output_dir)
-    open_output_dir(config, lock)
+    claim_output_dir(config, lock)
+    if parallel.is_main:
+        for line in without_effect(config, need_teacher(config)):
+            logger.warning(line)
 
     # tokenizers, losses and models
     tokenizers = load_tokenizers(config, need_teacher(config))
@@ -80,6 +89,7 @@ def train(config: Config, lock: RunLock) -> None:
 
     # optimizer, checkpoint, metrics
     optimizer = build_optimizer(student, config.optimizer)
+    output_dir = open_output_dir(config, lock)  # all that the settings name was found good
     identity_step = IdentityStep(config, student, optimizer, parallel)
     train_step = TrainStep(config, student, teacher, losses, optimizer, parallel)
     phases = Phases(config, identity_step, train_step)

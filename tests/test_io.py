@@ -100,8 +100,10 @@ def test_what_is_there_is_refused(tmp_path):
     for path in (full, file):
         with pytest.raises(TokenkitError, match=f"^--output '{path}' already exists and is not"):
             refuse_existing(path, "--output", "folder")
-    for path in (full, empty, file):
-        with pytest.raises(TokenkitError, match=f"^--output '{path}' already exists; choose"):
+    with pytest.raises(TokenkitError, match=f"^--output '{file}' already exists; choose"):
+        refuse_existing(file, "--output", "file")
+    for path in (full, empty):
+        with pytest.raises(TokenkitError, match=f"^--output '{path}' is a folder; name a file"):
             refuse_existing(path, "--output", "file")
 
 

@@ -17,6 +17,7 @@ ROOMS = (
         "registry",
         "io",
         "ranks",
+        "processes",
         "shipped",
         "byte_model",
         "config",

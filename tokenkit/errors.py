@@ -10,6 +10,8 @@ from typing import NoReturn
 # Exit codes
 CLEAR_ERROR, INTERRUPTED = 2, 130
 
+LONGEST = 290  # characters of a message: a line, with "error: " before it, under 300
+
 
 class TokenkitError(Exception):
     """Base of all errors caused by input rather than by a defect of tokenkit."""
@@ -39,10 +41,22 @@ class CheckpointError(TokenkitError):
     """A checkpoint is missing, damaged, or belongs to another run."""
 
 
+def one_line(message: object, longest: int = LONGEST) -> str:
+    """A message on one line; of a longer one, the beginning and the end.
+
+    What is wrong stands first in our messages, what would be right last.
+    """
+    text = " ".join(str(message).split())
+    if len(text) <= longest:
+        return text
+    end = longest // 3
+    return f"{text[: longest - end - 3]} … {text[-end:]}"
+
+
 def leave(error: TokenkitError, silent: bool = False) -> NoReturn:
     """Show an error as one line and end the process at once."""
     if not silent:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(CLEAR_ERROR)
 

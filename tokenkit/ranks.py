@@ -1,28 +1,29 @@
-"""What the launcher says of this process, known before any process group starts; and its end."""
+"""What the launcher says of this process, known before any process group starts."""
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
-import subprocess
-import sys
-import threading
-import time
-from pathlib import Path
 
-SAVING_SECONDS = 60.0
-SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
+from tokenkit.errors import ConfigError
+from tokenkit.log import logging_ranks
+
+MOST_RANKS = 2**20
+PORTS = 65535
 
 
 def rank() -> int:
     """Global rank of this process (0 without a launcher)."""
-    return int(os.environ.get("RANK", "0"))
+    return _number("RANK", 0, 0, MOST_RANKS)
+
+
+def local_rank() -> int:
+    """Rank among the processes of this machine (0 without a launcher)."""
+    return _number("LOCAL_RANK", 0, 0, MOST_RANKS)
 
 
 def world_size() -> int:
     """Ranks that torchrun started (1 without torchrun)."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return _number("WORLD_SIZE", 1, 1, MOST_RANKS)
 
 
 def restarted() -> bool:
@@ -30,71 +31,49 @@ def restarted() -> bool:
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
-def end_with_launcher() -> None:
-    """Let torchrun's death, however sudden, be the end of this rank, too.
+def check_launch() -> None:
+    """Whether what the launcher set fits together; without one there is nothing to check.
 
-    It is told by SIGTERM, so that it can save, and killed if that takes long. A rank started by
-    hand stays: its shell may be closed.
+    Raises:
+        ConfigError: naming the first variable of the environment that is wrong.
     """
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return
-    parent = os.getppid()
-    grace = SAVING_SECONDS if _ask_kernel(signal.SIGTERM) else 0.0
-    threading.Thread(target=_watch, args=(parent, grace), daemon=True).start()
-    if os.getppid() == 1 and not _first_process_is_python():
-        _end()  # torchrun had died before: init has taken this process over
+    first, size = rank(), world_size()
+    local_rank()
+    given = {name for name in ("RANK", "WORLD_SIZE") if name in os.environ}
+    if len(given) == 1:
+        (name,) = given
+        other = {"RANK": "WORLD_SIZE", "WORLD_SIZE": "RANK"}[name]
+        raise ConfigError(
+            f"{name} = {os.environ[name]} is set, but {other} is not: start with torchrun, which "
+            "sets both, or unset it"
+        )
+    if first >= size:
+        raise ConfigError(f"RANK = {first} with WORLD_SIZE = {size}: ranks are 0 to {size - 1}")
+    if given:
+        if not os.environ.get("MASTER_ADDR"):
+            raise ConfigError("MASTER_ADDR is not set: name rank 0's machine, or use torchrun")
+        if "MASTER_PORT" not in os.environ:
+            raise ConfigError("MASTER_PORT is not set: give a port such as 29500, or use torchrun")
+        _number("MASTER_PORT", 0, 0, PORTS)
+    speaking = logging_ranks()
+    if speaking and min(speaking) >= size:
+        raise ConfigError(
+            f"LOG_RANK = {os.environ['LOG_RANK']}: no such rank, they are 0 to {size - 1}"
+        )
 
 
-def end_with_parent() -> None:
-    """Let this process be killed as soon as the one that started it has died."""
-    parent = os.getppid()
-    if not _ask_kernel(signal.SIGKILL):
-        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-    if os.getppid() != parent:  # too late for the kernel's signal
-        _end()
+def _number(name: str, default: int, minimum: int, maximum: int) -> int:
+    """An integer of the environment.
 
-
-def _ask_kernel(number: signal.Signals) -> bool:
-    """Whether the kernel will send a signal when the parent dies."""
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        return ctypes.CDLL(None).prctl(SET_DEATH_SIGNAL, number, 0, 0, 0) == 0
-    except (OSError, AttributeError):  # a libc without it
-        return False
-
-
-def _watch(parent: int, grace: float = 0.0) -> None:
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    time.sleep(grace)
-    _end()
-
-
-def _end() -> None:
-    """At once: other ranks may have gone, and an exit would wait for them."""
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _first_process_is_python() -> bool:
-    """Whether a launcher may be process 1, as it is in a container of its own."""
-    try:
-        return b"python" in Path("/proc/1/cmdline").read_bytes()
-    except OSError:
-        return True
-
-
-def process_start(pid: int) -> str | None:
-    """When a process of this machine started, in words that differ for another of its number.
-
-    None if there is none (or only what its parent has not yet asked for).
+    Raises:
+        ConfigError: if it is none, or out of range.
     """
-    if sys.platform.startswith("linux"):
-        try:
-            # The name, in brackets, may hold anything.
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return None
-        return None if fields[0] in "ZX" else fields[19]
-    found = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True)
-    return found.stdout.strip() or None
+    text = os.environ.get(name)
+    if text is None:
+        return default
+    if not text.strip().isdecimal() or not minimum <= int(text[:20]) <= maximum:
+        raise ConfigError(
+            f"{name} = '{text}' in the environment: expected an integer from {minimum} to "
+            f"{maximum} (torchrun sets it)"
+        )
+    return int(text)

@@ -162,6 +162,7 @@ def test_without_teacher(toks):
     assert batch.stats == {
         "rows": 3, "student_tokens": int(batch.student.mask.sum()), "truncated_rows": 0,
         "short_rows": 0,
+        "bad_rows": 0,
     }  # fmt: skip
 
 

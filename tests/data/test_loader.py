@@ -183,7 +183,7 @@ def test_good_rows_before_a_bad_one_are_delivered(tmp_path, toks):
     """A worker reads ahead; what it finds there must not come too early."""
     file = write_rows(tmp_path / "bad.jsonl", [*[{"text": f"{n}"} for n in range(43)], BAD[0]])
     config = layout(file, 2, 2)
-    config.data.shuffle = False
+    config.data.shuffle = config.data.check = False
     loader, seen = build(config, toks), []
     with pytest.raises(DataError, match=BAD[1].replace("6", "44")):
         for step in loader:

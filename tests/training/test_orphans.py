@@ -13,7 +13,7 @@ import pytest
 
 from tests.launch import ROOT, read_losses
 from tests.training.test_run_lock import wait_for_step
-from tokenkit.ranks import process_start
+from tokenkit.processes import process_start
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -94,7 +94,7 @@ def parent_of(pid: int) -> int:
 @pytest.mark.parametrize(("launched", "stays"), [(True, False), (False, True)])
 def test_only_a_launched_rank_ends(launched, stays):
     """One started by hand, in a shell that is closed, stays."""
-    child = "from tokenkit.ranks import *; end_with_launcher(); print(1, flush=True);"
+    child = "from tokenkit.processes import *; end_with_launcher(); print(1, flush=True);"
     child += "import time; time.sleep(30)"
     parent = (
         "import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', sys.argv[1]],"
@@ -117,10 +117,10 @@ def test_only_a_launched_rank_ends(launched, stays):
 
 def test_without_the_kernel_a_thread_watches():
     code = (
-        "import os, time; from tokenkit import ranks; ranks._ask_kernel = lambda _: False\n"
+        "import os, time; from tokenkit import processes; processes._ask_kernel = lambda _: False\n"
         "if os.fork() == 0:\n"
         "    if os.fork() == 0:\n"
-        "        ranks.end_with_parent(); print(os.getpid(), flush=True); os.close(1)\n"
+        "        processes.end_with_parent(); print(os.getpid(), flush=True); os.close(1)\n"
         "        time.sleep(30)\n"
         "    time.sleep(0.5); os._exit(0)\n"
         "os.wait()\n"

@@ -14,7 +14,7 @@ import pytest
 from tests.launch import read_losses, read_metrics, start_training, train
 from tests.test_bad_inputs import contents, run_badly
 from tokenkit.errors import CheckpointError, ConfigError
-from tokenkit.ranks import process_start
+from tokenkit.processes import process_start
 from tokenkit.training.run_lock import NAME, RunLock
 
 

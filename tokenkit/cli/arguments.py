@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NoReturn
+
+from tokenkit.errors import ConfigError, TokenkitError, one_line
+
+LARGEST = 2**31 - 1
+SEED = 2**32 - 1  # the largest that numpy takes
+WORKERS = 1024
 
 OPTION = re.compile(r"(--\w[\w-]*)(=.*)?", re.DOTALL)
 
@@ -28,9 +36,25 @@ class CommandParser(argparse.ArgumentParser):
         given = sys.argv[1:] if args is None else args
         return super().parse_args([with_dashes(argument) for argument in given], namespace)
 
+    def error(self, message: str) -> NoReturn:
+        """One line like all others, instead of the usage."""
+        message = message.removeprefix("argument ")
+        raise ConfigError(f"{message} (--help lists all options)")
+
     def add_device(self) -> None:
         """``--device``; None leaves the choice to ``usable_device``."""
         self.add_argument("--device", help="default: cuda if there is one, else cpu")
+
+
+@contextmanager
+def said_of(option: str) -> Iterator[None]:
+    """What is wrong inside is wrong with this option: its name, as typed, begins the message."""
+    try:
+        yield
+    except TokenkitError as error:
+        if str(error).startswith(option):
+            raise
+        raise type(error)(f"{option}: {error}") from error
 
 
 def with_dashes(argument: str) -> str:
@@ -39,12 +63,16 @@ def with_dashes(argument: str) -> str:
     return found[1].replace("_", "-") + (found[2] or "") if found else argument
 
 
-def at_least(minimum: int) -> Callable[[str], int]:
-    """A type of values: an integer not below ``minimum``."""
+def at_least(minimum: int, most: int = LARGEST) -> Callable[[str], int]:
+    """A type of values: an integer from ``minimum`` to ``most``."""
 
     def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < minimum:
-            raise argparse.ArgumentTypeError(f"'{text}' is not an integer from {minimum} on")
+        integer = re.fullmatch(r"-?\d{1,18}", text)
+        if not integer or not minimum <= int(text) <= most:
+            to = "on" if most == LARGEST else f"to {most}"
+            raise argparse.ArgumentTypeError(
+                f"'{one_line(text, 40)}' is not an integer from {minimum} {to}"
+            )
         return int(text)
 
     return parse

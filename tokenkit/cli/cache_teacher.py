@@ -12,6 +12,7 @@ import sys
 from itertools import islice
 from pathlib import Path
 
+from tokenkit.cli.arguments import CommandParser
 from tokenkit.config import Config, load_config, validate
 from tokenkit.errors import ConfigError
 from tokenkit.io import refuse_existing
@@ -20,10 +21,10 @@ from tokenkit.log import init_logger, logger
 
 def split_output(argv: list[str]) -> tuple[Path, list[str]]:
     """Take ``--output folder`` out of train.py's arguments."""
-    if "--output" not in argv or argv.index("--output") + 1 == len(argv):
-        raise ConfigError("--output: name the folder to write the cache into")
-    at = argv.index("--output")
-    return Path(argv[at + 1]), argv[:at] + argv[at + 2 :]
+    parser = CommandParser(__doc__)
+    parser.add_argument("--output", type=Path, required=True)
+    args, rest = parser.parse_known_args(argv)
+    return args.output, rest
 
 
 def read_config(argv: list[str]) -> Config:

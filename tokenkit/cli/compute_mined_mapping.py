@@ -12,10 +12,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from tokenkit.cli.arguments import CommandParser
-from tokenkit.errors import TokenkitError
+from tokenkit.cli.arguments import WORKERS, CommandParser, at_least, said_of
 from tokenkit.io import refuse_existing
 from tokenkit.log import init_logger
+
+
+def threads(text: str) -> int:
+    """A type of values: -1, or an integer from 1 on."""
+    return -1 if text == "-1" else at_least(1, WORKERS)(text)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -23,7 +27,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--teacher", required=True, help="spec of the teacher's tokenizer")
     parser.add_argument("--student", required=True, help="spec of the student's tokenizer")
     parser.add_argument("--output", type=Path, required=True, help=".npz file to write (new)")
-    parser.add_argument("--workers", type=int, default=-1, help="threads (-1: all cores)")
+    parser.add_argument("--workers", type=threads, default=-1, help="threads (-1: all cores)")
     return parser.parse_args()
 
 
@@ -31,15 +35,16 @@ def main() -> None:
     args = parse_arguments()
     init_logger()
     refuse_existing(args.output, "--output", "file")
-    if not args.output.parent.is_dir():
-        raise TokenkitError(f"folder '{args.output.parent}' of --output does not exist")
 
     import numpy as np
 
     from tokenkit.tokenizers import load_tokenizer
     from tokenkit.tokenizers.pairs.mined import compute_mined_mapping, save_mined_mapping
 
-    teacher_tok, student_tok = load_tokenizer(args.teacher), load_tokenizer(args.student)
+    with said_of("--teacher"):
+        teacher_tok = load_tokenizer(args.teacher)
+    with said_of("--student"):
+        student_tok = load_tokenizer(args.student)
     mapping = compute_mined_mapping(teacher_tok, student_tok, args.workers, sys.stderr.isatty())
     save_mined_mapping(args.output, mapping, teacher_tok, student_tok)
     print(f"{args.output}: {len(student_tok):,} tokens onto {len(teacher_tok):,}")

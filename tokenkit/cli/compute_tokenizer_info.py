@@ -21,7 +21,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenkit.cli.arguments import CommandParser, at_least, not_negative
+from tokenkit.cli.arguments import WORKERS, CommandParser, at_least, not_negative, said_of
 from tokenkit.io import new_folder, refuse_existing
 from tokenkit.log import init_logger, logger
 
@@ -43,7 +43,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--split", default="train", help="of hf: data; a part as in 'train[:100000]'")
     add("--text-field", default="text", help="field of a row that holds the text")
     add("--messages-field", default="messages", help="field of a row that holds a conversation")
-    add("--workers", type=at_least(1), default=1, help="processes that count")
+    add("--workers", type=at_least(1, WORKERS), default=1, help="processes that count")
     add("--shard-rows", type=at_least(1), default=1000, help="rows counted at a time")
     add(
         "--additive", type=not_negative, default=1e-9,
@@ -86,9 +86,14 @@ def main() -> None:
     from tokenkit.tokenizers import load_tokenizer
     from tokenkit.tokenizers.pairs.statistics import pair_bias, unigram_probabilities
 
-    toks = [load_tokenizer(spec) for spec in (args.teacher, args.student)]
+    toks = []
+    for side in SIDES:
+        with said_of(f"--{side}"):
+            toks.append(load_tokenizer(getattr(args, side)))
     row_format = RowFormat(args.text_field, args.messages_field)
     corpus = Corpus(tuple(args.data), args.split, row_format)
+    with said_of("--data"):
+        corpus.open()  # before a folder is made
     with new_folder(args.output, resume=True) as partial:
         shards = partial / "shards"
         counts = count_corpus(toks, corpus, shards, args.workers, args.shard_rows, progress=True)

@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
@@ -35,7 +36,7 @@ def add_task_options(parser: CommandParser, tasks_required: bool = True) -> None
     add = parser.add_argument
     add("--tasks", required=tasks_required, help="names or patterns, separated by commas")
     add("--include-path", help="folder with further task files")
-    add("--limit", type=float, help="documents a task (or a share below 1)")
+    add("--limit", type=limit, help="documents a task (or a share below 1)")
     add("--num-fewshot", type=at_least(0), help="examples in the prompt (default: the task's)")
     add("--apply-chat-template", action="store_true", help="prompts are chats")
     add("--fewshot-as-multiturn", action=argparse.BooleanOptionalAction, default=True,
@@ -44,12 +45,28 @@ def add_task_options(parser: CommandParser, tasks_required: bool = True) -> None
     add("--gen-kwargs", help="for tasks that generate: temperature=0.7,do_sample=True")
     add("--output", type=Path, help="write all results as JSON (new file)")
     add("--log-samples", action="store_true", help="write each answer beside --output, too")
-    add("--batch-size", default="8", help="a number, or auto")
+    add("--batch-size", type=batch_size, default="8", help="a number, or auto")
     add("--dtype", default="auto", help="auto (the config's), float32, bfloat16 or float16")
     add("--max-bytes", type=at_least(16), default=2048, help="bytes a window of whole documents")
     add("--seed", type=int, help="of examples and sampling (default: lm-eval's own)")
     add("--trust-remote-code", action="store_true", help="run Python code of the model")
     parser.add_device()
+
+
+def limit(text: str) -> float:
+    """A type of values: a number of documents, or a share of them below 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
+    return value
+
+
+def batch_size(text: str) -> str:
+    """A type of values: an integer from 1 on or, as lm-eval knows it, auto or auto:N."""
+    return text if re.fullmatch(r"auto(:\d+)?", text) else str(at_least(1)(text))
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -11,7 +11,8 @@ import argparse
 import json
 from pathlib import Path
 
-from tokenkit.cli.arguments import CommandParser, at_least
+from tokenkit.cli.arguments import CommandParser, at_least, said_of
+from tokenkit.io import check_place
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -34,18 +35,28 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_arguments()
+    if args.json:
+        check_place(args.json, "--json", "file")
 
     from tokenkit.evaluation.bits_per_byte import writable_texts
     from tokenkit.evaluation.device import usable_device
     from tokenkit.evaluation.folder import folder_bits_per_byte, read_texts
+    from tokenkit.models.weights import resolve_model_folder
     from tokenkit.tokenizers import load_tokenizer
 
-    toks = [load_tokenizer(spec) for spec in (args.tokenizer, *args.beside)]
+    with said_of("--device"):
+        device = usable_device(args.device)
+    with said_of("--model"):
+        folder = resolve_model_folder(args.model)
+    toks = []
+    for option, spec in (("--tokenizer", args.tokenizer), *(("--beside", s) for s in args.beside)):
+        with said_of(option):
+            toks.append(load_tokenizer(spec))
     texts = read_texts(args.data, args.max_documents, args.text_field)
     texts = writable_texts(toks, texts)
     result = folder_bits_per_byte(
-        args.model, toks[0], texts, max_bytes=args.max_bytes, batch_size=args.batch_size,
-        device=usable_device(args.device),
+        str(folder), toks[0], texts, max_bytes=args.max_bytes, batch_size=args.batch_size,
+        device=device,
     )  # fmt: skip
     size = sum(len(text.encode("utf-8")) for text in texts)
     print(f"{result:.4f} bits per byte ({len(texts)} documents, {size:,} bytes)")

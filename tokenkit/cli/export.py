@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tokenkit.cli.arguments import CommandParser
+from tokenkit.cli.arguments import CommandParser, at_least, said_of
 from tokenkit.io import refuse_existing
 from tokenkit.log import init_logger, logger
 
@@ -23,7 +23,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--run", type=Path, required=True, help="output directory of a run")
     parser.add_argument("--output", type=Path, required=True, help="folder to write (new)")
     parser.add_argument(
-        "--step", type=int, default=-1, help="checkpoint (-1: latest, 0: as the run started)"
+        "--step",
+        type=at_least(-1),
+        default=-1,
+        help="checkpoint (-1: latest, 0: as the run started)",
     )
     parser.add_argument("--dtype", choices=DTYPES, help="of the weights; default the source's own")
     return parser.parse_args()
@@ -37,6 +40,10 @@ def main() -> None:
     import torch
 
     from tokenkit.export.run import export_run
+    from tokenkit.training.restore import load_run_config
+
+    with said_of("--run"):
+        load_run_config(args.run)
 
     dtype = getattr(torch, args.dtype) if args.dtype else None
     tokens = export_run(args.run, args.output, args.step, dtype)

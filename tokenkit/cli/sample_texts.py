@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenkit.cli.arguments import CommandParser, at_least
+from tokenkit.cli.arguments import SEED, CommandParser, at_least, said_of
 from tokenkit.errors import DataError
 from tokenkit.io import new_file, refuse_existing
 
@@ -37,7 +37,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--start", default="", help="what texts begin with (default: BOS, or EOS)")
     add("--prompts", type=Path, help="file of lines that texts go on from")
     add("--chat", action="store_true", help="questions and answers instead of texts")
-    add("--seed", type=int, default=0)
+    add("--seed", type=at_least(0, SEED), default=0)
     parser.add_device()
     return parser.parse_args()
 
@@ -123,7 +123,9 @@ def main() -> None:
     from tokenkit.models.weights import resolve_model_folder
 
     device = usable_device(args.device)
-    with opened_model(args.model) as folder:
+    if args.prompts is not None:
+        openings(args, None)
+    with said_of("--model"), opened_model(args.model) as folder:
         is_expanded(resolve_model_folder(folder))  # then transformers has been told of its class
         model = load_text_model(folder, device=device, dtype=torch.bfloat16)
     if args.chat and model.tok.chat is None:

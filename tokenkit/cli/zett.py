@@ -16,7 +16,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokenkit.cli.arguments import CommandParser
+from tokenkit.cli.arguments import SEED, CommandParser, at_least, said_of
 from tokenkit.errors import ConfigError
 from tokenkit.io import refuse_existing
 from tokenkit.log import init_logger
@@ -38,17 +38,21 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--target", help="spec of the tokenizer to move to (default: its own)")
     parser.add_argument("--output", type=Path, required=True, help="folder to write (new)")
     parser.add_argument("--method", default="fvt", help=f"{', '.join(METHODS)} or {HYPERNET}")
-    parser.add_argument("--seed", type=int, default=1234, help="for rows that must be drawn")
+    parser.add_argument(
+        "--seed", type=at_least(0, SEED), default=1234, help="for rows that must be drawn"
+    )
     parser.add_device()
     parser.add_argument(
         "--text", nargs="+", help="files: bits per byte before and after, and for --keep-top"
     )
-    parser.add_argument("--max-documents", type=int, default=256, help="for bits per byte")
+    parser.add_argument("--max-documents", type=at_least(1), default=256, help="for bits per byte")
     tokens = parser.add_argument_group("vocabulary")
     tokens.add_argument(
         "--keep-tokens", type=Path, help="list of vocabulary entries to keep (.json, or lines)"
     )
-    tokens.add_argument("--keep-top", type=int, help="keep this many most frequent in --text")
+    tokens.add_argument(
+        "--keep-top", type=at_least(1), help="keep this many most frequent in --text"
+    )
     tokens.add_argument(
         "--add-tokens", type=Path, help="list of tokens to add, as they stand in text"
     )
@@ -56,12 +60,17 @@ def parse_arguments() -> argparse.Namespace:
     trained.add_argument(
         "--checkpoint", type=Path, help="output directory of the run that trained the hypernetwork"
     )
-    trained.add_argument("--step", type=int, default=-1, help="its checkpoint (-1: the latest)")
+    trained.add_argument(
+        "--step", type=at_least(-1), default=-1, help="its checkpoint (-1: the latest)"
+    )
     omp = parser.add_argument_group("method omp")
     omp.add_argument("--donor", help="tokenizer spec of a model folder with the target's tokenizer")
-    omp.add_argument("--omp-k", type=int, default=64, help="shared tokens per new one")
+    omp.add_argument("--omp-k", type=at_least(1), default=64, help="shared tokens per new one")
     omp.add_argument(
-        "--omp-candidates", type=int, default=512, help="nearest to choose them from; 0: all"
+        "--omp-candidates",
+        type=at_least(0),
+        default=512,
+        help="nearest to choose them from; 0: all",
     )
     return parser.parse_args()
 
@@ -73,10 +82,11 @@ def check(args: argparse.Namespace) -> None:
         raise ConfigError("nothing to do: give --target, --keep-tokens, --keep-top or --add-tokens")
     if args.keep_top is not None and not args.text:
         raise ConfigError("--keep-top counts tokens, so it needs --text")
-    for name in ("keep_top", "max_documents"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} {value} must be at least 1")
+    if 0 < args.omp_candidates < args.omp_k:
+        raise ConfigError(
+            f"--omp-candidates {args.omp_candidates} is less than --omp-k {args.omp_k}: give at "
+            "least as many, or 0 for all"
+        )
     if args.donor and args.method != "omp":
         raise ConfigError(f"--donor is of --method omp, not {args.method}")
     refuse_existing(args.output, "--output", "folder")
@@ -89,7 +99,8 @@ def check(args: argparse.Namespace) -> None:
 
         from tokenkit.training.restore import load_run_config
 
-        settings = load_run_config(args.checkpoint).student
+        with said_of("--checkpoint"):
+            settings = load_run_config(args.checkpoint).student
         args.tokenizer = settings.tokenizer
         if settings.init == "pretrained":
             args.model = settings.model
@@ -100,7 +111,8 @@ def check(args: argparse.Namespace) -> None:
 
     from tokenkit.transfer import INITIALIZERS
 
-    INITIALIZERS.get(args.method)
+    with said_of("--method"):
+        INITIALIZERS.get(args.method)
 
 
 def target_of(args: argparse.Namespace, source: ByteifiedTokenizer) -> ByteifiedTokenizer:
@@ -110,15 +122,18 @@ def target_of(args: argparse.Namespace, source: ByteifiedTokenizer) -> Byteified
     from tokenkit.tokenizers.editing.prune import ids_of_entries, most_frequent
     from tokenkit.tokenizers.editing.token_list import read_token_list
 
-    tok = load_tokenizer(args.target, like=source) if args.target else source
+    with said_of("--target"):
+        tok = load_tokenizer(args.target, like=source) if args.target else source
     keep = []
     if args.keep_tokens:
-        keep += ids_of_entries(tok, read_token_list(args.keep_tokens))
+        with said_of("--keep-tokens"):
+            keep += ids_of_entries(tok, read_token_list(args.keep_tokens))
     if args.keep_top is not None:
         keep += most_frequent(tok, read_texts(args.text, option="--text"), args.keep_top)
     if keep:
         tok = prune(tok, keep)
-    return extend(tok, read_token_list(args.add_tokens)) if args.add_tokens else tok
+    with said_of("--add-tokens"):
+        return extend(tok, read_token_list(args.add_tokens)) if args.add_tokens else tok
 
 
 def options_of(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
@@ -159,10 +174,15 @@ def main() -> None:
 
     from tokenkit.evaluation.device import usable_device
     from tokenkit.evaluation.folder import folder_bits_per_byte, read_texts
+    from tokenkit.models.weights import resolve_model_folder
     from tokenkit.tokenizers import load_tokenizer, warn_of_missing_bos
 
     device = usable_device(args.device)
-    source_tok = load_tokenizer(args.tokenizer)
+    if args.model:
+        with said_of("--model"):
+            resolve_model_folder(args.model)
+    with said_of("--tokenizer"):
+        source_tok = load_tokenizer(args.tokenizer)
     target_tok = target_of(args, source_tok)
     warn_of_missing_bos(source_tok, target_tok)
     texts = read_texts(args.text, args.max_documents, option="--text") if args.text else []

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenkit.errors import ConfigError
+from tokenkit.io import name_problem
 
 BUILT_IN = ("tokenkit.losses", "tokenkit.balance", "tokenkit.transfer")
 Problems = Callable[[Any], Iterator[str]]  # Config → lines
@@ -74,12 +75,16 @@ def import_custom(names: list[str]) -> None:
         ConfigError: if one cannot be imported.
     """
     for name in names:
+        if not name:
+            raise ConfigError("job.custom_import has an empty entry: name a module or a .py file")
+        if problem := name_problem(name):
+            raise ConfigError(f"job.custom_import = '{name}': {problem}")
         try:
             if name.endswith(".py"):
                 _import_file(Path(name).expanduser())
             else:
                 importlib.import_module(name)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             kind = "" if isinstance(error, ImportError | OSError) else f"{type(error).__name__}: "
             raise ConfigError(
                 f"job.custom_import: cannot import '{name}' ({kind}{error}); give a module on "

@@ -33,6 +33,7 @@ TYPE_NAMES = {
     list[str]: 'a list of strings, as in ["a", "b"]',
     list[float]: "a list of numbers, as in [1.0, 2.0]",
 }
+MOST_DIGITS = 1000  # Python itself refuses to read integers of more than 4300
 USAGE = (
     "usage: train.py [--job.config_file FILE.toml | RECIPE] "
     "[--section.key VALUE | --section.key=VALUE]..."
@@ -167,7 +168,7 @@ def _read_toml(file: str) -> dict[str, Any]:
     except IsADirectoryError:
         raise ConfigError(f"job.config_file: {file} is a folder; name a TOML file in it") from None
     except OSError as error:
-        raise ConfigError(f"job.config_file: cannot read {file}: {error.strerror}") from None
+        raise ConfigError(f"job.config_file = {file}: cannot be read ({error.strerror})") from None
 
 
 def _apply_tables(config: Config, tables: dict[str, Any], origin: str) -> None:
@@ -222,7 +223,7 @@ def _parse_text(info: KeyInfo, text: str) -> Any:
     if get_origin(info.type) is list:
         return _parse_list(info, text)
     for number in (int, float):
-        if info.type in (int, float):
+        if info.type in (int, float) and len(text) < MOST_DIGITS:
             try:
                 return number(text)
             except ValueError:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenkit.config.components import registered_sections
 from tokenkit.config.key import key
+from tokenkit.config.schema_data import ChatConfig, DataConfig
 from tokenkit.config.schema_hypernet import HypernetConfig, TokenizerSamplerConfig
 
 
@@ -22,7 +23,9 @@ class JobConfig:
     name: str = key("run", "name of the run, for logs")
     # Where the settings were read from does not change what they are: not part of equality.
     config_file: str = key("", "TOML file with settings (command line only)", compare=False)
-    output_dir: str = key("outputs/run", "folder for checkpoints, logs and the resolved settings")
+    output_dir: str = key(
+        "outputs/run", "folder for checkpoints, logs and the resolved settings", path=True
+    )
     seed: int = key(1234, "seed of every random choice", minimum=0, maximum=2**32 - 1)
     custom_import: list[str] = key(
         [], "Python modules, or paths of .py files, to import first; they register components"
@@ -39,9 +42,13 @@ class JobConfig:
 class StudentConfig:
     """The model that moves to another tokenizer."""
 
-    model: str = key("", "hub id or local folder")
-    tokenizer: str = key("", "tokenizer spec of the model as it is, path_or_id[:source=Family]...")
-    target_tokenizer: str = key("", "tokenizer spec to move to (empty: keep the tokenizer)")
+    model: str = key("", "hub id or local folder", path=True)
+    tokenizer: str = key(
+        "", "tokenizer spec of the model as it is, path_or_id[:source=Family]...", path=True
+    )
+    target_tokenizer: str = key(
+        "", "tokenizer spec to move to (empty: keep the tokenizer)", path=True
+    )
     init: str = key("pretrained", "starting weights", choices=("pretrained", "random"))
     train: str = key("full", "what to train in the decoder", choices=("full", "lora", "none"))
     train_embeddings: bool = key(True, "train the input and output matrices too")
@@ -55,7 +62,9 @@ class StudentConfig:
         False, "let each byte read the longest source token that ends with it, too"
     )
     tokens_to_add: list[str] = key([], "special tokens to add to the target tokenizer")
-    pad_vocab_multiple: int = key(1, "pad the vocabulary's rows to a multiple of this", minimum=1)
+    pad_vocab_multiple: int = key(
+        1, "pad the vocabulary's rows to a multiple of this", minimum=1, maximum=2**16
+    )
     attn_implementation: str = key("", "attention of transformers (empty: the model's default)")
     trust_remote_code: bool = key(False, "run Python code that comes with the model")
 
@@ -64,58 +73,11 @@ class StudentConfig:
 class TeacherConfig:
     """The model to learn from; without model and cache, the student as it was at the start."""
 
-    model: str = key("", "hub id or local folder (empty: self-distillation)")
-    tokenizer: str = key("", "the teacher's tokenizer spec (a cache knows it)")
-    cache: str = key("", "folder of precomputed teacher scores, instead of a model")
+    model: str = key("", "hub id or local folder (empty: self-distillation)", path=True)
+    tokenizer: str = key("", "the teacher's tokenizer spec (a cache knows it)", path=True)
+    cache: str = key("", "folder of precomputed teacher scores, instead of a model", path=True)
     attn_implementation: str = key("", "attention of transformers (empty: the model's default)")
     trust_remote_code: bool = key(False, "run Python code that comes with the model")
-
-
-@dataclass
-class DataConfig:
-    """Texts to train and validate on."""
-
-    train: list[str] = key([], "local files or folders, or hf:dataset")
-    weights: list[float] = key(
-        [], "share of each source in the mixture (empty: by size)", minimum=0
-    )
-    validation: list[str] = key([], "sources for validation, written as in train")
-    split: str = key("train", "split of hf: datasets")
-    streaming: bool = key(False, "stream hf: datasets instead of downloading them first")
-    text_field: str = key("text", "column of plain texts")
-    messages_field: str = key(
-        "messages", "column of conversations (with tools and chat_template_kwargs beside it)"
-    )
-    shuffle: bool = key(True, "shuffle the rows, anew in each epoch")
-    shuffle_buffer: int = key(10000, "rows held for shuffling a stream", minimum=1)
-    num_workers: int = key(0, "processes per rank that prepare batches (0: none)", minimum=0)
-
-
-@dataclass
-class ChatConfig:
-    """Conversations and prompts."""
-
-    text_mode: str = key(
-        "direct_encode",
-        "how plain texts become sequences",
-        choices=(
-            "surround_instruct",
-            "direct_encode",
-            "direct_encode_no_force_eos",
-            "direct_encode_no_force_bos",
-            "direct_encode_no_force_bos_no_force_eos",
-        ),
-    )
-    loss_on: str = key(
-        "all", "tokens whose prediction counts", choices=("all", "assistant", "completion")
-    )
-    special_tokens: str = key(
-        "text",
-        "what special tokens and neutral markers are that a row's texts spell out: ordinary text, "
-        "a reason to refuse the row, or these tokens",
-        choices=("text", "refuse", "parse"),
-    )
-    date: str = key("2024-07-26", "day that chat templates take today for (empty: really today)")
 
 
 @dataclass
@@ -123,9 +85,14 @@ class TrainingConfig:
     """Length of training and shape of a step."""
 
     steps: int = key(100, "optimizer steps", minimum=0)
-    batch_size: int = key(8, "sequences per optimizer step, over all ranks", minimum=1)
+    batch_size: int = key(
+        8, "sequences per optimizer step, over all ranks", minimum=1, maximum=2**24
+    )
     micro_batch_size: int = key(
-        8, "sequences per forward pass and data-parallel rank; accumulation follows", minimum=1
+        8,
+        "sequences per forward pass and data-parallel rank; accumulation follows",
+        minimum=1,
+        maximum=2**16,
     )
     max_teacher_length: int = key(512, "longest sequence in teacher tokens", minimum=2)
     max_student_length: int = key(512, "longest sequence in student tokens", minimum=2)
@@ -140,7 +107,7 @@ class TrainingConfig:
         minimum=0,
     )
     deterministic: bool = key(False, "refuse operations that are not reproducible")
-    threads: int = key(0, "CPU threads per rank (0: torch's default)", minimum=0)
+    threads: int = key(0, "CPU threads per rank (0: torch's default)", minimum=0, maximum=1024)
 
 
 @dataclass
@@ -171,7 +138,7 @@ class LrSchedulerConfig:
 class LoraConfig:
     """Low-rank adapters, with student.train = "lora"."""
 
-    rank: int = key(64, "rank of the adapters", minimum=1)
+    rank: int = key(64, "rank of the adapters", minimum=1, maximum=2**14)
     alpha: float = key(64.0, "adapters are scaled by alpha / rank", above=0)
     targets: list[str] = key(
         ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
@@ -244,7 +211,7 @@ class EvalConfig:
 
     interval: int = key(0, "steps between validations in bits per byte (0: off)", minimum=0)
     tokenizers: list[str] = key(
-        [], "specs of unseen tokenizers to validate on (with tokenizer_sampler)"
+        [], "specs of unseen tokenizers to validate on (with tokenizer_sampler)", path=True
     )
     max_documents: int = key(64, "validation texts", minimum=1)
     batch_size: int = key(8, "windows per forward pass", minimum=1)

@@ -1,24 +1,25 @@
 """Impossible settings, found before anything is loaded, downloaded or started.
 
 Each check yields one line per problem; the first one is raised. Values that depend on no other
-key are checked from the schema, local files and folders in ``validate_paths.py``.
+key are checked from the schema (``validate_values.py``), local files and folders in
+``validate_paths.py``, what must be installed in ``validate_installed.py``. Settings that
+are possible but do nothing are in ``effects.py``.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
-from typing import Any
 
 from tokenkit.config.components import component_problems
-from tokenkit.config.keys import KeyInfo, all_keys
+from tokenkit.config.keys import all_keys
 from tokenkit.config.load import to_toml
 from tokenkit.config.schema import Config
 from tokenkit.config.validate_hypernet import check_hypernet, check_sampler, trains_vocabulary
+from tokenkit.config.validate_installed import check_installed
 from tokenkit.config.validate_paths import check_paths, conversions, tokenizer_path
+from tokenkit.config.validate_values import check_values
 from tokenkit.errors import ConfigError
-from tokenkit.registry import did_you_mean
 
 
 def validate(config: Config, world_size: int) -> None:
@@ -37,7 +38,7 @@ def validate(config: Config, world_size: int) -> None:
 
 def _problems(config: Config, world_size: int) -> Iterator[str]:
     for info in all_keys().values():
-        yield from _check_values(info, getattr(getattr(config, info.section), info.name))
+        yield from check_values(info, getattr(getattr(config, info.section), info.name))
     yield from _check_student(config)
     yield from _check_teacher(config)
     yield from _check_weights(config)
@@ -48,43 +49,7 @@ def _problems(config: Config, world_size: int) -> Iterator[str]:
     yield from _check_optimizer(config)
     yield from _check_parallelism(config, world_size)
     yield from check_paths(config)
-
-
-def _check_values(info: KeyInfo, value: Any) -> Iterator[str]:
-    """Choices and ranges of the schema; of each element, if the value is a list."""
-    limits = info.metadata
-    for item in value if isinstance(value, list) else [value]:
-        where = f"{info.full_name} = {to_toml(value)}:"
-        if limits["choices"] and item not in limits["choices"]:
-            choices = ", ".join(limits["choices"])
-            hint = did_you_mean(item, list(limits["choices"]))
-            of_item = f" for {to_toml(item)}" if isinstance(value, list) else ""
-            yield f"{where} expected one of {choices}{of_item}{hint}"
-        if limits["joined"]:
-            yield from _check_joined(where, item, limits["joined"])
-        if isinstance(item, float) and not math.isfinite(item):
-            yield f"{where} expected a finite number"
-        if limits["minimum"] is not None and item < limits["minimum"]:
-            yield f"{where} expected at least {limits['minimum']}"
-        if limits["above"] is not None and item <= limits["above"]:
-            yield f"{where} expected more than {limits['above']}"
-        if limits["maximum"] is not None and item > limits["maximum"]:
-            yield f"{where} expected at most {limits['maximum']}"
-        if limits["below"] is not None and item >= limits["below"]:
-            yield f"{where} expected less than {limits['below']}"
-
-
-def _check_joined(where: str, value: str, choices: tuple[str, ...]) -> Iterator[str]:
-    """Names joined by ``+``."""
-    parts = value.split("+") if value else []
-    for part in parts:
-        if part not in choices:
-            yield (
-                f"{where} {to_toml(part)} is not one of {', '.join(choices)} (joined by +)"
-                f"{did_you_mean(part, list(choices))}"
-            )
-    if len(set(parts)) < len(parts):
-        yield f"{where} a name appears twice"
+    yield from check_installed(config)
 
 
 def _check_student(config: Config) -> Iterator[str]:
@@ -176,6 +141,11 @@ def _check_optimizer(config: Config) -> Iterator[str]:
             f"optimizer.lr_scales has {len(scales)} entries, optimizer.lr_scale_patterns "
             f"{len(patterns)}: each pattern needs one scale"
         )
+    if config.profiling.enable and config.profiling.start_step >= config.training.steps:
+        yield (
+            f"profiling.start_step = {config.profiling.start_step} is beyond training.steps = "
+            f"{config.training.steps}, so no step would be in the trace: start earlier"
+        )
     for pattern in patterns:
         try:
             re.compile(pattern)
@@ -226,10 +196,12 @@ def _check_batch(config: Config, dp_size: int) -> Iterator[str]:
         # The largest micro-batch that the wished batch size allows, if any does.
         fitting = [size for size in range(micro, 0, -1) if batch % (size * dp_size) == 0]
         smaller = f", or training.micro_batch_size = {fitting[0]}" if fitting else ""
+        ranks = [n for n in range(dp_size, 0, -1) if batch % (micro * n) == 0]
+        fewer = f", or start fewer processes, for {ranks[0]} such ranks" if ranks else ""
         yield (
             f"training.batch_size = {batch} is not divisible by micro_batch_size ({micro}) x "
             f"data-parallel ranks ({dp_size}) = {unit}: use a multiple of {unit}, such as "
-            f"{' or '.join(map(str, works))}{smaller}"
+            f"{' or '.join(map(str, works))}{smaller}{fewer}"
         )
 
 

@@ -10,9 +10,15 @@ from pathlib import Path
 
 from tokenkit.config.load import to_toml
 from tokenkit.config.schema import Config
+from tokenkit.io import place_problem
+from tokenkit.ranks import rank
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")  # org/name, maybe @revision
 WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]|.*\\")
+
+
+# What a run writes into its folder, and whether it is a folder itself
+RUN_PARTS = {"checkpoints": True, "tensorboard": True, "metrics.jsonl": False, "config.toml": False}
 
 
 def check_paths(config: Config) -> Iterator[str]:
@@ -70,6 +76,13 @@ def _check_output_dir(value: str) -> Iterator[str]:
         if path.exists() and not path.is_dir():
             what = "it" if path == folder else f"'{path}'"
             yield f"job.output_dir = {to_toml(value)}: {what} is a file; name a folder"
+    for name, is_folder in RUN_PARTS.items():
+        part = folder / name
+        if part.exists() and part.is_dir() != is_folder:
+            kind = "a file" if is_folder else "a folder"
+            yield f"job.output_dir = {to_toml(value)}: '{name}' in it is {kind}; choose another"
+    if rank() == 0 and (problem := place_problem(folder)):
+        yield f"job.output_dir = {to_toml(value)}: {problem}"
 
 
 def _check_model(key: str, value: str, pretrained: bool) -> Iterator[str]:

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from tokenkit.batch import Batch, Sequences
+from tokenkit.errors import DataError
 from tokenkit.tokenizers import (
     Alignment,
     ByteifiedTokenizer,
+    Document,
     EncodedRow,
     InputExpander,
     Reading,
@@ -99,6 +101,7 @@ class Collator:
         reading: what the loss counts, and what special tokens spelt out in a row are.
         pair_bias: for the "unbiased" alignment.
         expander: of the student's ids; None: they are all it reads.
+        skip_bad: a row that cannot be encoded is nothing, and counted.
     """
 
     student_tok: ByteifiedTokenizer
@@ -110,17 +113,48 @@ class Collator:
     pair_bias: Any = None
     bias_threshold: float = 0.0
     expander: InputExpander | None = None
+    skip_bad: bool = False
 
     def __call__(self, rows: Sequence[Row]) -> Batch:
         """Encode, align and pad.
 
         The batch's ``stats`` count rows, ``truncated_rows`` (cut on either side), ``short_rows``
-        (cut on the student's side where the teacher reads on), tokens and what the alignment
-        counts. A row of fewer than two tokens is fine: it has nothing to predict.
+        (cut on the student's side where the teacher reads on), ``bad_rows``, tokens and what the
+        alignment counts. A row of fewer than two tokens is fine: it has nothing to predict.
 
         Raises:
-            DataError: if a row cannot be encoded; the message begins with its file and line.
+            DataError: if a row cannot be encoded, unless such rows are skipped; the message begins
+                with its file and line.
         """
+        try:
+            return self._collate(rows)
+        except DataError:
+            if not self.skip_bad:
+                raise
+        good = [self._is_good(row) for row in rows]
+        nothing = Document("", bos=False, eos=False)
+        pairs = zip(rows, good, strict=True)
+        batch = self._collate([row if is_good else nothing for row, is_good in pairs])
+        batch.stats["bad_rows"] = good.count(False)
+        return batch
+
+    def look(self, row: Row) -> None:
+        """Refuse a row that could not be collated; texts without reason to are not encoded.
+
+        Raises:
+            DataError: beginning with its file and line.
+        """
+        if not isinstance(row, Document) or self.reading.spelt == "refuse":
+            self._collate([row])
+
+    def _is_good(self, row: Row) -> bool:
+        try:
+            self._collate([row])
+        except DataError:
+            return False
+        return True
+
+    def _collate(self, rows: Sequence[Row]) -> Batch:
         toks = [tok for tok in (self.student_tok, self.teacher_tok) if tok is not None]
         form = joint_form(*toks)
         rows = [normalised(row, form) for row in rows]
@@ -142,7 +176,7 @@ class Collator:
             batch = Batch(student, {TEACHER: teacher})
             stats |= found.stats
         cut = {"truncated_rows": int(truncated.sum()), "short_rows": int(short.sum())}
-        batch.stats = {**stats, **cut}
+        batch.stats = {**stats, **cut, "bad_rows": 0}
         batch.places = [row.where for row in rows]
         return batch
 

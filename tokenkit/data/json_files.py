@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tokenkit.errors import DataError
 SCAN_BYTES = 1 << 26
 BLANKS = np.frombuffer(b" \t\r\n", dtype=np.uint8)
 
+TOO_LONG_NUMBER = f"an integer of more than {sys.get_int_max_str_digits()} digits; write a string"
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -87,6 +89,8 @@ class JsonLines:
             ) from error
         except RecursionError as error:
             raise DataError(f"{where}: JSON nested too deeply") from error
+        except ValueError as error:
+            raise DataError(f"{where}: {TOO_LONG_NUMBER}") from error
 
 
 def read_json_list(path: Path) -> tuple[list[Any], list[int]]:
@@ -118,6 +122,8 @@ def read_json_list(path: Path) -> tuple[list[Any], list[int]]:
             raise refuse(error.pos, error.msg) from error
         except RecursionError as error:
             raise refuse(position, "nested too deeply") from error
+        except ValueError as error:
+            raise refuse(position, TOO_LONG_NUMBER) from error
         items.append(item)
         lines.append(line)
         position = skip_space(position)

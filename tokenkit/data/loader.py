@@ -18,10 +18,13 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from tokenkit.batch import StepBatch, mapped
 from tokenkit.data.collate import Collator, StepCollator
 from tokenkit.data.mixing import Order, StreamedOrder, build_order
+from tokenkit.data.read_row import RowFormat
+from tokenkit.data.reader import Reader, check_rows
 from tokenkit.data.sampled import SampledCollator, TokenizerStream
+from tokenkit.data.sources import open_source
 from tokenkit.errors import DataError, TokenkitError
 from tokenkit.log import logger
-from tokenkit.ranks import end_with_parent
+from tokenkit.processes import end_with_parent
 from tokenkit.tokenizers import ByteifiedTokenizer, InputExpander, Reading
 
 if TYPE_CHECKING:
@@ -108,9 +111,10 @@ class Steps(IterableDataset):
         collate, vocabulary = self.collators.at(step)
         made = StepBatch([], vocabulary)
         for positions in self.where.positions(step):
-            rows, empty = self.order.rows(positions)
+            rows, passed = self.order.rows(positions)
             batch = collate(rows)
-            batch.stats["empty_rows"] = empty
+            batch.stats["empty_rows"] = passed.empty
+            batch.stats["bad_rows"] += passed.bad
             made.micro_batches.append(batch)
         return made
 
@@ -164,7 +168,7 @@ class TrainLoader:
                 pin_memory=torch.cuda.is_available(),
                 worker_init_fn=_end_with_rank,
             )
-        self._rows, self._empty = 0, 0  # read in the first pass
+        self._rows, self._empty, self._bad = 0, 0, 0  # read in the first pass
         self._in_first_pass = dataset.where.dp_rank == 0
 
     def seek(self, step: int) -> None:
@@ -197,14 +201,28 @@ class TrainLoader:
         length, where = self.dataset.order.pass_length, self.dataset.where
         self._rows += stats["rows"]
         self._empty += stats["empty_rows"]
+        self._bad += stats["bad_rows"]
         if length is None or self._rows * where.dp_size >= length:
             self._in_first_pass = False
-            if length is not None and self._empty:
-                share = "" if where.dp_size == 1 else " that this rank read"
-                logger.warning(
-                    f"data.train: {self._empty:,} of the first {self._rows:,} rows{share} are "
-                    "empty and were skipped"
-                )
+            share = "" if where.dp_size == 1 else " that this rank read"
+            for kind, number in (("empty", self._empty), ("bad", self._bad)):
+                if length is not None and number:
+                    logger.warning(
+                        f"data.train: {number:,} of the first {self._rows:,} rows{share} are "
+                        f"{kind} and were skipped"
+                    )
+
+
+def _check_files(config: Config, collate: Collator) -> None:
+    """Look at the rows of local files.
+
+    Raises:
+        DataError: at the first bad row.
+    """
+    data = config.data
+    names = [name for name in data.train if not name.startswith("hf:")]
+    sources = {name: open_source(name, data.split, data.text_field) for name in names}
+    check_rows(sources, Reader(RowFormat.of(config)), collate.look)
 
 
 def build_train_loader(
@@ -228,7 +246,8 @@ def build_train_loader(
         expander: of the student's ids, where it reads a second one at each position.
 
     Raises:
-        DataError: if a source is missing or unreadable (bad rows are refused when reached).
+        DataError: if a source is missing or unreadable, or a row of a local file is bad
+            (``data.check``; what it does not see is refused when reached).
     """
     training = config.training
     where = Slice(training.batch_size, training.micro_batch_size, dp_rank, dp_size)
@@ -242,8 +261,11 @@ def build_train_loader(
         pair_bias,
         config.alm.bias_threshold,
         expander,
+        config.data.on_bad_row == "skip",
     )
     collators: StepCollator | SampledCollator
+    if config.data.check and config.data.on_bad_row == "error":
+        _check_files(config, collate)
     order = build_order(config)
     if isinstance(order, StreamedOrder):
         order.announces = dp_rank == 0

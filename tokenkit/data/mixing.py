@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from torch.utils.data import get_worker_info
 
-from tokenkit.data.read_row import RowFormat, read_row
+from tokenkit.data.read_row import RowFormat
+from tokenkit.data.reader import Passed, Reader
 from tokenkit.data.sources import Joined, Source, iterate_source, open_source
 from tokenkit.errors import ConfigError, DataError
 from tokenkit.log import logger
@@ -32,8 +33,8 @@ class Order(Protocol):
     # Positions until every row was read once on average; None if that is not known.
     pass_length: int | None
 
-    def rows(self, positions: range) -> tuple[list[Row], int]:
-        """The rows at consecutive positions, and how many of those there were empty."""
+    def rows(self, positions: range) -> tuple[list[Row], Passed]:
+        """The rows at consecutive positions, and how many there were passed over."""
         ...
 
 
@@ -41,9 +42,9 @@ class Passes:
     """A source repeated for ever, each pass in another order if shuffled."""
 
     def __init__(
-        self, source: Source, row_format: RowFormat, seed: tuple[int, ...], shuffle: bool
+        self, source: Source, reader: Reader, seed: tuple[int, ...], shuffle: bool
     ) -> None:
-        self.source, self.row_format = source, row_format
+        self.source, self.reader = source, reader
         self.seed, self.shuffle = seed, shuffle
         self._epoch, self._permutation = -1, np.zeros(0, dtype=np.uint32)
 
@@ -57,20 +58,23 @@ class Passes:
             self._epoch = epoch
         return int(self._permutation[index])
 
-    def at(self, position: int) -> tuple[Row, bool]:
-        """The row at a position, and whether the one there was empty and another stands in.
+    def at(self, position: int) -> tuple[Row, Passed]:
+        """The row at a position, and for what others than the one there it stands in.
 
         Raises:
             DataError: if the row is bad, or all rows are empty.
         """
         size = len(self.source)
         epoch, index = divmod(position, size)
+        first = Passed()
         for passed in range(size):
-            row, where = self.source.read(self._row(epoch, (index + passed) % size))
-            found = read_row(row, where, self.row_format)
-            if found is not None:
-                return found, passed > 0
-        raise DataError(f"{where}: this row and all others of its source are empty")
+            found = self.reader.at(self.source, self._row(epoch, (index + passed) % size))
+            if not isinstance(found, Passed):
+                return found, first
+            first = first if passed else found
+        raise DataError(
+            f"{self.reader.last}: this row and all others of its source are empty or bad"
+        )
 
 
 class IndexedOrder:
@@ -83,14 +87,14 @@ class IndexedOrder:
         self,
         sources: list[Source],
         weights: list[float],
-        row_format: RowFormat,
+        reader: Reader,
         seed: int,
         shuffle: bool,
     ) -> None:
         if not weights:  # proportional to size: one pass is one pass over everything
             sources, weights = [Joined(sources)], [1.0]
         self.probabilities = np.array(weights) / np.sum(weights)
-        self.passes = [Passes(s, row_format, (seed, k), shuffle) for k, s in enumerate(sources)]
+        self.passes = [Passes(s, reader, (seed, k), shuffle) for k, s in enumerate(sources)]
         self.pass_length: int | None = sum(len(source) for source in sources)
         self.seed = seed
         self._rewind()
@@ -121,9 +125,9 @@ class IndexedOrder:
             self._next_block()
         return int(self._sources[offset]), int(self._indices[offset])
 
-    def rows(self, positions: range) -> tuple[list[Row], int]:
+    def rows(self, positions: range) -> tuple[list[Row], Passed]:
         found = [self.passes[k].at(index) for k, index in map(self._locate, positions)]
-        return [row for row, _ in found], sum(empty for _, empty in found)
+        return [row for row, _ in found], sum((passed for _, passed in found), Passed())
 
 
 class StreamedOrder:
@@ -140,44 +144,50 @@ class StreamedOrder:
         names: list[str],
         split: str,
         weights: list[float],
-        row_format: RowFormat,
+        reader: Reader,
         seed: int,
         buffer: int,
     ) -> None:
-        self.names, self.split, self.row_format = names, split, row_format
+        self.names, self.split, self.reader = names, split, reader
         self.seed, self.buffer = seed, buffer
         weights = weights or [1.0] * len(names)
         self.probabilities = np.array(weights) / np.sum(weights)
         self.announces = False  # whether this rank reports skipped rows
         self._position = 0
-        self._iterator: Iterator[tuple[Row, int]] | None = None
+        self._iterator: Iterator[tuple[Row, Passed]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_iterator": None, "_position": 0}
 
-    def _filtered(self, name: str, first: bool) -> Iterator[tuple[Row, int]]:
-        """Rows of one pass, each with the number of empty rows just before it."""
-        rows, empty, skipped = 0, 0, 0
-        for row, where in iterate_source(name, self.split, self.row_format.text_field):
+    def _filtered(self, name: str, first: bool) -> Iterator[tuple[Row, Passed]]:
+        """Rows of one pass, each with those passed over just before it."""
+        rows, all_passed, passed = 0, Passed(), Passed()
+        text_field = self.reader.row_format.text_field
+        for row, where in iterate_source(name, self.split, text_field):
             rows += 1
-            found = read_row(row, where, self.row_format)
-            if found is not None:
-                yield found, skipped
-                skipped = 0
+            found = self.reader.read(row, where)
+            if isinstance(found, Passed):
+                all_passed, passed = all_passed + found, passed + found
             else:
-                empty, skipped = empty + 1, skipped + 1
-        if rows == empty:
+                yield found, passed
+                passed = Passed()
+        if rows == sum(all_passed):
             raise DataError(f"data '{name}' has no rows{' with text' if rows else ''}")
         worker = get_worker_info()
-        if first and empty and self.announces and (worker is None or worker.id == 0):
-            logger.warning(f"data '{name}': {empty:,} of {rows:,} rows are empty and were skipped")
+        if not (first and self.announces and (worker is None or worker.id == 0)):
+            return
+        for kind, number in all_passed._asdict().items():
+            if number:
+                logger.warning(
+                    f"data '{name}': {number:,} of {rows:,} rows are {kind} and were skipped"
+                )
 
-    def _shuffled(self, number: int) -> Iterator[tuple[Row, int]]:
+    def _shuffled(self, number: int) -> Iterator[tuple[Row, Passed]]:
         """One source for ever; a pass ends when its buffer is empty."""
         epoch = 0
         while True:
             generator = np.random.default_rng((self.seed, number, epoch))
-            held: list[tuple[Row, int]] = []
+            held: list[tuple[Row, Passed]] = []
             for item in self._filtered(self.names[number], first=epoch == 0):
                 if len(held) < self.buffer:
                     held.append(item)
@@ -189,13 +199,13 @@ class StreamedOrder:
             yield from held
             epoch += 1
 
-    def _plain(self, number: int) -> Iterator[tuple[Row, int]]:
+    def _plain(self, number: int) -> Iterator[tuple[Row, Passed]]:
         first = True
         while True:
             yield from self._filtered(self.names[number], first)
             first = False
 
-    def _mixed(self) -> Iterator[tuple[Row, int]]:
+    def _mixed(self) -> Iterator[tuple[Row, Passed]]:
         read = self._shuffled if self.buffer > 1 else self._plain
         streams = [read(number) for number in range(len(self.names))]
         generator = np.random.default_rng((self.seed, len(streams)))
@@ -203,7 +213,7 @@ class StreamedOrder:
             for source in generator.choice(len(streams), size=BLOCK, p=self.probabilities):
                 yield next(streams[source])
 
-    def rows(self, positions: range) -> tuple[list[Row], int]:
+    def rows(self, positions: range) -> tuple[list[Row], Passed]:
         if self._iterator is None or positions.start < self._position:
             self._iterator, self._position = self._mixed(), 0
         while self._position < positions.start:
@@ -213,7 +223,7 @@ class StreamedOrder:
         for _ in positions:
             found.append(next(self._iterator))
             self._position += 1
-        return [row for row, _ in found], sum(skipped for _, skipped in found)
+        return [row for row, _ in found], sum((passed for _, passed in found), Passed())
 
 
 def build_order(config: Config) -> Order:
@@ -222,7 +232,8 @@ def build_order(config: Config) -> Order:
     Raises:
         ConfigError, DataError: if a source or weight cannot be used.
     """
-    data, seed, row_format = config.data, config.job.seed, RowFormat.of(config)
+    data, seed = config.data, config.job.seed
+    reader = Reader(RowFormat.of(config), skip_bad=data.on_bad_row == "skip")
     if not data.train:
         raise ConfigError("data.train is empty: name files or folders, or hf:dataset, to train on")
     if data.weights and len(data.weights) != len(data.train):
@@ -231,6 +242,6 @@ def build_order(config: Config) -> Order:
         )
     if data.streaming:
         buffer = data.shuffle_buffer if data.shuffle else 0
-        return StreamedOrder(data.train, data.split, data.weights, row_format, seed, buffer)
+        return StreamedOrder(data.train, data.split, data.weights, reader, seed, buffer)
     sources = [open_source(name, data.split, data.text_field) for name in data.train]
-    return IndexedOrder(sources, data.weights, row_format, seed, data.shuffle)
+    return IndexedOrder(sources, data.weights, reader, seed, data.shuffle)

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tokenkit.data.row_formats import messages_of
 from tokenkit.errors import ConfigError, DataError
 from tokenkit.registry import did_you_mean
 from tokenkit.tokenizers import CHAT_MODES, Conversation, Document, Row
@@ -51,11 +52,13 @@ def _fields(row: Any, where: str, row_format: RowFormat) -> tuple[str | None, li
         raise _refuse(where, f"a row must be an object, not {type(row).__name__}")
     text, messages = row.get(row_format.text_field), row.get(row_format.messages_field)
     if text is None and messages is None:
+        messages = messages_of(row, where)
+    if text is None and messages is None:
         raise _refuse(
             where,
-            f"neither '{row_format.text_field}' nor '{row_format.messages_field}' in the row "
-            f"(it has {', '.join(map(str, row)) or 'nothing'}); see data.text_field and "
-            "data.messages_field",
+            f"neither '{row_format.text_field}' nor '{row_format.messages_field}' in the row, and "
+            f"no other known format (it has {', '.join(map(str, row)) or 'nothing'}); see "
+            "data.text_field and data.messages_field",
         )
     if text is not None and not isinstance(text, str):
         raise _refuse(where, f"'{row_format.text_field}' is {type(text).__name__}, not a string")
@@ -112,7 +115,8 @@ def _json(value: Any, kind: Any, name: str, where: str) -> Any:
 def read_row(row: Any, where: str, row_format: RowFormat) -> Row | None:
     """The row's text or conversation; None if it says nothing (no text, or only blanks).
 
-    Of a row with both, the conversation is read. ``text_mode`` says what a text is: the user's
+    Of a row with both, the conversation is read; of one with neither, what
+    :mod:`tokenkit.data.row_formats` knows. ``text_mode`` says what a text is: the user's
     turn of a conversation that the assistant is to go on with, or a document.
 
     Args:

@@ -15,6 +15,7 @@ can be streamed instead.
 from __future__ import annotations
 
 import glob
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -144,8 +145,27 @@ def _first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+SPECIAL_FILES = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+def refuse_special(path: Path) -> None:
+    """Refuse what can be read only once, or for ever.
+
+    Raises:
+        DataError: for anything but a file.
+    """
+    kind = SPECIAL_FILES.get(stat.S_IFMT(path.stat().st_mode))
+    if kind:
+        raise DataError(f"{path}: this is {kind}; data must be in files, which are read again")
+
+
 def _files_in(folder: Path) -> list[Path]:
-    found = (path for path in folder.rglob("*") if path.suffix in FILE_KINDS and path.is_file())
+    found = (path for path in folder.rglob("*") if path.suffix in FILE_KINDS and not path.is_dir())
     hidden = (path.relative_to(folder).parts for path in found)
     return sorted(
         folder.joinpath(*parts) for parts in hidden if not any(p.startswith(".") for p in parts)
@@ -156,7 +176,7 @@ def local_files(name: str) -> list[Path]:
     """The files that a name stands for, sorted by path.
 
     Raises:
-        DataError: if there is none, or one of unknown kind.
+        DataError: if there is none, or one of unknown kind or that is no plain file.
     """
     path = Path(name).expanduser()
     matches = [path] if path.exists() else map(Path, sorted(glob.glob(str(path), recursive=True)))
@@ -169,6 +189,10 @@ def local_files(name: str) -> list[Path]:
     for file in files:
         if file.suffix not in FILE_KINDS:
             raise DataError(f"{file}: unknown kind of file '{file.suffix}' (known: {kinds})")
+        try:
+            refuse_special(file)
+        except OSError as error:
+            raise DataError(f"{file}: cannot be read ({error.strerror})") from error
     return files
 
 

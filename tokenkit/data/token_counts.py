@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm.auto import tqdm
 
+from tokenkit.data.pieces import pieces
 from tokenkit.data.read_row import RowFormat, plain_text
 from tokenkit.data.sources import Source, local_files, open_source
 from tokenkit.errors import DataError
@@ -96,17 +97,6 @@ class TokenCounts:
         self.texts, self.size = self.texts + texts, self.size + size
 
 
-def pieces(text: str) -> Iterator[str]:
-    """The text in pieces of at most ``PIECE_CHARACTERS``, cut behind newlines where there are."""
-    start = 0
-    while len(text) - start > PIECE_CHARACTERS:
-        limit = start + PIECE_CHARACTERS
-        cut = text.rfind("\n", start, limit) + 1 or limit
-        yield text[start:cut]
-        start = cut
-    yield text[start:]
-
-
 def count_shard(
     toks: list[ByteifiedTokenizer], source: Source, shard: Shard, row_format: RowFormat
 ) -> TokenCounts:
@@ -123,7 +113,7 @@ def count_shard(
     for tok, into in zip(toks, counts.tokens, strict=True):
         batch: list[str] = []
         length = 0
-        for piece in (piece for text in texts for piece in pieces(text)):
+        for piece in (piece for text in texts for piece in pieces(text, PIECE_CHARACTERS)):
             batch.append(piece)
             length += len(piece)
             if length >= PIECE_CHARACTERS:
@@ -195,7 +185,14 @@ def check_same_arguments(folder: Path, arguments: dict[str, Any]) -> None:
         with new_file(path) as file:
             file.write(json.dumps(arguments, indent=1) + "\n")
         return
-    noted = json.loads(path.read_text())
+    try:
+        noted = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(noted, dict):
+            raise ValueError("no object")
+    except ValueError as error:
+        raise DataError(
+            f"'{path}' is damaged ({error}): delete the folder '{folder}' and count again"
+        ) from error
     different = sorted(key for key in {*noted, *arguments} if noted.get(key) != arguments.get(key))
     if different:
         key = different[0]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ import torch.distributed as dist
 
 from tokenkit.batch import Sequences
 from tokenkit.config import Config
-from tokenkit.errors import DataError
+from tokenkit.errors import DataError, ModelError
 from tokenkit.log import logger
 from tokenkit.models.outputs import Outputs
 from tokenkit.parallelisms import Parallel
@@ -108,6 +109,29 @@ def batches_of(windows: list[Window], batch_size: int, pad_id: int) -> list[Sequ
     return batches
 
 
+def _check_windows(model: Any, windows: Sequence[Window]) -> None:
+    """Refuse windows that a model cannot read; what stands for one is not looked into.
+
+    Raises:
+        ModelError: if they are longer than its learned positions, or a token has no row.
+    """
+    if not hasattr(model, "backbone"):
+        return
+    longest = max(len(window.ids) for window in windows)
+    positions = getattr(model.backbone.config, "max_position_embeddings", longest)
+    if model.architecture.learned_positions and longest > positions:
+        raise ModelError(
+            f"a window of text has {longest} tokens, but the model has {positions} positions: "
+            f"give fewer bytes a window (--max-bytes, eval.max_bytes), about {positions}"
+        )
+    highest, rows = max(int(window.ids.max()) for window in windows), model.vocabulary.rows
+    if highest >= rows:
+        raise ModelError(
+            f"the tokenizer makes id {highest} of the text, but the model has rows for {rows} "
+            "tokens: it is not this model's tokenizer"
+        )
+
+
 @torch.no_grad()
 def document_bits(
     read: Callable[[Sequences, Collection[str]], Outputs],
@@ -129,6 +153,7 @@ def document_bits(
         for number, row in enumerate(encode_documents(tok, texts))
         for window in windows_of(row.ids, row.end, context_id(tok), max_bytes)
     ]
+    _check_windows(read, [window for _, window in windows])
     windows.sort(key=lambda item: -len(item[1].ids))  # as in batches, which keep this order
     documents = torch.tensor([number for number, _ in windows], dtype=torch.long)
     batches = batches_of([window for _, window in windows], batch_size, tok.pad_id)

@@ -11,7 +11,9 @@ from tokenkit.data import load_validation_texts
 from tokenkit.errors import DataError, ModelError
 from tokenkit.evaluation.bits_per_byte import bits_per_byte
 from tokenkit.models.causal_lm import load_causal_lm
+from tokenkit.models.checks import check_rows
 from tokenkit.tokenizers import ByteifiedTokenizer
+from tokenkit.tokenizers.ids import highest_own_id
 
 ALL = 2**31 - 1
 
@@ -30,10 +32,11 @@ def read_texts(
             "eval": {"max_documents": max_documents},
         }
     )
-    texts = load_validation_texts(config)
-    if not texts:
-        raise DataError(f"{option} {' '.join(names)}: no text in it")
-    return texts
+    try:
+        return load_validation_texts(config)
+    except DataError as error:
+        reason = str(error).replace("data.validation = ", "")
+        raise DataError(f"{option}: {reason}") from error
 
 
 def folder_bits_per_byte(
@@ -53,8 +56,10 @@ def folder_bits_per_byte(
         ModelError: if the result is not finite.
     """
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    loaded = load_causal_lm(model, device, dtype, len(tok))
+    check_rows(highest_own_id(tok), len(loaded.vocabulary.input), tok.spec, model)
     bits = bits_per_byte(
-        load_causal_lm(model, device, dtype, len(tok)), tok, texts,
+        loaded, tok, texts,
         max_bytes=max_bytes, batch_size=batch_size, device=device,
     )  # fmt: skip
     if not math.isfinite(bits):

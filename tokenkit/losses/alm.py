@@ -54,7 +54,9 @@ class AlmSettings:
         "tokens that begin with these are boundaries",
         joined=("space", "tab", "newline", "special"),
     )
-    pair_bias: str = key("", "folder or file of tokenizer pair statistics (loss alm_unbiased)")
+    pair_bias: str = key(
+        "", "folder or file of tokenizer pair statistics (loss alm_unbiased)", path=True
+    )
     bias_threshold: float = key(
         0.1, "alm_unbiased drops chunks with a higher bias", minimum=0, maximum=1
     )
@@ -167,6 +169,8 @@ def settings_problems(config: Config) -> Iterator[str]:
     """What is wrong in ``[alm]``, whichever losses read it."""
     if config.alm.diff_fn == "renyi" and config.alm.renyi_alpha == 1:
         yield "alm.renyi_alpha = 1.0: the Renyi divergence needs an order other than 1"
+    if not config.alm.space_mask_mode:
+        yield "alm.space_mask_mode is empty: name what begins a word, such as space+tab"
     found = config.alm.pair_bias
     if found and not Path(found).expanduser().exists():
         yield f"alm.pair_bias = {to_toml(found)}: no such file or folder of pair statistics"

@@ -59,6 +59,8 @@ class Latents(Loss):
     @classmethod
     def problems(cls, config: Config) -> Iterator[str]:
         states = config.latents.states
+        if not states:
+            yield f"latents.states is empty: name some of {', '.join(NEEDED)}, joined by +"
         if "qkv" in states and config.latents.project:
             yield (
                 f"latents.project = true with latents.states = {to_toml(states)}: only hidden "

@@ -30,7 +30,7 @@ from tokenkit.ops.segments import chunk_ends, segment_sum
 class MinedSettings:
     """Minimal edit distance mapping, the loss mined."""
 
-    mapping: str = key("", "file written by tokenkit compute-mined-mapping")
+    mapping: str = key("", "file written by tokenkit compute-mined-mapping", path=True)
 
 
 class Match(NamedTuple):

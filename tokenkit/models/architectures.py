@@ -32,6 +32,7 @@ class Architecture:
     attention_inputs: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
     lora_aliases: dict[str, str] = field(default_factory=dict)  # fused projections
     supports_lora: bool = True
+    learned_positions: bool = False  # a position beyond the last has no embedding
 
 
 LLAMA = Architecture(tensor_parallel_plan=LLAMA_PLAN)
@@ -52,6 +53,7 @@ GPT2 = Architecture(
     embedding="wte",
     attention_inputs=("attn.c_attn",),
     supports_lora=False,
+    learned_positions=True,
 )
 
 ARCHITECTURES: dict[str, Architecture] = {

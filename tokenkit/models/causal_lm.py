@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel
 
+from tokenkit.errors import ModelError
 from tokenkit.models.architectures import Architecture, embedding_scale
 from tokenkit.models.attention import attend_without_masks
 from tokenkit.models.capture import capture
@@ -152,10 +153,13 @@ def build_causal_lm(
     source: SourceModel, rows: int, *, tied: bool, valid_vocab: int, dtype: torch.dtype
 ) -> CausalLM:
     """A causal LM with parameters on the meta device in ``dtype``; see :func:`fill`."""
-    with parameters_on_meta():
-        backbone = AutoModel.from_config(
-            copy.deepcopy(source.hf_config), dtype=dtype, trust_remote_code=source.trust_remote_code
-        )
+    options = {"dtype": dtype, "trust_remote_code": source.trust_remote_code}
+    try:
+        with parameters_on_meta():
+            backbone = AutoModel.from_config(copy.deepcopy(source.hf_config), **options)
+    except (ValueError, ArithmeticError, LookupError, RuntimeError, ImportError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ModelError(f"no model can be built of '{source.folder}' ({reason})") from error
     attend_without_masks(backbone)
     setattr(backbone, source.architecture.embedding, None)
     vocabulary = build_vocabulary(source, rows, tied=tied, valid_vocab=valid_vocab, dtype=dtype)

@@ -13,10 +13,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from tokenkit.errors import ModelError
+from tokenkit.errors import ConfigError, ModelError
 from tokenkit.models.architectures import Architecture
 from tokenkit.models.weights import plain_name
 from tokenkit.ops.copy_full import copy_full
+from tokenkit.registry import did_you_mean
 
 
 class LoRALinear(nn.Module):
@@ -53,13 +54,27 @@ def add_lora(
     """Replace every linear layer named in ``targets`` and freeze all other parameters.
 
     Raises:
-        ModelError: if the family has no plain linear projections or nothing matches.
+        ModelError: if the family has no plain linear projections.
+        ConfigError: if the model has no layer of a target's name.
     """
     if not architecture.supports_lora:
         raise ModelError(
             "student.train = 'lora' is not supported for this model family (its projections are "
             "not linear modules); use 'full'"
         )
+    linear = {
+        name
+        for parent in backbone.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, nn.Linear)
+    }
+    known = sorted(linear | {a for a, name in architecture.lora_aliases.items() if name in linear})
+    for target in targets:
+        if target not in known:
+            raise ConfigError(
+                f"lora.targets: this model has no linear layer '{target}'"
+                f"{did_you_mean(target, known)} (it has {', '.join(known)})"
+            )
     names = {architecture.lora_aliases.get(target, target) for target in targets}
     backbone.requires_grad_(False)
     found = [
@@ -68,8 +83,6 @@ def add_lora(
         for name, child in parent.named_children()
         if name in names and isinstance(child, nn.Linear)
     ]
-    if not found:
-        raise ModelError(f"lora.targets = {targets} matches no linear layer of this model")
     for parent, name, child in found:
         setattr(parent, name, LoRALinear(child, rank, alpha))
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from tokenkit.errors import ModelError
 from tokenkit.log import logger
 from tokenkit.models.architectures import Architecture, architecture_of
+from tokenkit.models.checks import check_config, check_matrices, read_config
 from tokenkit.models.expanded_folder import is_expanded, plain_config, read_expansion
 from tokenkit.models.vocabulary.expanded import Expansion
 from tokenkit.models.weights import (
@@ -47,9 +48,11 @@ class SourceModel:
 
     def matrices(self) -> tuple[Tensor, Tensor | None]:
         """Input and output matrix ``[V, D]`` (output None if tied)."""
-        return vocabulary_matrices(
-            self.weights, self.architecture.prefix, self.architecture.embedding, self.tied
-        )
+        parts = self.architecture
+        found = vocabulary_matrices(self.weights, parts.prefix, parts.embedding, self.tied)
+        embedding = f"{parts.prefix}{parts.embedding}"
+        check_matrices(*found, self.width, embedding, str(self.folder))
+        return found
 
 
 def open_source_model(
@@ -74,15 +77,12 @@ def open_source_model(
     expanded = is_expanded(folder)
     if expanded and init == "random":
         raise ModelError(f"model '{model}' reads subwords beside bytes: it cannot be drawn anew")
-    try:
-        # Ours needs no trust: its code is here.
-        trust = trust_remote_code and not expanded
-        hf_config = AutoConfig.from_pretrained(folder, trust_remote_code=trust)
-    except Exception as error:
-        raise ModelError(f"config.json of model '{model}' cannot be read: {error}") from error
+    # Ours needs no trust: its code is here.
+    hf_config = read_config(folder, trust_remote_code and not expanded)
     longest = int(getattr(hf_config, "longest_subword", 1))
     hf_config = plain_config(hf_config) if expanded else hf_config
     architecture = architecture_of(hf_config)
+    check_config(hf_config, model)
     if attn_implementation:
         hf_config._attn_implementation = attn_implementation
     tied = bool(hf_config.tie_word_embeddings)

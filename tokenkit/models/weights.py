@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,9 +13,12 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from tokenkit.errors import ModelError
+from tokenkit.models.checks import check_dtype
 from tokenkit.ops.copy_full import copy_full
 from tokenkit.ops.finite import fits
+from tokenkit.ranks import local_rank
 
+INDEX = "model.safetensors.index.json"
 HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.py"]
 
 
@@ -39,7 +41,7 @@ def resolve_model_folder(model: str) -> Path:
     from huggingface_hub import snapshot_download
 
     name, _, revision = model.partition("@")
-    waits = dist.is_initialized() and int(os.environ.get("LOCAL_RANK", "0")) != 0
+    waits = dist.is_initialized() and local_rank() != 0
     if waits:
         dist.barrier()
     try:
@@ -76,6 +78,26 @@ def local_model_folder(model: str) -> Path | None:
     return folder if (folder / "config.json").is_file() else None
 
 
+def weight_map(index: Path) -> dict[str, str]:
+    """File name by tensor, of the index of a folder in several files.
+
+    Raises:
+        ModelError: if it cannot be read, or is no such index.
+    """
+    try:
+        found = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        good = all(isinstance(name, str) and Path(name).name == name for name in found.values())
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ModelError(
+            f"'{index}' is no index of safetensors files, which has a weight_map ({reason})"
+        ) from error
+    if not good:
+        wrong = next(n for n in found.values() if not isinstance(n, str) or Path(n).name != n)
+        raise ModelError(f"'{index}': weight_map names {wrong!r}, which is no file of its folder")
+    return found
+
+
 class SafetensorsSource(Mapping[str, torch.Tensor]):
     """The tensors of a (possibly sharded) safetensors folder by name, memory-mapped.
 
@@ -95,6 +117,13 @@ class SafetensorsSource(Mapping[str, torch.Tensor]):
             keys = handle.keys()
             self._files.update(dict.fromkeys(keys, handle))
             self._paths.update(dict.fromkeys(keys, path))
+        if (folder / INDEX).is_file():
+            lacking = sorted(weight_map(folder / INDEX).keys() - self._files.keys())
+            if lacking:
+                raise ModelError(
+                    f"'{folder / INDEX}' lists {lacking[0]}, which none of its files has: the "
+                    "model is incomplete"
+                )
 
     @staticmethod
     def paths(folder: Path) -> list[Path]:
@@ -103,9 +132,9 @@ class SafetensorsSource(Mapping[str, torch.Tensor]):
         Raises:
             ModelError: if there are none, or one of them is missing.
         """
-        index = folder / "model.safetensors.index.json"
+        index = folder / INDEX
         if index.is_file():
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            names = sorted(set(weight_map(index).values()))
             missing = [name for name in names if not (folder / name).is_file()]
             if missing:
                 raise ModelError(f"'{index}' lists {missing[0]}, which is not in the folder")
@@ -148,7 +177,11 @@ def _lookup(source: Mapping[str, torch.Tensor], key: str, prefix: str) -> torch.
     # Base-model checkpoints (GPT-2's, for one) omit the prefix that causal-LM ones have.
     for candidate in (key, key.removeprefix(prefix)):
         if candidate in source:
-            return source[candidate]
+            return check_dtype(candidate, source[candidate])
+    stem = key.removesuffix(".weight")
+    packed = [name for name in source if name.startswith(f"{stem}.") or name.startswith(f"{stem}_")]
+    if packed:  # as GPTQ, AWQ and others write them
+        check_dtype(packed[0], source[packed[0]])
     raise ModelError(f"the model's weights have no tensor '{key}'")
 
 
@@ -194,5 +227,6 @@ def backbone_tensors(
     for key in source:
         name = key.removeprefix(prefix)
         if name != f"{embedding}.weight" and not name.startswith("lm_head."):
-            tensors[name] = source[key]
+            weight = name.endswith(".weight")
+            tensors[name] = check_dtype(key, source[key]) if weight else source[key]
     return tensors

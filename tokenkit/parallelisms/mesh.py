@@ -11,6 +11,8 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from tokenkit.config import Config
+from tokenkit.errors import ConfigError
+from tokenkit.ranks import local_rank
 
 
 def init_distributed(timeout: timedelta = timedelta(minutes=30)) -> torch.device:
@@ -22,13 +24,25 @@ def init_distributed(timeout: timedelta = timedelta(minutes=30)) -> torch.device
         timeout: of each collective.
     """
     if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        if local_rank() >= torch.cuda.device_count():
+            raise ConfigError(
+                f"LOCAL_RANK = {local_rank()}, but this machine has {torch.cuda.device_count()} "
+                "GPUs: start as many processes a machine (NGPU, torchrun --nproc-per-node)"
+            )
+        device = torch.device("cuda", local_rank())
         torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl"
     else:
         device, backend = torch.device("cpu"), "gloo"
     if "RANK" in os.environ:
-        store, rank, world = next(dist.rendezvous("env://", timeout=timeout))
+        try:
+            store, rank, world = next(dist.rendezvous("env://", timeout=timeout))
+        except dist.DistNetworkError as error:
+            raise ConfigError(
+                f"MASTER_ADDR:MASTER_PORT = {os.environ['MASTER_ADDR']}:"
+                f"{os.environ['MASTER_PORT']} cannot be used ({str(error).splitlines()[0]}); "
+                "choose a free port of rank 0's machine"
+            ) from error
         # torchrun's store outlives its ranks: it still has the addresses of those it restarted.
         store = dist.PrefixStore(f"life {os.environ.get('TORCHELASTIC_RESTART_COUNT')}", store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tokenkit.errors import TokenizerError
 from tokenkit.tokenizers.alphabet import to_alphabet
+from tokenkit.tokenizers.chat.limit import time_limit
 from tokenkit.tokenizers.families import FAMILIES, Family, Tokens, make_family
 from tokenkit.tokenizers.markers import literal_pattern
 
@@ -86,7 +87,7 @@ def _family(hf: PreTrainedTokenizerFast, roles: Roles | None, spec: str) -> Fami
     if eos is None:
         raise TokenizerError(
             f"cannot tell the family of tokenizer '{spec}': it names no EOS token and has no chat "
-            f"template that ends turns; add ':source=NAME' to the spec (available: "
+            f"template that works and ends turns; add ':source=NAME' to the spec (available: "
             f"{', '.join(sorted(FAMILIES))})"
         )
     bos = (hf.bos_token,) if _begins_with_bos(hf) else None
@@ -141,7 +142,10 @@ def _render(hf: PreTrainedTokenizerFast, turns: list[tuple[str, str]]) -> str | 
     """The template's output, None if it refuses these turns."""
     messages = [{"role": role, "content": content} for role, content in turns]
     try:
-        return hf.apply_chat_template(messages, tokenize=False, add_generation_prompt=False)
+        with time_limit():
+            return hf.apply_chat_template(messages, tokenize=False, add_generation_prompt=False)
+    except TokenizerError as error:
+        raise TokenizerError(f"tokenizer '{hf.name_or_path}': {error}") from error
     except Exception:  # Jinja's errors, and whatever a template may run into
         return None
 

@@ -29,6 +29,7 @@ from tokenkit.tokenizers.control import control_tokens, read_config, text_bos
 from tokenkit.tokenizers.derive import derive_family, known_family
 from tokenkit.tokenizers.editing.extend import add_tokens, check_additions, put_space_before_pieces
 from tokenkit.tokenizers.families import BOS, EOS, FAMILIES, PAD, Family, get_family
+from tokenkit.tokenizers.ids import check_ids
 from tokenkit.tokenizers.spec import TokenizerSpec, parse_spec
 from tokenkit.tokenizers.tokenizer import ByteifiedTokenizer
 
@@ -158,19 +159,30 @@ def _load_hf(spec: TokenizerSpec) -> PreTrainedTokenizerFast:
             revision=options["revision"],
             _raise_exceptions_for_missing_entries=False,
         )
+        if not found and Path(spec.path).is_dir() and not _slow_files(Path(spec.path)):
+            raise TokenizerError("the folder has no tokenizer.json")
         loader = PreTrainedTokenizerFast if found else AutoTokenizer
         hf = loader.from_pretrained(spec.path, **options)
     except Exception as error:  # transformers and tokenizers raise many kinds, bare ones too
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = (str(error).strip().splitlines() or [""])[0]
+        if not isinstance(error, OSError | ValueError | TokenizerError):  # a word or nothing
+            reason = f"{type(error).__name__}: {reason}"
         raise TokenizerError(f"cannot load tokenizer '{spec.path}': {reason}") from error
     if not isinstance(hf, PreTrainedTokenizerFast):
         raise TokenizerError(
             f"tokenizer '{spec.path}' has no fast backend (it is a {type(hf).__name__}); convert "
             "it to a tokenizer.json first"
         )
+    check_ids(hf, Path(found) if found else None, spec.path)
     hf.backend_tokenizer.no_truncation()
     hf.backend_tokenizer.no_padding()
     return hf
+
+
+def _slow_files(folder: Path) -> list[Path]:
+    """Files that ``transformers`` makes a tokenizer of without a ``tokenizer.json``."""
+    names = ("*.model", "vocab.*", "tokenizer_config.json", "*.tiktoken")
+    return [path for name in names for path in folder.glob(name)]
 
 
 def _pipeline(hf: PreTrainedTokenizerFast) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from tokenkit.errors import TokenizerError
 from tokenkit.log import logger
 from tokenkit.registry import did_you_mean
 from tokenkit.tokenizers.alphabet import NEWLINE, SPACE, TAB, literal_bytes
+from tokenkit.tokenizers.arrays import as_array
 from tokenkit.tokenizers.byteify import (
     BYTE_PIECES,
     ByteKind,
@@ -26,7 +27,6 @@ from tokenkit.tokenizers.byteify import (
 )
 from tokenkit.tokenizers.families import BOS, EOS, MARKERS, PAD, Family
 from tokenkit.tokenizers.guard import Guard, well_formed
-from tokenkit.tokenizers.ids import as_array
 from tokenkit.tokenizers.spec import TokenizerSpec
 
 if TYPE_CHECKING:

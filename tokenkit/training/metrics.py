@@ -142,6 +142,7 @@ class MetricsLogger:
         values = reduce_metrics({**metrics, **on_device}, group)
         counts = {k.removeprefix("stats/"): values.pop(k) for k in shares}
         shares = {**self._alignment(counts), **cut_shares(counts)}
+        shares |= {f"data/{k}": counts[k] for k in ("bad_rows",) if counts.get(k)}
         self._log(step, {**values, "lr": lr, **shares}, counts)
 
     def _check_lengths(self, stats: dict[str, int]) -> None:

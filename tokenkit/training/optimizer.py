@@ -11,6 +11,8 @@ from torch.distributed.tensor import DTensor
 
 from tokenkit.config import Config
 from tokenkit.config.schema import OptimizerConfig
+from tokenkit.errors import ConfigError
+from tokenkit.log import logger
 from tokenkit.models.weights import plain_name
 from tokenkit.training.lr_schedule import learning_rate
 
@@ -32,11 +34,30 @@ def learning_rate_scale(name: str, config: OptimizerConfig) -> float:
     return 1.0
 
 
+def _check_patterns(model: nn.Module, config: OptimizerConfig) -> None:
+    names = [plain_name(name) for name, _ in model.named_parameters()]
+    trained = list(trainable_parameters(model))
+    for pattern in config.lr_scale_patterns:
+        if not any(re.search(pattern, name) for name in names):
+            raise ConfigError(
+                f"optimizer.lr_scale_patterns: '{pattern}' matches no parameter; they have names "
+                f"such as {', '.join(trained[:1] + trained[-1:])}"
+            )
+        if not any(re.search(pattern, name) for name in trained):
+            logger.warning(
+                f"optimizer.lr_scale_patterns: '{pattern}' has no effect: what it matches is frozen"
+            )
+
+
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
     """AdamW over the trainable parameters; each group remembers its ``lr_scale``.
 
     On a GPU it is fused: only then can the device leave a step out, see :func:`step_unless`.
+
+    Raises:
+        ConfigError: if a pattern of ``optimizer.lr_scale_patterns`` is found in no name.
     """
+    _check_patterns(model, config)
     groups: dict[tuple, list[nn.Parameter]] = defaultdict(list)
     for name, parameter in trainable_parameters(model).items():
         decay = config.weight_decay if parameter.ndim >= 2 else 0.0

@@ -89,8 +89,17 @@ def check_output_dir(config: Config) -> None:
         )
 
 
-def open_output_dir(config: Config, lock: RunLock) -> None:
-    """Take the output directory for this run and prepare it; called on every rank.
+def claim_output_dir(config: Config, lock: RunLock) -> None:
+    """Take an output directory that is there; a new one is made when all else was found good.
+
+    Raises:
+        ConfigError: on every rank, if another run has it.
+    """
+    on_first_rank(lambda: lock.take() if lock.folder.is_dir() else None)
+
+
+def open_output_dir(config: Config, lock: RunLock) -> Path:
+    """The output directory, taken for this run and prepared; called on every rank.
 
     Raises:
         ConfigError: on every rank, if another run has it or it cannot be written.
@@ -101,6 +110,7 @@ def open_output_dir(config: Config, lock: RunLock) -> None:
         prepare_output_dir(config)
 
     on_first_rank(take_and_prepare)
+    return lock.folder
 
 
 def prepare_output_dir(config: Config) -> Path:

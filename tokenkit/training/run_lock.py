@@ -16,7 +16,7 @@ from typing import Any
 from tokenkit.errors import CheckpointError, ConfigError
 from tokenkit.io import new_file
 from tokenkit.log import logger
-from tokenkit.ranks import process_start
+from tokenkit.processes import process_start
 
 NAME = "run.lock"
 # A killed run's processes take some time to vanish, those with a GPU most.
@@ -106,6 +106,8 @@ class RunLock:
         self.folder.mkdir(parents=True, exist_ok=True)
         with _alone(self.folder):
             owner = self._owner()
+            if owner is not None and owner == self._mine:
+                return None
             if owner is not None and not owner.has_ended:
                 return owner
             if owner is not None:

@@ -22,6 +22,7 @@ from tokenkit.models.vocabulary.expanded import Expansion
 from tokenkit.models.vocabulary.registry import vocabulary_kind
 from tokenkit.ops.copy_full import copy_full
 from tokenkit.parallelisms import DTYPES, Parallel, parallelize, share_prediction
+from tokenkit.training.fit import check_fit
 from tokenkit.training.tokenizers import Tokenizers
 from tokenkit.transfer import INITIALIZERS
 
@@ -36,6 +37,7 @@ def open_student_source(config: Config, tokenizers: Tokenizers) -> SourceModel:
         attn_implementation=config.student.attn_implementation,
         trust_remote_code=config.student.trust_remote_code,
     )
+    check_fit(config, source, tokenizers.source, "student")
     reconcile_rows(source, len(tokenizers.source), "student")
     return source
 

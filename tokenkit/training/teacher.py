@@ -24,6 +24,7 @@ from tokenkit.models.source import SourceModel, fit_rows, open_source_model, rec
 from tokenkit.models.vocabulary.table import Vocabulary
 from tokenkit.parallelisms import DTYPES, Parallel, parallelize, parallelize_vocabulary
 from tokenkit.training.cache_meta import check_cache
+from tokenkit.training.fit import check_fit, check_length
 from tokenkit.training.teacher_cache import CachedTeacher
 from tokenkit.training.tokenizers import Tokenizers
 
@@ -104,6 +105,10 @@ def build_teacher(
         folder = Path(config.teacher.cache).expanduser()
         meta = check_cache(folder, config, tokenizers.teacher)
         return CachedTeacher(folder, meta["rows"])
+    if config.teacher.model:
+        check_fit(config, source, tokenizers.teacher, "teacher")
+    else:  # the student as it started
+        check_length(config, source, "teacher")
     rows = reconcile_rows(source, len(tokenizers.teacher), "teacher")
     inputs, outputs = source.matrices()
     matrices = (fit_rows(inputs, rows), None if outputs is None else fit_rows(outputs, rows))

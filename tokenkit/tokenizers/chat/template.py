@@ -13,7 +13,8 @@ from jinja2 import Environment, TemplateError, TemplateSyntaxError, nodes
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import chat_template_utils
 
-from tokenkit.errors import DataError
+from tokenkit.errors import DataError, TokenizerError
+from tokenkit.tokenizers.chat.limit import time_limit
 
 Message = Mapping[str, Any]
 Spans = list[tuple[int, int]]
@@ -49,20 +50,32 @@ class ChatTemplate:
         texts: template by name: "default", and perhaps "tool_use" for chats with tools.
         tokens: ``bos_token``, ``eos_token`` … as the template sees them.
         date: ISO date that ``strftime_now`` gives; "" is today's.
+        name: of the tokenizer, for errors.
     """
 
     texts: Mapping[str, str]
     tokens: Mapping[str, Any]
     date: str = ""
+    name: str = field(default="", compare=False)
 
     @classmethod
     def of(cls, hf: PreTrainedTokenizerBase, date: str = "") -> ChatTemplate | None:
-        """The template of a tokenizer; None if it has none."""
+        """The template of a tokenizer; None if it has none.
+
+        Raises:
+            TokenizerError: if it is no text.
+        """
         if not hf.chat_template:
             return None
         found = hf.chat_template
         texts = dict(found) if isinstance(found, Mapping) else {"default": found}
-        return cls(texts, dict(hf.special_tokens_map), date)
+        for text in texts.values():
+            if not isinstance(text, str):
+                raise TokenizerError(
+                    f"tokenizer '{hf.name_or_path}': its chat template is {type(text).__name__}, "
+                    "not a text"
+                )
+        return cls(texts, dict(hf.special_tokens_map), date, hf.name_or_path)
 
     def text_for(self, tools: object = None) -> str:
         """The template that a chat with or without tools is written by.
@@ -99,6 +112,7 @@ class ChatTemplate:
 
         Raises:
             DataError: if the template refuses the chat, with its own reason.
+            TokenizerError: if it runs for seconds.
         """
         if not chat.messages:
             raise DataError("a chat needs at least one message")
@@ -107,14 +121,17 @@ class ChatTemplate:
         # Many templates fail on an explicit None where they handle a missing key.
         messages = [{k: v for k, v in m.items() if v is not None} for m in chat.messages]
         try:
-            rendered, spans = chat_template_utils.render_jinja_template(
-                conversations=[messages],
-                tools=None if chat.tools is None else list(chat.tools),
-                chat_template=text,
-                return_assistant_tokens_mask=marks,
-                add_generation_prompt=chat.open,
-                **{**self.tokens, **chat.options},
-            )
+            with time_limit():
+                rendered, spans = chat_template_utils.render_jinja_template(
+                    conversations=[messages],
+                    tools=None if chat.tools is None else list(chat.tools),
+                    chat_template=text,
+                    return_assistant_tokens_mask=marks,
+                    add_generation_prompt=chat.open,
+                    **{**self.tokens, **chat.options},
+                )
+        except TokenizerError as error:
+            raise TokenizerError(f"tokenizer '{self.name}': {error}") from error
         except (
             TemplateError,
             TypeError,
@@ -122,6 +139,8 @@ class ChatTemplate:
             ArithmeticError,
             LookupError,
             AttributeError,
+            RecursionError,
+            MemoryError,
         ) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise DataError(f"the chat template refuses the chat: {reason}") from error

@@ -9,6 +9,7 @@ from os.path import commonprefix
 from typing import NamedTuple
 
 from tokenkit.errors import DataError
+from tokenkit.log import logger
 from tokenkit.tokenizers.chat.frames import Frames, said_from, special_in
 from tokenkit.tokenizers.chat.places import Content, Place, contents_of, find_places, names_of
 from tokenkit.tokenizers.chat.template import ChatTemplate, Conversation, Spans
@@ -35,6 +36,13 @@ class Part(NamedTuple):
     end: int
 
 
+def _called(call: object) -> str:
+    """The name of the function that a tool call calls."""
+    call = call.get("function", call) if isinstance(call, dict) else {}
+    name = call.get("name") if isinstance(call, dict) else None
+    return name if isinstance(name, str) else ""
+
+
 class ChatWriter:
     """Writes chats by a template; knows how the template ends turns.
 
@@ -45,8 +53,23 @@ class ChatWriter:
     def __init__(self, template: ChatTemplate, special_tokens: Iterable[str]) -> None:
         self.template = template
         names = sorted(filter(None, special_tokens), key=len, reverse=True)
+        self._said_dropped = False
         self.special = re.compile("|".join(map(re.escape, names))) if names else None
         self.frames = Frames(template, self.special)
+
+    def look_for_calls(self, chat: Conversation, text: str) -> None:
+        """Say once that the template drops calls of tools, which then teach nothing."""
+        if self._said_dropped:
+            return
+        calls = [call for message in chat.messages for call in message.get("tool_calls") or ()]
+        names = [_called(call) for call in calls]
+        dropped = [name for name in names if name and name not in text]
+        if dropped:
+            self._said_dropped = True
+            logger.warning(
+                f"{chat.where or 'a chat'}: the chat template of '{self.template.name}' writes no "
+                f"tool_calls, so the call of '{dropped[0]}' and others like it are not read"
+            )
 
     def write(self, chat: Conversation) -> WrittenChat:
         """Raises DataError if the template refuses the chat."""
@@ -102,6 +125,7 @@ class WrittenChat:
     def __init__(self, writer: ChatWriter, chat: Conversation) -> None:
         self.writer, self.chat = writer, chat
         self.text, self.spans = writer.template.render(chat)
+        writer.look_for_calls(chat, self.text)
         self._framed = writer.frames.fit(chat, self.text)
 
     @cached_property

@@ -1,0 +1,136 @@
+"""Bad input as a user meets it: run_train.sh, torchrun, and programs in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.bad_inputs.files import contents
+from tests.bad_inputs.running import LIMIT, LONGEST, check_refused, run_command
+from tests.launch import ROOT, free_port
+
+# torchrun's own report of the rank that failed comes after the line and belongs to torchrun.
+REPORT = re.compile(r"^.*torch/?\.?distributed/?\.?elastic.*$|^[EWI]\d{4} ", re.MULTILINE)
+
+PATH = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+
+LAUNCHED = [
+    ("unknown key", 1, ["--training.stepz=3"], r"training\.stepz.*training\.steps"),
+    ("threads absurd", 1, ["--training.threads=100000"], r"training\.threads"),
+    ("no attention", 1, ["--student.attn_implementation=spda"], r"attn_implementation.*sdpa"),
+    ("broken index", 1, ["--student.model={index_cut}"], r"index\.json"),
+    ("integers", 1, ["--student.model={integer_layer}"], r"q_proj\.weight.*int8"),
+    ("id far off", 1, ["--student.tokenizer={tok_far_id}:source=Llama3"], r"2000000000"),
+    ("bad row", 2, ["--data.train={row_digits}", "--training.micro_batch_size=4"],
+     r"row_digits\.jsonl:3"),
+    ("named pipe", 1, ["--data.train={data_pipe}"], r"named pipe"),
+    ("import that leaves", 1, ["--job.custom_import={leaves}"], r"job\.custom_import"),
+    ("ranks do not fit", 2, ["--training.micro_batch_size=8"], r"ranks \(2\)"),
+]  # fmt: skip
+
+
+def torchrun(way, world, argv, cwd, **variables):
+    """Exit code, and what was said, of a launch in one of the ways that users have."""
+    environment = {
+        **os.environ,
+        "PATH": PATH,
+        "OMP_NUM_THREADS": "1",
+        "NGPU": str(world),
+        **variables,
+    }
+    command = ["bash", f"{ROOT}/run_train.sh"]
+    if way == "torchrun":
+        options = [f"--nproc-per-node={world}", f"--master-port={free_port()}"]
+        command = [sys.executable, "-m", "torch.distributed.run", *options, f"{ROOT}/train.py"]
+    begin = time.time()
+    done = subprocess.run(
+        [*command, *argv], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert time.time() - begin < 3 * LIMIT  # torch is imported twice
+    return done.returncode, done.stdout + done.stderr
+
+
+def clear_line(code: int, text: str) -> str:
+    assert code > 0, text
+    before = text[: found.start()] if (found := REPORT.search(text)) else text
+    assert "Traceback" not in before, before
+    errors = {line for line in text.splitlines() if line.startswith("error: ")}
+    assert len(errors) == 1, text[-3000:]
+    (line,) = errors
+    assert len(line) <= LONGEST
+    return line
+
+
+@pytest.mark.parametrize(
+    ("world", "arguments", "says"), [pytest.param(w, a, s, id=name) for name, w, a, s in LAUNCHED]
+)
+def test_through_torchrun(world, arguments, says, files, small_run, cwd):
+    argv = small_run + [files.fill(argument) for argument in arguments]
+    way = "torchrun" if world == 1 else "run_train.sh"
+    check_refused(clear_line(*torchrun(way, world, argv, cwd)), says, cwd)
+
+
+@pytest.mark.parametrize("number", ["x", "0", "-1", "1.5", "", "a[0]", "99999"])
+def test_ngpu(number, small_run, cwd):
+    if number:
+        code, text = torchrun("run_train.sh", 1, small_run, cwd, NGPU=number)
+        check_refused(clear_line(code, text), rf"NGPU = '{re.escape(number)}'", cwd)
+    else:  # as if it were not set
+        code, text = torchrun("run_train.sh", 1, [*small_run, "--nonsense"], cwd, NGPU=number)
+        assert "NGPU" not in text and code
+
+
+def test_log_rank_through_torchrun(small_run, cwd):
+    found = torchrun("torchrun", 1, small_run, cwd, LOG_RANK="all")
+    check_refused(clear_line(*found), r"LOG_RANK = 'all'", cwd)
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "says"),
+    [
+        ("train", ["--student.model={embedding_width}"], r"embed_tokens\.weight"),
+        ("eval_bpb", ["--model=./nowhere", "--tokenizer=x", "--data=x"], r"--model.*nowhere"),
+        ("eval_bpb", ["--model"], r"--model"),
+        ("zett", ["--model=x", "--tokenizer=x", "--target=x", "--output=."], r"--output '\.'"),
+    ],
+)
+def test_in_a_process(command, arguments, says, files, small_run, cwd):
+    argv = [files.fill(argument) for argument in arguments]
+    outcome = run_command(command, small_run + argv if command == "train" else argv, cwd)
+    check_refused(outcome.error, says, cwd)
+    assert outcome.code == 2 and outcome.text.splitlines()[-1] == outcome.error
+
+
+def test_a_taken_port(small_run, cwd):
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        variables = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+        outcome = run_command("train", small_run, cwd, {**variables, "MASTER_PORT": port})
+    check_refused(outcome.error, rf"MASTER_PORT = 127\.0\.0\.1:{port}.*free port", cwd)
+
+
+def test_what_is_there_stays(files, small_run, cwd):
+    """A run's folder is as it was after a refusal, even one that asked to overwrite."""
+    (cwd / "run" / "checkpoints" / "step-00000003").mkdir(parents=True)
+    (cwd / "run" / "metrics.jsonl").write_text("{}\n")
+    before = contents(cwd)
+    for bad in ("--student.model={layer_missing}", "--data.train={row_role}"):
+        argv = ["--job.output_dir=run", "--checkpoint.overwrite=true", files.fill(bad)]
+        assert run_command("train", small_run + argv, cwd).error
+        assert contents(cwd) == before
+
+
+def test_a_long_validation_document_is_read(files, small_run, cwd):
+    argv = [f"--data.validation={files['long_document']}", "--eval.interval=1",
+            "--training.steps=1", "--eval.max_documents=2"]  # fmt: skip
+    outcome = run_command("train", small_run + argv, cwd)
+    assert outcome.code == 0, outcome.text[-3000:]
