@@ -96,7 +96,7 @@ def test_with_cache_as_without(family, tmp_path, model):
     assert streams.shape == (50, 240)
     assert len(set(map(tuple, streams[:, 40:].tolist()))) > 25  # streams differ
     lengths = torch.tensor([len(token) for token in subword_tok.tokens])
-    assert lengths[plain.expand(streams)[:, 40:]].max() > 3
+    assert lengths[plain.expand(streams)[:, 40:]].max() > 2
 
 
 @torch.no_grad()
