@@ -46,3 +46,10 @@ def test_twice(tmp_path):
     methods = ("random", "mean", "focus", "omp", "fvt", "hypernetwork")
     assert all(f"tokenizer B, {method} " in third.stdout for method in methods)
     assert (tmp_path / "made" / "zero_shot_hypernet" / "model.safetensors").is_file()
+
+    # And bytes, too.
+    fourth = quickstart(Path("made"), tmp_path, "--bytes")
+    assert fourth.returncode == 0, fourth.stdout[-2000:] + fourth.stderr[-2000:]
+    rows = ("teacher (tokenizer A)", "zero-shot (bytes)", "after transfer (bytes)")
+    assert all(f"{row} " in fourth.stdout for row in rows)
+    assert (tmp_path / "made" / "student_bytes" / "modeling_expanded.py").is_file()

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from tests.export.byte_models import Exported, export_tiny
+from tests.launch import SPEC_A
 from tests.models.tiny import FAMILIES
 from tokenkit.batch import Sequences
 from tokenkit.config import config_from_dict
@@ -45,10 +46,13 @@ def model(llama):
     return load(llama)
 
 
+# Bytes that make up many tokens: spaces, letters, newlines.
+LIKELY = b"     \n\nthe return self.items import numpy for in"
+
+
 def random_prompts(rows: int, length: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
-    # Bytes that make up many tokens: spaces, letters, newlines.
-    likely = torch.tensor(list(b"     \n\nthe return self.items import numpy for in"))
+    likely = torch.tensor(list(LIKELY))
     return likely[torch.randint(len(likely), (rows, length), generator=generator)]
 
 
@@ -79,15 +83,20 @@ def test_a_subword_counts(llama, model):
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
 @torch.no_grad()
 def test_with_cache_as_without(family, tmp_path, model):
+    subword_tok = load_tokenizer(SPEC_A)
     plain = model if family == "llama" else load(export_tiny(tmp_path, family))
-    prompts, eos = random_prompts(50, 40), plain.generation_config.eos_token_id
-    options = {"max_new_tokens": 200, "min_new_tokens": 200, "do_sample": False}
-    streams = plain.generate(prompts, **options)
+    # A random model would soon write bytes that no subword has; it may write these.
+    banned = [i for i in range(plain.config.vocab_size) if i not in set(LIKELY)]
+    options = {"max_new_tokens": 200, "do_sample": False, "suppress_tokens": banned}
+    streams = plain.generate(random_prompts(50, 40), **options)
     # One pass without cache over what was generated: its choice after each place is the next token.
     logits = plain(streams, use_cache=False).logits
-    logits[..., eos] = -torch.inf
+    logits[..., banned] = -torch.inf
     assert logits[:, 39:-1].argmax(-1).tolist() == streams[:, 40:].tolist()
+    assert streams.shape == (50, 240)
     assert len(set(map(tuple, streams[:, 40:].tolist()))) > 25  # streams differ
+    lengths = torch.tensor([len(token) for token in subword_tok.tokens])
+    assert lengths[plain.expand(streams)[:, 40:]].max() > 2
 
 
 @torch.no_grad()
