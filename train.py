@@ -107,6 +107,8 @@ def train(config: Config, lock: RunLock) -> None:
                 profiler.step()
 
             last = stopping or step + 1 == config.training.steps
+            if last:
+                phases.finish()
             if validation.due(step + 1, last):
                 metrics_logger.log_evaluation(step + 1, validation(student))
             if (step + 1) % config.checkpoint.interval == 0 or last:
@@ -114,7 +116,6 @@ def train(config: Config, lock: RunLock) -> None:
             if stopping:
                 break
 
-    phases.finish()
     checkpointer.finish()
     metrics_logger.close()
     dist.barrier()
