@@ -118,6 +118,8 @@ def train(config: Config, lock: RunLock) -> None:
                 profiler.step()
 
             last = step + 1 == config.training.steps
+            if last or stopping:
+                phases.finish()
             if evaluation.due(step + 1, last) and not stopping:
                 metrics_logger.log_evaluation(step + 1, evaluation(step + 1, last))
             if checkpointer.due(step + 1, last or stopping, overdue):
@@ -126,7 +128,6 @@ def train(config: Config, lock: RunLock) -> None:
                 break
 
     watchdog.stop()
-    phases.finish()
     checkpointer.finish()
     metrics_logger.close()
     dist.barrier()

@@ -304,3 +304,14 @@ def test_no_checkpoint_of_what_is_not_finite(base_arguments, tmp_path):
     assert not list((tmp_path / "run" / "checkpoints").glob("*.partial"))
     after = parameters_at(tmp_path / "run", 1)
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.slow
+def test_a_run_without_one_step_ends_with_an_error(base_arguments, tmp_path):
+    """Shorter than ``training.max_skipped``: weights of losses that overflow."""
+    argv = [*base_arguments, "--job.output_dir", str(tmp_path / "run"), "--training.steps", "2",
+            "--loss.weights", "1e38,1e38", "--checkpoint.enable", "true"]  # fmt: skip
+    line = run_badly(argv, 1, tmp_path / "log")
+    assert "step 2: the last 2 steps changed nothing" in line
+    assert "the weighted loss, the gradient are not finite" in line, line
+    assert not list_steps(tmp_path / "run" / "checkpoints")
