@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 DEBUG = ["--job.config_file", "train_configs/debug.toml", "--metrics.progress", "false"]
 ENDLESS = [
     "--checkpoint.enable", "true", "--training.steps", "5000", "--checkpoint.interval", "5000",
-    "--metrics.log_interval", "1", "--metrics.tensorboard", "false",
+    "--metrics.log_interval", "1", "--metrics.tensorboard", "false", "--data.num_workers", "1",
 ]  # fmt: skip
 
 
