@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 
+LONGEST_WORDS = (64, 48, 32)  # characters, tried on a message that is too long
 LONGEST = 290  # characters of a message: a line, with "error: " before it, under 300
 
 
@@ -34,11 +35,18 @@ class CheckpointError(TokenkitError):
 
 
 def one_line(message: object, longest: int = LONGEST) -> str:
-    """A message on one line; of a longer one, the beginning and the end.
+    """A message on one line, shortened if need be.
 
-    What is wrong stands first in our messages, what would be right last.
+    Long words (paths, mostly) lose their middle first, then the message: what is wrong stands
+    first in it, what would be right last.
     """
-    text = " ".join(str(message).split())
+    words = str(message).split()
+    text = " ".join(words)
+    for most in LONGEST_WORDS:
+        if len(text) > longest:
+            head, tail = most // 4, most - most // 4
+            shorter = (f"{w[:head]}…{w[-tail:]}" if len(w) > most + 1 else w for w in words)
+            text = " ".join(shorter)
     if len(text) <= longest:
         return text
     end = longest // 3

@@ -36,7 +36,13 @@ LAUNCHED = [
 
 def torchrun(way, world, argv, cwd, **variables):
     """Exit code, and what was said, of a launch in one of the ways that users have."""
-    environment = {**os.environ, "PATH": PATH, "OMP_NUM_THREADS": "1", "NGPU": str(world), **variables}
+    environment = {
+        **os.environ,
+        "PATH": PATH,
+        "OMP_NUM_THREADS": "1",
+        "NGPU": str(world),
+        **variables,
+    }
     command = ["bash", f"{ROOT}/run_train.sh"]
     if way == "torchrun":
         options = [f"--nproc-per-node={world}", f"--master-port={free_port()}"]
@@ -60,6 +66,7 @@ def clear_line(code: int, text: str) -> str:
     return line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("world", "arguments", "says"), [pytest.param(w, a, s, id=name) for name, w, a, s in LAUNCHED]
 )

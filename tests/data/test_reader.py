@@ -62,9 +62,7 @@ def test_bad_rows_are_skipped_and_counted(tmp_path, toks, streaming):
 
 def test_good_rows_are_the_same_with_and_without_skipping(tmp_path):
     file = write_rows(tmp_path / "x.jsonl", GOOD)
-    orders = [
-        build_order(make_config(file, data={"on_bad_row": way})) for way in ("error", "skip")
-    ]
+    orders = [build_order(make_config(file, data={"on_bad_row": way})) for way in ("error", "skip")]
     rows = [order.rows(range(50)) for order in orders]
     assert rows[0] == rows[1]
 
