@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 
-LONGEST_WORDS = (64, 48, 32)  # characters, tried on a message that is too long
+LONGEST_WORDS = (64, 48, 32, 24)  # characters, tried on a message that is too long
 LONGEST = 290  # characters of a message: a line, with "error: " before it, under 300
 
 
