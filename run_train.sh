@@ -20,7 +20,8 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > NGPU ? cores / NGPU : 1))}
 export LOG_RANK=${LOG_RANK:-0}
 config=()
 [ -z "${CONFIG_FILE:-}" ] || config=(--job.config_file "$CONFIG_FILE")
-exec "$python" -m torch.distributed.run --standalone --nproc-per-node="$NGPU" \
+export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+exec "$python" -m tokenkit.launcher --standalone --nproc-per-node="$NGPU" \
     "$root/train.py" ${config[@]+"${config[@]}"} "$@"
 '''
 import runpy, pathlib, sys  # noqa

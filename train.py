@@ -7,36 +7,36 @@ from pathlib import Path
 
 from tokenkit.config import Config, load_config, validate
 from tokenkit.config.effects import without_effect
-from tokenkit.errors import run_main
+from tokenkit.failure import run_rank, watch_for_failures
 from tokenkit.log import init_logger, logger
+from tokenkit.processes import end_with_launcher
 from tokenkit.ranks import check_launch, rank, world_size
+from tokenkit.training.run_lock import RunLock
 
 
 def main() -> None:
+    end_with_launcher()
     check_launch()
     init_logger(rank())
     config = load_config(sys.argv[1:])
     validate(config, world_size())  # what can be refused is refused before any rank waits
-    train(config)
+    with RunLock(Path(config.job.output_dir)) as lock:
+        train(config, lock)
 
 
-def train(config: Config) -> None:
-    """All that follows the settings."""
+def train(config: Config, lock: RunLock) -> None:
+    """All that follows the settings; the lock is to be taken before anything is written."""
     # These take seconds to import, so --help and a refused key do not wait for them.
     import torch.distributed as dist
 
     from tokenkit.data import build_train_loader, load_validation_texts
-    from tokenkit.evaluation.unseen import Validation
+    from tokenkit.evaluation.in_training import Evaluation, load_tasks
     from tokenkit.losses import build_losses, need_teacher
     from tokenkit.parallelisms import init_parallel
     from tokenkit.tokenizers import load_pair_bias
     from tokenkit.training.checkpoint import Checkpointer
-    from tokenkit.training.environment import (
-        StopSignal,
-        any_rank,
-        build_profiler,
-        set_up_process,
-    )
+    from tokenkit.training.ends import StopSignal, Watchdog, say_end
+    from tokenkit.training.environment import any_rank, build_profiler, set_up_process
     from tokenkit.training.identity import IdentityStep
     from tokenkit.training.metrics import MetricsLogger, flops_per_token
     from tokenkit.training.optimizer import (
@@ -45,7 +45,11 @@ def train(config: Config) -> None:
         set_learning_rate,
     )
     from tokenkit.training.phases import Phases
-    from tokenkit.training.run_directory import check_output_dir, prepare_output_dir
+    from tokenkit.training.run_directory import (
+        check_output_dir,
+        claim_output_dir,
+        open_output_dir,
+    )
     from tokenkit.training.step import TrainStep
     from tokenkit.training.student import build_student, open_student_source
     from tokenkit.training.teacher import build_teacher, open_teacher_source
@@ -54,8 +58,10 @@ def train(config: Config) -> None:
     check_output_dir(config)
     set_up_process(config)
     parallel = init_parallel(config)
-    stop = StopSignal()
-    output_dir = Path(config.job.output_dir)
+    watch_for_failures()
+    stop, watchdog = StopSignal(), Watchdog(config, parallel)
+    tasks = load_tasks(config)  # unknown ones are refused before anything is written or loaded
+    claim_output_dir(config, lock)
     if parallel.is_main:
         for line in without_effect(config, need_teacher(config)):
             logger.warning(line)
@@ -76,21 +82,18 @@ def train(config: Config) -> None:
     loader = build_train_loader(
         config, tokenizers.student, tokenizers.teacher, kinds, parallel.dp_rank, parallel.dp_size,
         pair_bias=pair_bias, source_rows=student.vocabulary.input.shape[0],
+        expander=tokenizers.expander,
     )  # fmt: skip
     validate_texts = load_validation_texts(config) if config.eval.interval else []
-    validation = Validation(config, tokenizers.student, validate_texts, student, parallel)
+    evaluation = Evaluation(config, tokenizers, validate_texts, tasks, student, teacher, parallel)
 
     # optimizer, checkpoint, metrics
     optimizer = build_optimizer(student, config.optimizer)
-    if parallel.is_main:  # not before all that the settings name was found good
-        prepare_output_dir(config)
-    dist.barrier()
+    output_dir = open_output_dir(config, lock)  # all that the settings name was found good
     identity_step = IdentityStep(config, student, optimizer, parallel)
     train_step = TrainStep(config, student, teacher, losses, optimizer, parallel)
     phases = Phases(config, identity_step, train_step)
-    checkpointer = Checkpointer(
-        config.checkpoint, output_dir, student, optimizer, parallel, phases.tensors()
-    )
+    checkpointer = Checkpointer(config, student, optimizer, parallel, phases.tensors())
     start_step = checkpointer.load()
     loader.seek(start_step)
     metrics_logger = MetricsLogger(
@@ -98,10 +101,14 @@ def train(config: Config) -> None:
     )
 
     # the loop
+    if start_step == 0 and evaluation.due(0):
+        metrics_logger.log_evaluation(0, evaluation(0))
     batches = iter(loader)
+    step = start_step - 1
     with build_profiler(config, output_dir) as profiler:
         for step in range(start_step, config.training.steps):
-            stopping = any_rank(bool(stop))
+            watchdog.step()
+            stopping, overdue = any_rank(bool(stop), checkpointer.overdue)
             lr = scheduled_learning_rate(config, step)
             set_learning_rate(optimizer, lr)
             batch = next(batches).to(parallel.device)
@@ -110,20 +117,22 @@ def train(config: Config) -> None:
             if profiler is not None:
                 profiler.step()
 
-            last = stopping or step + 1 == config.training.steps
-            if validation.due(step + 1, last):
-                metrics_logger.log_evaluation(step + 1, validation(student))
-            if (step + 1) % config.checkpoint.interval == 0 or last:
-                checkpointer.save(step + 1)
+            last = step + 1 == config.training.steps
+            if evaluation.due(step + 1, last) and not stopping:
+                metrics_logger.log_evaluation(step + 1, evaluation(step + 1, last))
+            if checkpointer.due(step + 1, last or stopping, overdue):
+                checkpointer.save(step + 1, last)
             if stopping:
                 break
 
+    watchdog.stop()
+    phases.finish()
     checkpointer.finish()
     metrics_logger.close()
     dist.barrier()
     dist.destroy_process_group()
-    logger.info(f"done: {output_dir}")
+    say_end(config, start_step, step + 1, stop)
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_rank(main)

@@ -49,6 +49,7 @@ from tokenkit.tokenizers import (  # noqa: E402
     encode_rows,
     load_tokenizer,
 )
+from tokenkit.tokenizers.ids import as_array  # noqa: E402
 
 ROWS = 16
 TURNS = ("system", "user", "assistant", "user", "assistant")
@@ -123,7 +124,7 @@ def encoded_already(tok: ByteifiedTokenizer, texts: Sequence[str]) -> Iterator[N
     known = dict(zip(texts, plain_ids(tok, texts), strict=True))
 
     def recall(texts: Sequence[str], as_text: bool = False) -> list[np.ndarray]:
-        return [np.array(known[text], np.int32) for text in texts]
+        return [as_array(known[text]) for text in texts]
 
     tok.encode_texts = recall
     try:

@@ -6,7 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tokenkit.cli.cache_teacher import main
-from tokenkit.errors import run_main
+from tokenkit.failure import run_rank
 
 if __name__ == "__main__":
-    run_main(main)
+    run_rank(main)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import multiprocessing
@@ -38,7 +39,9 @@ def free_port() -> int:
     raise AssertionError("unreachable: numbers do not end")
 
 
-def _rank_main(rank: int, world: int, port: int, argv: list[str], log: str, gpus: bool) -> None:
+def _rank_main(
+    rank: int, world: int, port: int, argv: list[str], log: str, gpus: bool, program: str
+) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -52,19 +55,20 @@ def _rank_main(rank: int, world: int, port: int, argv: list[str], log: str, gpus
     )  # fmt: skip
     import torch
 
-    from tokenkit.errors import run_main
-    from train import main
+    from tokenkit.failure import run_rank
 
     torch.set_num_threads(1)
-    sys.argv = ["train.py", *argv]
-    run_main(main)
+    sys.argv = [program, *argv]
+    run_rank(importlib.import_module(program).main)
 
 
-def start_training(argv: list[str], world: int, log: Path, gpus: bool = False) -> list:
-    """Start ``world`` ranks of train.py, on the CPU or on GPUs; their output goes to ``log``."""
+def start_training(
+    argv: list[str], world: int, log: Path, gpus: bool = False, program: str = "train"
+) -> list:
+    """Start ``world`` ranks of train.py (of a module's ``main``) on the CPU or on GPUs."""
     port = free_port()
     processes = [
-        CONTEXT.Process(target=_rank_main, args=(rank, world, port, argv, str(log), gpus))
+        CONTEXT.Process(target=_rank_main, args=(rank, world, port, argv, str(log), gpus, program))
         for rank in range(world)
     ]
     for process in processes:
@@ -72,9 +76,16 @@ def start_training(argv: list[str], world: int, log: Path, gpus: bool = False) -
     return processes
 
 
-def train(argv: list[str], world: int, log: Path, timeout: float = 240, gpus: bool = False) -> None:
+def train(
+    argv: list[str],
+    world: int,
+    log: Path,
+    timeout: float = 240,
+    gpus: bool = False,
+    program: str = "train",
+) -> None:
     """Run train.py to its end on ``world`` ranks; fails with its output if any rank fails."""
-    processes = start_training(argv, world, log, gpus)
+    processes = start_training(argv, world, log, gpus, program)
     for process in processes:
         process.join(timeout)
     codes = [process.exitcode for process in processes]

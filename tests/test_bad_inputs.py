@@ -120,15 +120,16 @@ def test_output_directory_of_another_run(finished_run, tmp_path):
     assert contents(folder) == before
 
 
-@pytest.mark.parametrize("damaged", ["__0_0.distcp", ".metadata", "rank-00000.pt"])
-def test_corrupt_checkpoint(finished_run, damaged, tmp_path):
+@pytest.mark.parametrize("damaged", ["rank-00000.safetensors", "random-00000.json"])
+def test_corrupt_checkpoints(finished_run, damaged, tmp_path):
+    """One is passed over; where all are damaged nothing is touched."""
     argv, original = finished_run
     folder = tmp_path / "run"
     shutil.copytree(original, folder)
-    path = folder / "checkpoints" / "step-00000002" / damaged
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
+    for path in sorted((folder / "checkpoints").glob(f"*/{damaged}")):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
     before = contents(folder / "checkpoints")
     argv = [*argv, "--job.output_dir", str(folder), "--training.steps", "3"]
     line = run_badly(argv, 1, tmp_path / "log")
-    assert re.search(r"step-00000002.*damaged", line), line
+    assert re.search(r"no whole checkpoint.*step-00000002' is damaged.*and 1 more", line), line
     assert contents(folder / "checkpoints") == before

@@ -11,11 +11,15 @@ ROOT = Path(__file__).parents[1]
 ROOMS = (
     *(
         "errors",
+        "failure",
+        "launcher",
         "log",
         "registry",
         "io",
         "ranks",
+        "processes",
         "shipped",
+        "byte_model",
         "config",
         "tokenizers",
         "batch",

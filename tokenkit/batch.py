@@ -100,11 +100,13 @@ class Batch(_Movable):
     Attributes:
         teachers: by name; empty if no loss needs one.
         stats: counts that may be added up over batches (tokens, aligned tokens, …).
+        places: file and line of each row, for errors.
     """
 
     student: Sequences
     teachers: dict[str, Sequences] = field(default_factory=dict)
     stats: dict[str, int] = field(default_factory=dict)
+    places: list[str] = field(default_factory=list)
 
     @property
     def teacher(self) -> Sequences | None:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from typing import NoReturn
+
+# Exit codes
+CLEAR_ERROR, INTERRUPTED = 2, 130
 
 LONGEST_WORDS = (64, 48, 32, 24)  # characters, tried on a message that is too long
 LONGEST = 290  # characters of a message: a line, with "error: " before it, under 300
@@ -30,6 +34,10 @@ class ModelError(TokenkitError):
     """A model folder is missing, or its family or shapes are not supported."""
 
 
+class TrainingError(TokenkitError):
+    """Training cannot go on with what it was given: its numbers are no longer finite."""
+
+
 class CheckpointError(TokenkitError):
     """A checkpoint is missing, damaged, or belongs to another run."""
 
@@ -41,29 +49,38 @@ def one_line(message: object, longest: int = LONGEST) -> str:
     first in it, what would be right last.
     """
     words = str(message).split()
-    text = " ".join(words)
+    tried = [" ".join(words)]
     for most in LONGEST_WORDS:
-        if len(text) > longest:
-            head, tail = most // 4, most - most // 4
-            shorter = (f"{w[:head]}…{w[-tail:]}" if len(w) > most + 1 else w for w in words)
-            text = " ".join(shorter)
-    if len(text) <= longest:
-        return text
-    end = longest // 3
+        head, tail = most // 4, most - most // 4
+        shorter = (f"{w[:head]}…{w[-tail:]}" if len(w) > most + 1 else w for w in words)
+        tried.append(" ".join(shorter))
+    for text in tried:
+        if len(text) <= longest:
+            return text
+    end, text = longest // 3, tried[1]
     return f"{text[: longest - end - 3]} … {text[-end:]}"
+
+
+def leave(error: TokenkitError, silent: bool = False) -> NoReturn:
+    """Show an error as one line and end the process at once."""
+    if not silent:
+        print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(CLEAR_ERROR)
 
 
 def run_main(main: Callable[[], None]) -> None:
     """Run a command line's ``main``; a :class:`TokenkitError` becomes one line and exit code 2.
 
     Set ``TOKENKIT_TRACEBACK=1`` to see the full traceback. The process leaves at once
-    (``os._exit``) so that one rank's bad input cannot hang the others in an ``atexit`` barrier.
+    (``os._exit``), so that nothing waits in ``atexit``. Ctrl-C ends it without a traceback.
     """
     try:
         main()
     except TokenkitError as error:
         if os.environ.get("TOKENKIT_TRACEBACK") == "1":
             raise
-        print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
-        sys.stdout.flush()
-        os._exit(2)
+        leave(error)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        os._exit(INTERRUPTED)

@@ -35,3 +35,5 @@ def init_logger(rank: int = 0) -> None:
     logger.propagate = False
     # Said by torchdata on every start, about its own code.
     warnings.filterwarnings("ignore", message="'set_vital' is deprecated")
+    # Said of outputs that nobody writes into.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")

@@ -147,6 +147,40 @@ def test_eval_runs_lm_eval_offline(script, tiny_llama, tmp_path, monkeypatch, ca
     assert 0.0 <= result["acc,none"] <= 1.0
 
 
+def test_eval_opens_a_run_that_is_not_exported(script, base_arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    run = tmp_path / "run"
+    train([*base_arguments, "--job.output_dir", str(run), "--checkpoint.enable", "true",
+           "--training.steps", "2"], 1, tmp_path / "log")  # fmt: skip
+    script("export", "--run", run, "--output", tmp_path / "exported")
+    tasks = ["--tasks", "tokenkit_arithmetic,tokenkit_documents", "--include-path",
+             "tests/assets/lm_eval", "--limit", 2, "--log-samples"]  # fmt: skip
+    for name, model in (("a", run), ("b", tmp_path / "exported")):
+        script("eval", "--model", model, *tasks, "--output", tmp_path / f"{name}.json")
+    found = [(tmp_path / f"{name}.samples.jsonl").read_text() for name in "ab"]
+    assert found[0] == found[1] and len(found[0].splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--batch-size", "many"], "--batch-size 'many' is neither"),
+        (["--limit", "0"], "--limit 0 leaves no document"),
+        (["--log-samples"], "--log-samples needs --output"),
+        (["--include-path", "/no/such"], "--include-path '/no/such' is not a folder"),
+        (["--output", str(ROOT / "README.md")], "README.md' already exists"),
+        (["--model", "/no/such"], "--model: model folder '/no/such' does not exist"),
+    ],
+)
+def test_eval_refuses(script, tiny_llama, monkeypatch, options, message):
+    monkeypatch.chdir(ROOT)
+    argv = ["--model", tiny_llama, "--tasks", "tokenkit_arithmetic"]
+    if "--include-path" not in options:
+        argv += ["--include-path", "tests/assets/lm_eval"]
+    with pytest.raises(Exception, match=message):
+        script("eval", *argv, *options)
+
+
 def test_eval_names_an_unknown_task(script, tiny_llama):
     with pytest.raises(Exception, match="no task 'arc_eassy'"):
         script("eval", "--model", tiny_llama, "--tasks", "arc_eassy")

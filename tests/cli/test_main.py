@@ -13,7 +13,7 @@ from tokenkit.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(cli.__file__).parent
-NO_COMMANDS = {"__init__", "arguments", "main"}
+NO_COMMANDS = {"__init__", "arguments", "main", "quickstart_material"}
 
 
 def names(folder: Path) -> set[str]:

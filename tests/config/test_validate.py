@@ -90,7 +90,30 @@ def test_good(workplace, overrides, world_size):
         (["--student.train=loar"], ['student.train = "loar"', "full, lora, none", "'lora'"]),
         (["--student.init=fresh"], ["student.init", '"fresh"', "pretrained, random"]),
         (["--student.output_embeddings=tie"], ["student.output_embeddings", "untie"]),
-        (["--student.expand_input_ids"], ["student.expand_input_ids = true", "not supported yet"]),
+        (
+            ["--student.expand_input_ids"],
+            ["student.expand_input_ids = true", "student.target_tokenizer", ":conversion=byte"],
+        ),
+        (
+            [
+                "--student.expand_input_ids",
+                "--student.tokenizer",
+                "x:conversion=byte",
+                "--student.target_tokenizer",
+                "x:conversion=byte",
+            ],
+            ["student.expand_input_ids = true", 'student.tokenizer = "x:conversion=byte"'],
+        ),
+        (
+            [
+                "--student.expand_input_ids",
+                "--student.target_tokenizer",
+                "x:conversion=byte",
+                "--hypernet.architecture",
+                "transformer",
+            ],
+            ["student.expand_input_ids = true", "hypernet.architecture"],
+        ),
         (["--student.pad_vocab_multiple=0"], ["student.pad_vocab_multiple = 0", "at least 1"]),
         (["--student.tokens_to_add=<a>,<a>"], ["student.tokens_to_add", "distinct"]),
         (["--student.tokens_to_add=<a>,"], ["student.tokens_to_add", "non-empty"]),

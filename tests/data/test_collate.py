@@ -15,6 +15,7 @@ from tokenkit.errors import DataError, TokenizerError
 from tokenkit.tokenizers import (
     Conversation,
     Document,
+    InputExpander,
     Reading,
     align_pair,
     encode_rows,
@@ -136,11 +137,31 @@ def test_truncated_rows_are_counted_exactly(toks):
     assert collator(toks, limits=(13, 13))(ROWS).student.ids.shape == (3, 13)
 
 
+def test_rows_that_end_too_early_for_the_student_are_counted(toks):
+    assert collator(toks, limits=(5, 500))(ROWS).stats["short_rows"] == 2
+    assert collator(toks, limits=(500, 5))(ROWS).stats["short_rows"] == 0  # the teacher alone
+    cut = collator((toks[0], toks[0]), limits=(7, 7))(ROWS).stats  # both at the same place
+    assert cut["truncated_rows"] == 2 and cut["short_rows"] == 0
+
+
+def test_expanded_bytes(toks):
+    spec = str(toks[0].spec)
+    byte = load_tokenizer(f"{spec}:conversion=byte")
+    expander = InputExpander(byte, toks[0])
+    batch = replace(collator((toks[0], byte)), expander=expander)(ROWS)
+    seq = batch.student
+    assert seq.subwords.dtype == torch.int64 and batch.teacher.subwords is None
+    for ids, subwords, mask in zip(seq.ids, seq.subwords, seq.mask, strict=True):
+        alone = expander.expand(ids[mask].numpy()[None])[0]
+        assert subwords[mask].tolist() == alone.tolist()
+
+
 def test_without_teacher(toks):
     batch = collator(toks, teacher=False)(ROWS)
     assert batch.teachers == {} and batch.teacher is None and batch.student.chunks == {}
     assert batch.stats == {
         "rows": 3, "student_tokens": int(batch.student.mask.sum()), "truncated_rows": 0,
+        "short_rows": 0,
         "bad_rows": 0,
     }  # fmt: skip
 

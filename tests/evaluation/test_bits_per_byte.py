@@ -20,6 +20,7 @@ from tokenkit.errors import DataError
 from tokenkit.evaluation.bits_per_byte import (
     batches_of,
     bits_per_byte,
+    document_bits,
     encode_documents,
     windows_of,
     writable_texts,
@@ -77,6 +78,18 @@ def test_batches_mark_the_right_positions():
         assert (seq.ids[:, 0] == 9).all()
         total += int(seq.counted.sum())
     assert total == 11
+
+
+def test_bits_of_documents_are_those_of_each_alone(tmp_path):
+    _, model = load(save_tiny(tmp_path / "m", "llama", vocab_size=1505))
+    tok = tokenizer("bpe_a:source=Llama3")
+    options = {"max_bytes": 16, "batch_size": 3, **CPU}
+    bits = document_bits(model, tok, TEXTS, **options)
+    for text, found in zip(TEXTS, bits.tolist(), strict=True):
+        alone = bits_per_byte(model, tok, [text], **options) * len(text.encode())
+        assert found == pytest.approx(alone, rel=1e-5)
+    halves = [document_bits(model, tok, TEXTS, rank=r, ranks=2, **options) for r in range(2)]
+    torch.testing.assert_close(sum(halves), bits)
 
 
 def plain_bits(folder, tok, texts, context):

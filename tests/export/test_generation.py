@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from tests.tokenizers.specs import tokenizer
-from tokenkit.export.generation import IdTranslation, translated_generation
+from tokenkit.export.generation import translated_generation
+from tokenkit.tokenizers.translation import IdTranslation
 
 
 @dataclass

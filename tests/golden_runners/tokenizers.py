@@ -31,6 +31,12 @@ from tokenkit.transfer.fvt import fvt
 # - The reference drops the token that a special token's name in text is for one side, with all
 #   that follows; ours is one chunk of equal bytes.
 DROPPED = "<|im_start|> is not special here <bos> nor this"
+# - Subwords of more than 16 bytes are told by their last 16 there. At these places (row, position)
+#   a newline and 32 spaces are named where a newline and 16 were read.
+EXPANDED_TOO_FAR: dict[str, set[tuple[int, int]]] = {
+    "bpe_a:source=Llama3": {(0, 127), (0, 213), (4, 55), (4, 290)},
+    "spm:source=Gemma2": set(),
+}
 
 SPACE_MASK_MODE = "space+tab+newline+special"
 
@@ -153,9 +159,18 @@ def run_expand_input_ids(folder: Path, case: dict) -> None:
     names = ("byte_tokenizer", "subword_tokenizer")
     byte, subword = (find(folder, expected[name]) for name in names)
     expander = InputExpander(byte, subword)
-    for row in expected["rows"]:
-        ids = np.array([row["ids"]])
-        assert expander.expand(ids)[0].tolist() == row["expanded"]
+    departures = set()
+    for number, row in enumerate(expected["rows"]):
+        found = expander.expand(np.array([row["ids"]]))[0].tolist()
+        read = ""
+        pairs = zip(row["ids"], found, row["expanded"], strict=True)
+        for place, (i, ours, theirs) in enumerate(pairs):
+            read += byte.tokens[i]
+            if ours != theirs:
+                assert not read.endswith(subword.tokens[theirs])
+                assert read.endswith(subword.tokens[ours])
+                departures.add((number, place))
+    assert departures == EXPANDED_TOO_FAR[expected["subword_tokenizer"]]
 
 
 RUNNERS = {

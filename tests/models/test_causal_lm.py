@@ -10,13 +10,9 @@ from transformers import AutoModelForCausalLM
 from tests.models.tiny import FAMILIES, save_tiny, tiny_config
 from tokenkit.batch import Sequences
 from tokenkit.errors import ModelError
-from tokenkit.models.causal_lm import (
-    build_causal_lm,
-    fill,
-    fit_rows,
-    open_source_model,
-)
+from tokenkit.models.causal_lm import build_causal_lm, fill
 from tokenkit.models.outputs import Outputs
+from tokenkit.models.source import fit_rows, open_source_model
 
 
 def load(folder, rows=None, **kwargs):

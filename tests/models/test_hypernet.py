@@ -128,7 +128,7 @@ def test_embeddings_and_scores_use_the_prediction():
     with made.step(table, made.predict):
         matrix = made.input_matrix.detach()
         assert made.rows == 25 and made.valid_vocab == 23
-        assert torch.equal(made.embed(ids), matrix[ids])
+        assert torch.equal(made.embed(Sequences.of(ids)), matrix[ids])
         assert torch.equal(matrix[7], made.input[table.ids[7, 0]])
         scores = made.scores(hidden, Sequences.of(ids))
     assert made.tokens is None and made.boundary is None
@@ -166,7 +166,7 @@ def test_bytes_have_embeddings_of_their_own():
 def test_what_is_not_predicted_yet_cannot_be_used():
     made = vocabulary(settings())
     with pytest.raises(RuntimeError, match="open it first"):
-        made.embed(torch.tensor([[0]]))
+        made.embed(Sequences.of(torch.tensor([[0]])))
 
 
 def test_drawing_is_the_same_for_the_same_seed():

@@ -37,6 +37,12 @@ SAMPLED = [
 ]  # fmt: skip
 
 
+BYTES = [
+    "--student.target_tokenizer", f"{SPEC_A}:conversion=byte",
+    "--student.expand_input_ids", "true", "--training.max_student_length", "256",
+]  # fmt: skip
+
+
 # One-process runs the others are held against.
 BASES = {
     "full": [],
@@ -113,6 +119,8 @@ BASES = {
         "--student.pad_vocab_multiple",
         "64",
     ],
+    "bytes": [*BYTES, "--loss.names", "sft,alm_unconstrained,alm_latents,dskd,uld", *APPROX],
+    "bytes lora": [*BYTES, *LORA, "--loss.names", "alm_space,alm_side_path,lexical"],
     "teacher": ["--teacher.tokenizer", SPEC_A, "--alm.mode", "append_space"],
 }
 
@@ -171,6 +179,11 @@ CASES = [
     ("projector", "FSDP 2, accumulate 2", 2, micro(2)),
     ("projector", "HSDP 2x2", 4, [*micro(2), "--parallelism.data_parallel_replicate_degree", "2"]),
     ("projector untied", "FSDP 4", 4, micro(2)),
+    ("bytes", "FSDP 2, accumulate 2", 2, micro(2)),
+    ("bytes", "TP 2 x FSDP 2, checkpoint full", 4,
+     [*micro(4), *TP2, "--activation_checkpoint.mode", "full"]),
+    ("bytes lora", "FSDP 2", 2, micro(4)),
+    ("bytes lora", "TP 2", 2, TP2),
     ("none", "FSDP 2", 2, micro(4)),
     ("space", "FSDP 2", 2, micro(4)),
     ("teacher", "FSDP 2", 2, micro(4)),
@@ -234,7 +247,7 @@ def test_equals_one_process(
     assert losses == pytest.approx(base_losses(base), rel=1e-5)
 
 
-@pytest.mark.parametrize("base", ["approx", "states approx", "zett", "projector untied"])
+@pytest.mark.parametrize("base", ["approx", "states approx", "zett", "projector untied", "bytes"])
 def test_bfloat16_stays_close_to_fp32(base, base_losses, base_arguments, tiny_llama, tmp_path):
     argv = [*arguments(base_arguments, tiny_llama, base, tmp_path), *micro(2)]
     train([*argv, "--training.dtype", "bfloat16"], 2, tmp_path / "log")

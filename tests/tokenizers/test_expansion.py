@@ -13,22 +13,19 @@ from tests.tokenizers.test_encode import TEXT
 from tokenkit.errors import TokenizerError
 from tokenkit.tokenizers import InputExpander, messages_to_markers
 
-PAIRS = [("bpe_a:source=Llama3", 16), ("spm:source=Gemma2", 16), ("bpe_a:source=Llama3", 3)]
-EXPANDERS = {
-    pair: InputExpander(tokenizer(f"{pair[0]}:conversion=byte"), tokenizer(pair[0]), pair[1],
-                        long_tokens=False)
-    for pair in PAIRS
-}  # fmt: skip
+SPECS = ["bpe_a:source=Llama3", "spm:source=Gemma2"]
+BYTES = {spec: tokenizer(f"{spec}:conversion=byte") for spec in SPECS}
+EXPANDERS = {spec: InputExpander(BYTES[spec], tokenizer(spec)) for spec in SPECS}
 
 
-def brute_force(byte, subword, ids: list[int], longest: int) -> list[int]:
+def brute_force(byte, subword, ids: list[int]) -> list[int]:
     """The longest subword whose bytes are the last ones, for every position of one row."""
     expanded = []
     for end in range(1, len(ids) + 1):
         own = byte.tokens[ids[end - 1]]
         found = subword.ids.get(own)
         if found is None or ids[end - 1] not in byte.special_ids:
-            for begin in range(end - 1, max(end - longest, 0) - 1, -1):
+            for begin in range(end - 1, -1, -1):
                 part = ids[begin:end]
                 if set(part) & byte.special_ids and len(part) > 1:
                     break
@@ -42,34 +39,55 @@ def brute_force(byte, subword, ids: list[int], longest: int) -> list[int]:
     return expanded
 
 
-@pytest.mark.parametrize("pair", PAIRS, ids=str)
+@pytest.mark.parametrize("spec", SPECS)
 @given(text=TEXT)
 @settings(max_examples=30, deadline=None)
-def test_equals_brute_force(pair, text: str) -> None:
-    byte, subword = tokenizer(f"{pair[0]}:conversion=byte"), tokenizer(pair[0])
-    ids = byte.encode("<|<bos>|>def return user" + text + "<|<eos>|> the").tolist()
-    found = EXPANDERS[pair].expand(np.array([ids]))
+def test_equals_brute_force(spec, text: str) -> None:
+    byte, subword = BYTES[spec], tokenizer(spec)
+    spaces = "\n" + " " * 40  # longer than any subword
+    ids = byte.encode(f"<|<bos>|>def return user{spaces}{text}<|<eos>|> the").tolist()
+    found = EXPANDERS[spec].expand(np.array([ids]))
     assert found.dtype == np.int32
-    assert found[0].tolist() == brute_force(byte, subword, ids, pair[1])
+    assert found[0].tolist() == brute_force(byte, subword, ids)
 
 
-@pytest.mark.parametrize("pair", PAIRS, ids=str)
-def test_decoding_step_by_step_equals_whole_rows(pair) -> None:
-    byte, expander = tokenizer(f"{pair[0]}:conversion=byte"), EXPANDERS[pair]
+def test_a_long_subword_is_read_to_its_beginning() -> None:
+    spec = SPECS[0]
+    longest = "\n" + " " * 32
+    subword, expander = tokenizer(spec), EXPANDERS[spec]
+    assert expander.longest == len(longest)
+    for text in (longest, longest[1:], "x" + longest[1:]):
+        ids = BYTES[spec].encode(text)
+        token = subword.tokens[expander.expand_last(ids[None])[0]]
+        assert text.endswith(token.replace("Ġ", " ").replace("Ċ", "\n"))
+        assert (len(token) == len(longest)) is (text == longest)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_decoding_step_by_step_equals_whole_rows(spec) -> None:
+    byte, expander = BYTES[spec], EXPANDERS[spec]
     texts = ["<|<bos>|>    return the number of items é日", "<|<bos>|>import numpy as np\n\n\nx ="]
-    rows = [byte.encode(text) for text in texts]
+    rows = [byte.encode(text + "\n" + " " * 40) for text in texts]
     length = min(map(len, rows))
     ids = np.stack([row[:length] for row in rows])
     whole = expander.expand(ids)
     for end in range(1, length + 1):
-        context = ids[:, max(0, end - pair[1]) : end]
+        context = ids[:, max(0, end - expander.longest) : end]
         assert expander.expand_last(context).tolist() == whole[:, end - 1].tolist()
 
 
+@pytest.mark.parametrize("spec", SPECS)
+def test_random_bytes_step_by_step(spec) -> None:
+    expander = EXPANDERS[spec]
+    ids = np.random.default_rng(0).integers(0, 256, (3, 300))
+    whole = expander.expand(ids)
+    found = [expander.expand_last(ids[:, :end]) for end in range(1, ids.shape[1] + 1)]
+    assert np.array_equal(np.stack(found, 1), whole)
+
+
 def test_padding_does_not_matter() -> None:
-    pair = PAIRS[0]
-    byte, subword, expander = tokenizer(f"{pair[0]}:conversion=byte"), tokenizer(pair[0]), None
-    expander = pickle.loads(pickle.dumps(EXPANDERS[pair]))  # data workers pickle it
+    byte, subword = BYTES[SPECS[0]], tokenizer(SPECS[0])
+    expander = pickle.loads(pickle.dumps(EXPANDERS[SPECS[0]]))  # data workers pickle it
     row = byte.encode("return self.items")
     plain = expander.expand(row[None])[0]
     for left, right in ((3, 0), (0, 4), (5, 2)):
@@ -81,23 +99,33 @@ def test_padding_does_not_matter() -> None:
         assert (found[~mask] == subword.pad_id).all()
 
 
+@pytest.mark.parametrize("spec", SPECS)
+def test_documents_of_a_packed_row_do_not_see_each_other(spec) -> None:
+    byte, expander = BYTES[spec], EXPANDERS[spec]
+    texts = ["def retu", "rn the num", "ber of i", "tems     ", "   import"]
+    documents = [byte.encode(text) for text in texts]
+    packed = np.concatenate(documents)[None]
+    begins = np.zeros(packed.shape, bool)
+    begins[0, np.cumsum([0, *map(len, documents[:-1])])] = True
+    alone = np.concatenate([expander.expand(row[None])[0] for row in documents])
+    assert expander.expand(packed, begins=begins)[0].tolist() == alone.tolist()
+    assert expander.expand(packed)[0].tolist() != alone.tolist()
+
+
 def test_special_tokens_are_themselves() -> None:
-    byte, subword = tokenizer("bpe_a:source=Llama3:conversion=byte"), tokenizer(PAIRS[0][0])
+    byte, subword = BYTES[SPECS[0]], tokenizer(SPECS[0])
     ids = byte.encode(messages_to_markers([{"role": "user", "content": "x"}]))
-    found = EXPANDERS[PAIRS[0]].expand(ids[None])[0]
+    found = EXPANDERS[SPECS[0]].expand(ids[None])[0]
     for i, j in zip(ids.tolist(), found.tolist(), strict=True):
         if i in byte.special_ids:
             assert subword.tokens[j] == byte.tokens[i]
 
 
 def test_bad_input_is_refused() -> None:
-    subword = tokenizer("bpe_a:source=Llama3")
-    byte = tokenizer("bpe_a:source=Llama3:conversion=byte")
+    subword = tokenizer(SPECS[0])
     with pytest.raises(TokenizerError, match="not byte-level; add ':conversion=byte'"):
         InputExpander(subword, subword)
-    with pytest.raises(TokenizerError, match="max_length of an expansion is 0"):
-        InputExpander(byte, subword, 0)
-    expander = EXPANDERS[PAIRS[0]]
+    expander = EXPANDERS[SPECS[0]]
     with pytest.raises(TokenizerError, match=r"must be \[B, T\]"):
         expander.expand(np.zeros(3, int))
     with pytest.raises(TokenizerError, match="id 9999 is not in the byte-level vocabulary"):

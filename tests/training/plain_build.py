@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.launch import SPEC_A
+from tests.tokenizers.test_expansion import brute_force
 from tests.training.in_process import Training
 from tests.training.plain_step import PlainModel, PlainTraining
-from tests.training.small_runs import TOKENS
+from tests.training.small_runs import SPEC_BYTES, TOKENS
 from tokenkit.config import Config
+from tokenkit.tokenizers import load_tokenizer
 
 
 def boundary_tokens(spec: str, mode: str, rows: int) -> torch.Tensor:
     """Tokens that begin with a blank, and the family's; ``<|end_of_text|>`` as ``eos_as_space``."""
     tok = AutoTokenizer.from_pretrained(spec.split(":")[0])
     plain = len(tok)  # the family's tokens were added behind these
+    if spec == SPEC_BYTES:
+        # Behind the bytes: five special tokens, three role names, and "\n\n".
+        return torch.tensor(
+            [chr(i) in " \t\n" or i in (*range(256, 261), 264) for i in range(rows)]
+        )
     if "eos_as_space" in mode:
         return torch.arange(rows) == rows - 2
     starts = [tok.convert_ids_to_tokens(i)[0] in "ĠĉĊ" for i in range(plain)]
@@ -40,10 +50,14 @@ def plain_student(config: Config, start: dict[str, torch.Tensor]) -> tuple[Plain
     tied = model.weights[inputs] is model.weights[outputs]
     if choice.target_tokenizer:
         model.weights[inputs] = start["vocabulary.input"].requires_grad_()
-        tied = tied and choice.output_embeddings == "preserve"
+        tied = tied and choice.output_embeddings == "preserve" and not choice.expand_input_ids
         model.weights[outputs] = (
             model.weights[inputs] if tied else start["vocabulary.output"].requires_grad_()
         )
+    if choice.expand_input_ids:
+        toks = load_tokenizer(SPEC_BYTES), load_tokenizer(SPEC_A)
+        table = plain_model(choice.model, SPEC_A, "").weights[inputs].detach()
+        model.subwords = partial(brute_force, *toks), table
     leaves = {"vocabulary.input": model.weights[inputs]}
     if not tied:
         leaves["vocabulary.output"] = model.weights[outputs]

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -49,6 +51,8 @@ class PlainModel:
         scale: factor on the updates.
         tokens: rows of the output matrix that are tokens; the others have no probability.
         boundary: ``[tokens]`` bool.
+        subwords: ids ``[T]`` of a row → those of a table ``[V, D]`` whose rows are added to its
+            embeddings, and that table.
     """
 
     network: nn.Module
@@ -57,12 +61,25 @@ class PlainModel:
     boundary: Tensor
     adapters: dict[str, tuple[Tensor, Tensor]]
     scale: float = 1.0
+    subwords: tuple[Callable[[list[int]], list[int]], Tensor] | None = None
+
+    def reads(self, side: Side) -> dict[str, Any]:
+        """What the network is given."""
+        reads = {"attention_mask": side.mask.long(), "use_cache": False}
+        if self.subwords is None:
+            return reads | {"input_ids": side.ids}
+        longest, table = self.subwords
+        pairs = zip(side.ids.tolist(), side.mask.sum(1).tolist(), strict=True)
+        rows = [torch.tensor(longest(ids[:length])) for ids, length in pairs]
+        found = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        found = F.pad(found, (0, side.ids.shape[1] - found.shape[1]))
+        embeddings = self.weights["model.embed_tokens.weight"][side.ids] + table[found]
+        return reads | {"inputs_embeds": embeddings}
 
     def scores(self, side: Side) -> tuple[Tensor, Tensor]:
         """Log-prob of each token (0 for the first) and of a boundary after it, ``[B, T]`` each."""
         merged = {n: self.weights[n] + self.scale * b @ a for n, (a, b) in self.adapters.items()}
-        reads = {"input_ids": side.ids, "attention_mask": side.mask.long(), "use_cache": False}
-        weights = {**self.weights, **merged}
+        weights, reads = {**self.weights, **merged}, self.reads(side)
         logits = functional_call(self.network, weights, (), reads, tie_weights=False).logits
         logprobs = logits[..., : self.tokens].log_softmax(-1)
         label = logprobs[:, :-1].gather(-1, side.ids[:, 1:, None]).squeeze(-1)

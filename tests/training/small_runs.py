@@ -15,7 +15,9 @@ ROWS_A, ROWS_B = 1505, 705
 # The same tokenizer in a Qwen2 prompt, which has no BOS.
 SPEC_Q = SPEC_B.removesuffix(":target=Llama3")
 ROWS_Q = 703
-TOKENS = {SPEC_A: ROWS_A, SPEC_B: ROWS_B, SPEC_Q: ROWS_Q}
+SPEC_BYTES = f"{SPEC_A}:conversion=byte"
+ROWS_BYTES = 265
+TOKENS = {SPEC_BYTES: ROWS_BYTES, SPEC_A: ROWS_A, SPEC_B: ROWS_B, SPEC_Q: ROWS_Q}
 MODELS = {
     "tied_b": ("llama", {"vocab_size": ROWS_B, "tie_word_embeddings": True}),
     "untied_b": ("llama", {"vocab_size": ROWS_B, "tie_word_embeddings": False}),

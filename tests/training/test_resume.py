@@ -9,12 +9,16 @@ import time
 
 import pytest
 
-from tests.launch import read_losses, read_metrics, start_training, train
+from tests.launch import SPEC_A, read_losses, read_metrics, start_training, train
 from tokenkit.training.checkpoint import list_steps
 
 RUN = ["--training.steps", "8", "--checkpoint.enable", "true", "--checkpoint.interval", "2"]
 LORA = ["--student.train", "lora", "--lora.rank", "4", "--data.num_workers", "1"]
 
+BYTES = [
+    "--student.target_tokenizer", f"{SPEC_A}:conversion=byte",
+    "--student.expand_input_ids", "true", "--training.max_student_length", "256",
+]  # fmt: skip
 SAMPLED = [
     "--student.target_tokenizer", "", "--student.train", "none", "--student.train_embeddings",
     "false", "--hypernet.architecture", "transformer", "--hypernet.num_heads", "4",
@@ -46,6 +50,7 @@ def wait_for_step(output_dir, step, timeout=120):
         (1, ["--loss.names", "sft,dskd", "--loss.aggregation", "gradnorm"]),
         (1, [*SAMPLED, "--data.num_workers", "1"]),
         (2, [*SAMPLED, "--training.micro_batch_size", "4"]),
+        (1, [*BYTES, "--data.num_workers", "1"]),
     ],
     ids=[
         "full",
@@ -54,6 +59,7 @@ def wait_for_step(output_dir, step, timeout=120):
         "parameters of a loss, gradnorm",
         "hypernet",
         "hypernet, FSDP 2",
+        "expanded bytes",
     ],
 )
 def test_killed_run_resumes_bit_for_bit(base_arguments, texts_file, tmp_path, world, extra):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.launch import read_metrics, train
+from tests.launch import SPEC_A, read_metrics, train
 from tests.training.in_process import Training
 from tests.training.plain_build import plain_training
 from tests.training.small_runs import STEPS, arguments, read_config
@@ -31,3 +31,17 @@ def test_equals_plain_torch(folder, parallel, tmp_path):
         assert metrics["loss"] == pytest.approx(found.total.item(), rel=1e-5)
         # Eight steps of rounding: it is the sharpest of a step's figures.
         assert metrics["grad_norm"] == pytest.approx(found.norm.item(), rel=5e-5)
+
+
+def test_bytes_cut_too_early_are_said_at_the_start(base_arguments, tmp_path):
+    argv = [*base_arguments, "--job.output_dir", str(tmp_path), "--training.steps", "2"]
+    argv += ["--student.target_tokenizer", f"{SPEC_A}:conversion=byte"]
+    for length, said in ((96, 1), (400, 0)):
+        folder = tmp_path / str(length)
+        folder.mkdir()
+        arguments = ["--training.max_student_length", str(length), "--job.output_dir", str(folder)]
+        train([*argv, *arguments], 1, folder / "log")
+        log, metrics = (folder / "log").read_text(), read_metrics(folder)[1]
+        assert log.count(f"training.max_student_length = {length} where the teacher reads") == said
+        assert (metrics["data/short_share"] > 0.1) is bool(said)
+        assert metrics["data/cut_share"] >= metrics["data/short_share"]

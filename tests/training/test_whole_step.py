@@ -19,7 +19,7 @@ from tests.training.plain_step import (
     norm_of,
     read_batch,
 )
-from tests.training.small_runs import SPEC_Q, read_config
+from tests.training.small_runs import SPEC_BYTES, SPEC_Q, read_config
 
 FIRST = 3  # of 8 steps: in mid-course, where schedules and the rate's decay show
 # Self-distillation to another tokenizer: the teacher is the student as it was.
@@ -28,6 +28,10 @@ SELF = f"""
     --teacher.model '' --teacher.tokenizer ''
 """
 LORA = f"{SELF} --student.train lora --lora.rank 4 --lora.alpha 12"
+EXPANDED = (
+    f"--student.target_tokenizer {SPEC_BYTES} --student.expand_input_ids true "
+    "--training.max_student_length 160"
+)
 FOUR = "--training.micro_batch_size 2"
 BALANCED = "--loss.aggregation approx_gradmag_preserve_mag"
 
@@ -78,6 +82,9 @@ CASES = {
     "the student alone has BOS": f"--teacher.model wide_q --teacher.tokenizer {SPEC_Q} "
     # Fewer of its tokens are boundaries; a row's first word is often two tokens.
     "--alm.merge_threshold 0.24 --loss.names sft,alm_space",
+    "expanded bytes": f"{SELF} {EXPANDED} {FOUR}",
+    "expanded bytes, tied source": f"{SELF} {EXPANDED} --student.model tied_a {BALANCED}",
+    "expanded bytes, LoRA": f"{LORA} {EXPANDED} {FOUR}",
     "no clipping": "--training.max_grad_norm 0",
     "biases and rates": "--student.model biased_b "
     "--optimizer.lr_scale_patterns ^vocabulary,layers.1 --optimizer.lr_scales 2,0.5",

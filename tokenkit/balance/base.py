@@ -82,5 +82,8 @@ class Balance:
         raise NotImplementedError
 
     def tensors(self) -> dict[str, Tensor]:
-        """State that a checkpoint must hold."""
+        """State that a checkpoint must hold, changed in place.
+
+        It gets its values back after a step that changes nothing, since a number was not finite.
+        """
         return {}

@@ -22,8 +22,9 @@ class GradNorm(Weighted):
     def __init__(self, config: Config, losses: int, device: torch.device) -> None:
         self.alpha = config.loss.gradnorm_alpha
         self.weights = torch.ones(losses, device=device, requires_grad=True)
+        # Fused: its step counter is on the device, too, and can be put back there.
         self.optimizer = torch.optim.AdamW(
-            [self.weights], lr=config.loss.gradnorm_lr, weight_decay=1e-4
+            [self.weights], lr=config.loss.gradnorm_lr, weight_decay=1e-4, fused=True
         )
         self.weights.grad = torch.zeros_like(self.weights)
         self.optimizer.step()  # makes the state; a zero gradient leaves only weight decay
@@ -50,8 +51,7 @@ class GradNorm(Weighted):
     def train(self, norms: Tensor, losses: Tensor) -> None:
         """Train the weights on this step's norms and loss values, ``[L]`` each."""
         first = self.state["first_losses"]
-        if not self.state["step"]:
-            first.copy_(losses)
+        first.copy_(torch.where(self.state["step"] == 0, losses, first))
         rate = losses / first.clamp(min=1e-30)
         rate = rate / rate.mean().clamp(min=1e-30)
         weighted = norms * self.weights

@@ -76,7 +76,8 @@ def fill_cache(config: Config, output: Path) -> None:
     for step in tqdm(islice(loader, steps), total=steps, desc="teacher", unit="step"):
         for batch in step.micro_batches:
             if not writer.knows(batch.teacher):
-                writer.add(teacher.read(batch.teacher.to(parallel.device), ("label", "boundary")))
+                outputs = teacher.read(batch.teacher.to(parallel.device), ("label", "boundary"))
+                writer.add(outputs, batch.places)
     writer.save(output, meta)
     logger.info(f"{len(writer):,} rows cached in {output}")
     dist.destroy_process_group()

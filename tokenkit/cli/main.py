@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import sys
 
-from tokenkit.errors import ConfigError, run_main
+from tokenkit.errors import ConfigError
+from tokenkit.failure import run_rank
 from tokenkit.registry import did_you_mean
 
 # The file of a command has its name, with "_" for "-".
@@ -13,7 +14,10 @@ COMMANDS = {
     "train": "train a student from a TOML file: distillation, transfer, a hypernetwork",
     "export": "write a run's student as a folder that plain transformers loads",
     "zett": "give a model another tokenizer without training",
-    "eval": "run lm-eval tasks on an exported model",
+    "generate": "let a model go on from texts, or chat with it",
+    "compare": "models side by side on one page: bits per byte, what was kept, speed",
+    "eval": "run lm-eval tasks on a model or a run",
+    "eval-lockstep": "run lm-eval tasks on several models that read and write as one",
     "eval-bpb": "bits per byte of a model on text, comparable between tokenizers",
     "sample-texts": "let a model write texts: data that keeps what it knows",
     "cache-teacher": "run a teacher once and keep what ALM needs of it",
@@ -55,4 +59,4 @@ def run_command() -> None:
 
 def main() -> None:
     """What the installed command ``tokenkit`` calls; errors of the user are one line."""
-    run_main(run_command)
+    run_rank(run_command)

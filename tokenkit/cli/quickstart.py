@@ -1,35 +1,37 @@
 """The whole story in minutes on a laptop CPU, offline: train a small model, change its tokenizer.
 
-    tokenkit quickstart [--zett]        (in a checkout: make quickstart [ARGS=--zett])
+    tokenkit quickstart [--zett | --bytes]      (in a checkout: make quickstart [ARGS=--zett])
 
 1. collect Python's own standard library as text; 2. train two different tokenizers; 3. pretrain a
 small Llama on the first; 4. transfer it to the second by distilling it into itself; 5. compare
 bits per byte on held-out text. With ``--zett``, 4. is to train a hypernetwork that gives the model
-any tokenizer, on sampled ones, and 5. compares ways of moving to B without training on it. Either
-part reuses what the other has made. Everything lies under outputs/quickstart; what is finished is
-reused, and an interrupted training resumes.
+any tokenizer, on sampled ones, and 5. compares ways of moving to B without training on it. With
+``--bytes``, 4. is to make it read and write bytes. Each part reuses what another has made.
+Everything lies under outputs/quickstart; what is finished is reused, and an interrupted training
+resumes.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
 import sys
-import sysconfig
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from tokenkit.cli.arguments import CommandParser
+from tokenkit.cli.quickstart_material import (
+    WORDS_A,
+    WORDS_B,
+    train_tokenizer,
+    write_corpus,
+    write_model_config,
+)
 from tokenkit.errors import TokenkitError
-from tokenkit.io import new_file, new_folder
 from tokenkit.shipped import checkout
 
-SKIPPED = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages"}
-WORDS_A = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-WORDS_B = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 SPEC_A, SPEC_B = ":source=Llama3", ":source=Qwen2:target=Llama3"
 QUICK = ["--training.steps", "8", "--training.batch_size", "4", "--training.micro_batch_size", "4",
          "--eval.max_documents", "4"]  # fmt: skip
@@ -38,88 +40,6 @@ QUICK_ZETT = [
     "--tokenizer_sampler.size_min", "1000", "--tokenizer_sampler.size_max", "1200",
     "--tokenizer_sampler.size_mean", "1100", "--tokenizer_sampler.texts", "64",
 ]  # fmt: skip
-
-
-def documents(limit: int) -> list[str]:
-    """Pieces of about 1,200 characters of the standard library's sources, cut at line ends."""
-    library = Path(sysconfig.get_paths()["stdlib"])
-    pieces: list[str] = []
-    for path in sorted(library.rglob("*.py")):
-        if SKIPPED & set(path.relative_to(library).parts):
-            continue
-        piece = ""
-        for line in path.read_text(encoding="utf-8", errors="ignore").splitlines(keepends=True):
-            piece += line
-            if len(piece) >= 1200:
-                pieces.append(piece)
-                piece = ""
-    # By content, so that train and held-out sets do not depend on where Python is installed.
-    pieces.sort(key=lambda piece: hashlib.sha1(piece.encode()).digest())
-    if len(pieces) < 100:
-        raise TokenkitError(f"'{library}' holds no sources of the standard library to learn")
-    return pieces[:limit]
-
-
-def write_rows(path: Path, texts: list[str]) -> None:
-    """JSON Lines; a file of that name is always complete."""
-    with new_file(path) as file:
-        file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
-
-
-def write_corpus(folder: Path, limit: int) -> None:
-    """``train.jsonl`` and ``held_out.jsonl``."""
-    if (folder / "train.jsonl").exists():
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    texts = documents(limit)
-    held_out = max(8, len(texts) // 50)
-    write_rows(folder / "held_out.jsonl", texts[:held_out])
-    write_rows(folder / "train.jsonl", texts[held_out:])
-    size = sum(map(len, texts)) / 1e6
-    print(f"corpus: {len(texts):,} documents, {size:.1f} MB of Python's standard library")
-
-
-def train_tokenizer(corpus: Path, folder: Path, words: str, size: int) -> None:
-    """A byte-level BPE tokenizer as a Hugging Face folder."""
-    if (folder / "tokenizer.json").exists():
-        return
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    split = pre_tokenizers.Split(Regex(words), "isolated")
-    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=size,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=sys.stderr.isatty(),
-    )
-    texts = [json.loads(line)["text"] for line in corpus.read_text("utf-8").splitlines()]
-    tokenizer.train_from_iterator(texts, trainer)
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
-    with new_folder(folder) as partial:
-        tokenizer.save(str(partial / "tokenizer.json"))
-        (partial / "tokenizer_config.json").write_text(json.dumps(settings))
-    print(f"tokenizer {folder.name}: {tokenizer.get_vocab_size():,} tokens")
-
-
-def write_model_config(folder: Path, quick: bool) -> None:
-    """config.json of a small Llama; training draws its weights."""
-    from transformers import LlamaConfig
-
-    width, layers = (64, 2) if quick else (192, 4)
-    config = LlamaConfig(
-        hidden_size=width,
-        intermediate_size=width * 8 // 3 // 16 * 16,
-        num_hidden_layers=layers,
-        num_attention_heads=width // 32,
-        num_key_value_heads=width // 32,
-        max_position_embeddings=1024,
-        tie_word_embeddings=True,
-        architectures=["LlamaForCausalLM"],
-    )
-    config.save_pretrained(folder)
 
 
 def run(title: str, command: str, *arguments: str) -> None:
@@ -158,14 +78,15 @@ def bits_per_byte(model: Path, spec: str, data: Path, folder: Path) -> float:
     return json.loads(result.read_text())["bits_per_byte"]
 
 
-def sample(model: Path, prompt: str) -> str:
+def sample(model: Path, prompt: str, new_tokens: int) -> str:
     """What plain transformers makes of the exported folder."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    loaded = AutoModelForCausalLM.from_pretrained(model)
+    # A byte-level folder brings code of its own.
+    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=True)
+    loaded = AutoModelForCausalLM.from_pretrained(model, trust_remote_code=True)
     inputs = tokenizer(prompt, return_tensors="pt")
-    output = loaded.generate(**inputs, max_new_tokens=60, do_sample=False)
+    output = loaded.generate(**inputs, max_new_tokens=new_tokens, do_sample=False)
     return tokenizer.decode(output[0], skip_special_tokens=True)
 
 
@@ -176,7 +97,7 @@ def print_scores(scores: dict[str, float]) -> None:
         print(f"  {name:<44} {value:>8.4f}")
 
 
-def report(scores: dict[str, float], folder: Path, seconds: float) -> None:
+def report(scores: dict[str, float], student: Path, seconds: float, new_tokens: int = 60) -> None:
     print_scores(scores)
     teacher, zero_shot, transferred = scores.values()
     if zero_shot > teacher:
@@ -185,9 +106,9 @@ def report(scores: dict[str, float], folder: Path, seconds: float) -> None:
         print("gap closed: none to close (the new tokenizer costs nothing here)")
     print("=" * 62)
     print("\nthe exported model, loaded by plain transformers, goes on:\n")
-    print(sample(folder / "student", "    def __init__(self, "))
-    print(f"\nexported model    {folder / 'student'}")
-    print(f"TensorBoard       tensorboard --logdir {folder}")
+    print(sample(student, "    def __init__(self, ", new_tokens))
+    print(f"\nexported model    {student}")
+    print(f"TensorBoard       tensorboard --logdir {student.parent}")
     print(f"finished in       {seconds / 60:.1f} minutes")
 
 
@@ -236,7 +157,27 @@ def transfer(names: Names) -> None:
         "zero-shot (tokenizer B, FVT)": names.score(zero_shot, names.spec_b),
         "after transfer (tokenizer B)": names.score(student, names.spec_b),
     }
-    report(scores, folder, time.time() - names.begin)
+    report(scores, student, time.time() - names.begin)
+
+
+def transfer_to_bytes(names: Names) -> None:
+    """Distill the model into itself, reading and writing bytes."""
+    folder, run_folder = names.folder, names.folder / "bytes"
+    student, zero_shot = folder / "student_bytes", folder / "zero_shot_bytes"
+    train("2/2 transfer it to bytes by distilling it into itself",
+          "quickstart_bytes", run_folder, names.quick, *names.data,
+          "--student.tokenizer", names.spec_a,
+          "--student.target_tokenizer", f"{names.spec_a}:conversion=byte",
+          "--student.model", str(folder / "teacher"))  # fmt: skip
+    run_option = ("--run", str(run_folder))
+    make("export the start", "export", zero_shot, *run_option, "--step", "0")
+    make("export the result", "export", student, *run_option)
+    scores = {
+        "teacher (tokenizer A)": names.score(folder / "teacher", names.spec_a),
+        "zero-shot (bytes)": names.score(zero_shot, str(zero_shot)),
+        "after transfer (bytes)": names.score(student, str(student)),
+    }
+    report(scores, student, time.time() - names.begin, new_tokens=200)
 
 
 def zero_shot_transfer(names: Names) -> None:
@@ -264,9 +205,9 @@ def main() -> None:
     parser = CommandParser(__doc__)
     parser.add_argument("--output", type=Path, help="folder (outputs/quickstart)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run at all?")
-    parser.add_argument(
-        "--zett", action="store_true", help="train a hypernetwork for any tokenizer"
-    )
+    parts = parser.add_mutually_exclusive_group()
+    parts.add_argument("--zett", action="store_true", help="train a hypernetwork for any tokenizer")
+    parts.add_argument("--bytes", action="store_true", help="make the model read and write bytes")
     args = parser.parse_args()
     begin, quick = time.time(), args.quick
     # The two sizes are different runs, so each has its own folder.
@@ -288,4 +229,5 @@ def main() -> None:
     data = ["--data.train", str(corpus / "train.jsonl"), "--data.validation", str(held_out)]
     names = Names(folder, quick, begin, spec_a, spec_b, held_out, data)
     pretrain(names)
-    (zero_shot_transfer if args.zett else transfer)(names)
+    part = zero_shot_transfer if args.zett else transfer_to_bytes if args.bytes else transfer
+    part(names)

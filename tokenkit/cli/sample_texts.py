@@ -14,10 +14,14 @@ import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tokenkit.cli.arguments import SEED, CommandParser, at_least, said_of
-from tokenkit.errors import DataError, TokenizerError
+from tokenkit.errors import DataError
 from tokenkit.io import new_file, refuse_existing
+
+if TYPE_CHECKING:
+    from tokenkit.inference.model import TextModel
 
 MARK = "\U000f0000"  # no template and no text has it
 
@@ -25,7 +29,7 @@ MARK = "\U000f0000"  # no template and no text has it
 def parse_arguments() -> argparse.Namespace:
     parser = CommandParser(__doc__)
     add = parser.add_argument
-    add("--model", required=True, help="hub id or local folder")
+    add("--model", required=True, help="model folder, hub id or run")
     add("--output", type=Path, required=True, help="JSONL file to write (new)")
     add("--count", type=at_least(1), default=500, help="texts to sample")
     add("--max-tokens", type=at_least(1), default=192, help="longest text")
@@ -38,71 +42,75 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def openings(args: argparse.Namespace, tokenizer) -> list[str]:
-    """What texts begin with, one after another in turn.
+def read_prompts(path: Path) -> list[str]:
+    """The lines of a file that have text.
 
     Raises:
-        DataError: if the file of prompts cannot be read or is empty.
+        DataError: if the file cannot be read or has none.
     """
-    if args.prompts is None:
-        return [args.start or tokenizer.bos_token or tokenizer.eos_token]
     try:
-        lines = args.prompts.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"--prompts {args.prompts}: cannot be read ({error})") from error
-    found = [args.start + line for line in lines if line.strip()]
+        raise DataError(f"--prompts {path}: cannot be read ({error})") from error
+    found = [line for line in lines if line.strip()]
     if not found:
-        raise DataError(f"--prompts {args.prompts}: no line has text")
+        raise DataError(f"--prompts {path}: no line has text")
     return found
 
 
-def sample(
-    model, tokenizer, prompts: list[str], max_tokens: int, behind: bool = False
-) -> list[str]:
-    """One text for each prompt, special tokens left out; without the prompt, if ``behind`` it."""
-    inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
-    inputs = {k: inputs[k].to(model.device) for k in ("input_ids", "attention_mask")}
-    options = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
-    rows = model.generate(**inputs, max_new_tokens=max_tokens, **options)
-    if behind:
-        rows = rows[:, inputs["input_ids"].shape[1] :]
-    return [text.strip() for text in tokenizer.batch_decode(rows, skip_special_tokens=True)]
+def openings(start: str, prompts: list[str], model: TextModel) -> list[list[int]]:
+    """Ids that texts begin with, one after another in turn."""
+    tok = model.tok
+    if not (start or prompts):
+        return [[tok.eos_id if tok.bos_id is None else tok.bos_id]]
+    return [tok.encode_text(start + prompt) for prompt in prompts or [""]]
 
 
-def chats(model, tokenizer, count: int, max_tokens: int) -> list[dict]:
+def sample(model: TextModel, starts: list[list[int]], max_tokens: int) -> list[str]:
+    """What the model writes behind each start."""
+    from tokenkit.inference.generate import generate_batch
+    from tokenkit.inference.own_texts import whole_distribution
+
+    return [made.text for made in generate_batch(model, starts, whole_distribution(max_tokens))]
+
+
+def chats(model: TextModel, count: int, max_tokens: int) -> list[dict]:
     """Rows of a question and an answer, both by the model."""
 
     def render(content: str, **options) -> str:
         turn = [{"role": "user", "content": content}]
-        return tokenizer.apply_chat_template(turn, tokenize=False, **options)
+        return model.tok.hf.apply_chat_template(turn, tokenize=False, **options)
 
-    header = render(MARK).partition(MARK)[0]
-    asked = sample(model, tokenizer, [header] * count, max_tokens, behind=True)
+    header = model.tok.encode_text(render(MARK).partition(MARK)[0])
+    asked = [question.strip() for question in sample(model, [header] * count, max_tokens)]
     asked = [question for question in asked if question]
-    prompts = [render(question, add_generation_prompt=True) for question in asked]
-    answers = sample(model, tokenizer, prompts, max_tokens, behind=True) if asked else []
+    prompts = [
+        model.tok.encode_text(render(question, add_generation_prompt=True)) for question in asked
+    ]
+    answers = sample(model, prompts, max_tokens) if asked else []
     roles = ("user", "assistant")
     return [
         {"messages": [{"role": r, "content": c} for r, c in zip(roles, turns, strict=True)]}
-        for turns in zip(asked, answers, strict=True)
+        for turns in zip(asked, map(str.strip, answers), strict=True)
         if turns[1]
     ]
 
 
-def batches(args: argparse.Namespace, model, tokenizer) -> Iterator[list[dict]]:
+def batches(args: argparse.Namespace, prompts: list[str], model: TextModel) -> Iterator[list[dict]]:
     """The rows of each batch, all batches drawn from one seed."""
     import torch
 
-    starts = openings(args, tokenizer)
+    starts = openings(args.start, prompts, model)
     torch.manual_seed(args.seed)
     for done in range(0, args.count, args.batch_size):
         numbers = range(done, min(done + args.batch_size, args.count))
         if args.chat:
-            yield chats(model, tokenizer, len(numbers), args.max_tokens)
+            yield chats(model, len(numbers), args.max_tokens)
             continue
-        prompts = [starts[number % len(starts)] for number in numbers]
-        texts = sample(model, tokenizer, prompts, args.max_tokens)
-        yield [{"text": text} for text in texts if text]
+        given = [starts[number % len(starts)] for number in numbers]
+        texts = zip(given, sample(model, given, args.max_tokens), strict=True)
+        whole = [(model.spelling.text(start) + text).strip() for start, text in texts]
+        yield [{"text": text} for text in whole if text]
 
 
 def main() -> None:
@@ -111,29 +119,23 @@ def main() -> None:
 
     import torch
     from tqdm.auto import tqdm
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from tokenkit.evaluation.device import usable_device
-    from tokenkit.models.checks import check_config, read_config
+    from tokenkit.export.run import opened_model
+    from tokenkit.inference.model import load_text_model
+    from tokenkit.models.expanded_folder import is_expanded
     from tokenkit.models.weights import resolve_model_folder
 
     device = usable_device(args.device)
-    if args.prompts is not None:
-        openings(args, None)
-    with said_of("--model"):
-        folder = resolve_model_folder(args.model)
-        check_config(read_config(folder), args.model)
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-        except (OSError, ValueError) as error:
-            raise TokenizerError(f"'{args.model}' has no tokenizer ({error})") from error
-    if args.chat and not tokenizer.chat_template:
+    prompts = [] if args.prompts is None else read_prompts(args.prompts)
+    with said_of("--model"), opened_model(args.model) as folder:
+        is_expanded(resolve_model_folder(folder))  # then transformers has been told of its class
+        model = load_text_model(folder, device=device, dtype=torch.bfloat16)
+    if args.chat and model.tok.chat is None:
         raise DataError(f"--chat: '{args.model}' has no chat template")
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).to(device)
     written = 0
     with new_file(args.output, keep=True) as file, tqdm(total=args.count) as bar:
-        for rows in batches(args, model, tokenizer):
+        for rows in batches(args, prompts, model):
             for row in rows:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
             written += len(rows)

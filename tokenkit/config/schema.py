@@ -30,6 +30,12 @@ class JobConfig:
     custom_import: list[str] = key(
         [], "Python modules, or paths of .py files, to import first; they register components"
     )
+    startup_timeout_minutes: float = key(
+        30.0, "longest wait of one rank for another up to the end of the first step", minimum=0.1
+    )
+    step_timeout_minutes: float = key(
+        15.0, "the same from then on; shortly before, a waiting rank shows where it is", minimum=0.1
+    )
 
 
 @dataclass
@@ -52,7 +58,9 @@ class StudentConfig:
     output_embeddings: str = key(
         "preserve", "keep tied matrices tied or untie them", choices=("preserve", "untie")
     )
-    expand_input_ids: bool = key(False, "add subword embeddings to bytes (not supported yet)")
+    expand_input_ids: bool = key(
+        False, "let each byte read the longest source token that ends with it, too"
+    )
     tokens_to_add: list[str] = key([], "special tokens to add to the target tokenizer")
     pad_vocab_multiple: int = key(
         1, "pad the vocabulary's rows to a multiple of this", minimum=1, maximum=2**16
@@ -92,6 +100,12 @@ class TrainingConfig:
     dtype: str = key(
         "float32", "compute in (weights are kept in float32)", choices=("float32", "bfloat16")
     )
+    max_skipped: int = key(
+        10,
+        "end after so many steps in a row without an update, each because a loss or gradient was "
+        "not finite (0: never)",
+        minimum=0,
+    )
     deterministic: bool = key(False, "refuse operations that are not reproducible")
     threads: int = key(0, "CPU threads per rank (0: torch's default)", minimum=0, maximum=1024)
 
@@ -105,7 +119,7 @@ class OptimizerConfig:
     beta1: float = key(0.9, "decay of the gradient average", minimum=0, below=1)
     beta2: float = key(0.95, "decay of the squared-gradient average", minimum=0, below=1)
     eps: float = key(1e-8, "added to the denominator", above=0)
-    fused: bool = key(False, "one fused kernel for all parameters")
+    fused: bool = key(False, "one fused kernel for all parameters (on a GPU always)")
     lr_scale_patterns: list[str] = key([], "regular expressions on parameter names")
     lr_scales: list[float] = key([], "learning-rate factor for each pattern", minimum=0)
 
@@ -167,11 +181,17 @@ class CheckpointConfig:
 
     enable: bool = key(True, "save checkpoints, and resume from the newest")
     interval: int = key(500, "steps between checkpoints", minimum=1)
+    interval_minutes: float = key(0.0, "save after so many minutes, too (0: off)", minimum=0)
     keep_latest_k: int = key(2, "checkpoints to keep (0: all)", minimum=0)
     async_mode: str = key(
         "disabled", "write in the background while training", choices=("disabled", "async")
     )
-    load_step: int = key(-1, "step to resume from (-1: the latest)", minimum=-1)
+    load_step: int = key(-1, "step to resume from (-1: the newest whole one)", minimum=-1)
+    verify: bool = key(True, "read a checkpoint's files whole and compare hashes before it is used")
+    initial_load: str = key("", "run or checkpoint whose weights a new run begins with")
+    initial_load_optimizer: bool = key(False, "take its optimizer's state, too")
+    last_save_model_only: bool = key(False, "the last checkpoint holds the model alone")
+    export_dtype: str = key("float32", "of a model saved alone", choices=("float32", "bfloat16"))
     overwrite: bool = key(False, "start afresh and replace what is in output_dir")
 
 
@@ -187,15 +207,21 @@ class MetricsConfig:
 
 @dataclass
 class EvalConfig:
-    """Validation in bits per byte."""
+    """Validation in bits per byte, and tasks of lm-eval."""
 
-    interval: int = key(0, "steps between validations (0: off)", minimum=0)
+    interval: int = key(0, "steps between validations in bits per byte (0: off)", minimum=0)
     tokenizers: list[str] = key(
         [], "specs of unseen tokenizers to validate on (with tokenizer_sampler)", path=True
     )
     max_documents: int = key(64, "validation texts", minimum=1)
     batch_size: int = key(8, "windows per forward pass", minimum=1)
     max_bytes: int = key(2048, "bytes of text per window", minimum=16)
+    tasks: list[str] = key([], "tasks of lm-eval, run at step 0, at the end and in between")
+    tasks_interval: int = key(0, "steps between runs of the tasks (0: eval.interval)", minimum=0)
+    include_path: str = key("", "folder with further task files")
+    limit: int = key(0, "documents a task (0: all)", minimum=0)
+    num_fewshot: int = key(-1, "examples in a task's prompt (-1: the task's own)", minimum=-1)
+    apply_chat_template: bool = key(False, "prompts of tasks are chats")
 
 
 @dataclass

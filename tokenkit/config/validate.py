@@ -17,7 +17,7 @@ from tokenkit.config.load import to_toml
 from tokenkit.config.schema import Config
 from tokenkit.config.validate_hypernet import check_hypernet, check_sampler, trains_vocabulary
 from tokenkit.config.validate_installed import check_installed
-from tokenkit.config.validate_paths import check_paths, tokenizer_path
+from tokenkit.config.validate_paths import check_paths, conversions, tokenizer_path
 from tokenkit.config.validate_values import check_values
 from tokenkit.errors import ConfigError
 
@@ -60,7 +60,7 @@ def _check_student(config: Config) -> Iterator[str]:
         example = student.model or "org/name"
         yield f'student.tokenizer is empty: give a spec such as "{example}:source=Llama3"'
     if student.expand_input_ids:
-        yield "student.expand_input_ids = true is not supported yet: set it to false"
+        yield from _check_expansion(config)
     if training.steps and student.train == "none" and not trains_vocabulary(config):
         yield (
             'student.train = "none" with student.train_embeddings = false leaves nothing to '
@@ -71,6 +71,25 @@ def _check_student(config: Config) -> Iterator[str]:
     added = student.tokens_to_add
     if "" in added or len(set(added)) < len(added):
         yield f"student.tokens_to_add = {to_toml(added)}: tokens must be non-empty and distinct"
+
+
+def _check_expansion(config: Config) -> Iterator[str]:
+    student, where = config.student, "student.expand_input_ids = true"
+    if "byte" not in conversions(student.target_tokenizer):
+        yield (
+            f"{where} with student.target_tokenizer = {to_toml(student.target_tokenizer)}: only "
+            "bytes are expanded; give a spec that ends in :conversion=byte"
+        )
+    if "byte" in conversions(student.tokenizer):
+        yield (
+            f"{where} with student.tokenizer = {to_toml(student.tokenizer)}: bytes are expanded by "
+            "subwords, so name the tokenizer that the model was trained with"
+        )
+    if config.tokenizer_sampler.enable or config.hypernet.architecture:
+        yield (
+            f"{where} with a hypernetwork: leave hypernet.architecture and "
+            "tokenizer_sampler.enable at their defaults"
+        )
 
 
 def _check_teacher(config: Config) -> Iterator[str]:

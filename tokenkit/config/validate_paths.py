@@ -32,6 +32,9 @@ def check_paths(config: Config) -> Iterator[str]:
     yield from _check_tokenizer("teacher.tokenizer", config.teacher.tokenizer)
     for spec in config.eval.tokenizers:
         yield from _check_tokenizer("eval.tokenizers", spec)
+    path = config.eval.include_path
+    if path and not _expand(path).is_dir():
+        yield f"eval.include_path = {to_toml(path)} is not a folder; name one with task files"
     yield from _check_cache(config.teacher.cache)
     yield from _check_data("data.train", config.data.train)
     yield from _check_data("data.validation", config.data.validation)
@@ -54,6 +57,11 @@ def looks_local(value: str) -> bool:
 def tokenizer_path(spec: str) -> str:
     """The path or hub id of a tokenizer spec, what stands before ``:source=`` and the like."""
     return re.split(r":(?=\w+=)", spec, maxsplit=1)[0]
+
+
+def conversions(spec: str) -> list[str]:
+    """What a tokenizer spec says after ``:conversion=``."""
+    return re.findall(r":conversion=(\w+)", spec)
 
 
 def _expand(path: str) -> Path:

@@ -17,6 +17,7 @@ from tokenkit.tokenizers import (
     ByteifiedTokenizer,
     Document,
     EncodedRow,
+    InputExpander,
     Reading,
     Row,
     align_rows,
@@ -27,6 +28,7 @@ from tokenkit.tokenizers import (
 from tokenkit.tokenizers.sampling.token_forms import TokenForms
 
 PAD_MULTIPLE = 8
+SHORT = 0.9  # a student that reads less than this of what its teacher reads is cut too early
 TEACHER = "teacher"  # name of the only one
 
 
@@ -61,11 +63,20 @@ class _Side:
         return min(self.max_length, max(1, -(-longest // PAD_MULTIPLE)) * PAD_MULTIPLE)
 
     @property
+    def read(self) -> np.ndarray:
+        """float ``[B]``, the share of each row's bytes that is read."""
+        reached = [int(row.end.max(initial=0)) / max(1, len(row.data)) for row in self.rows]
+        return np.array(reached)
+
+    @property
     def tokens(self) -> int:
         return sum(len(row.ids) for row in self.rows)
 
     def sequences(
-        self, counted: list[np.ndarray], chunks: dict[str, list[np.ndarray]]
+        self,
+        counted: list[np.ndarray],
+        chunks: dict[str, list[np.ndarray]],
+        expander: InputExpander | None = None,
     ) -> Sequences:
         """As tensors; ``counted`` and ``chunks`` are rows of ``[T]``."""
         width = self.width
@@ -73,7 +84,11 @@ class _Side:
         lengths = torch.tensor([len(row.ids) for row in self.rows])
         mask = torch.arange(width) < lengths[:, None]
         padded = {kind: _pad(rows, -1, np.int32, width) for kind, rows in chunks.items()}
-        return Sequences.of(ids, mask, _pad(counted, False, np.bool_, width), padded)
+        seq = Sequences.of(ids, mask, _pad(counted, False, np.bool_, width), padded)
+        if expander is not None:
+            found = expander.expand(ids.numpy(), mask.numpy())
+            seq.subwords = torch.from_numpy(found).long()
+        return seq
 
 
 @dataclass
@@ -85,6 +100,7 @@ class Collator:
         kinds: alignments that losses read.
         reading: what the loss counts, and what special tokens spelt out in a row are.
         pair_bias: for the "unbiased" alignment.
+        expander: of the student's ids; None: they are all it reads.
         skip_bad: a row that cannot be encoded is nothing, and counted.
     """
 
@@ -96,14 +112,15 @@ class Collator:
     max_teacher_length: int
     pair_bias: Any = None
     bias_threshold: float = 0.0
+    expander: InputExpander | None = None
     skip_bad: bool = False
 
     def __call__(self, rows: Sequence[Row]) -> Batch:
         """Encode, align and pad.
 
-        The batch's ``stats`` count rows, ``truncated_rows`` (cut on either side), ``bad_rows``,
-        tokens and what the alignment counts. A row of fewer than two tokens is fine: it has nothing
-        to predict.
+        The batch's ``stats`` count rows, ``truncated_rows`` (cut on either side), ``short_rows``
+        (cut on the student's side where the teacher reads on), ``bad_rows``, tokens and what the
+        alignment counts. A row of fewer than two tokens is fine: it has nothing to predict.
 
         Raises:
             DataError: if a row cannot be encoded, unless such rows are skipped; the message begins
@@ -148,15 +165,19 @@ class Collator:
         ]
         stats = {"rows": len(rows), "student_tokens": sides[0].tokens}
         truncated = np.logical_or.reduce([side.truncated for side in sides])
+        short = sides[0].truncated & (sides[0].read < SHORT * sides[-1].read)
         if self.teacher_tok is None:
-            batch = Batch(sides[0].sequences([row.counted for row in sides[0].rows], {}))
+            counted = [row.counted for row in sides[0].rows]
+            batch = Batch(sides[0].sequences(counted, {}, self.expander))
         else:
             found = self._align(*sides)
-            student = sides[0].sequences(found.student_counted, found.student_chunks)
+            student = sides[0].sequences(found.student_counted, found.student_chunks, self.expander)
             teacher = sides[1].sequences(found.teacher_counted, found.teacher_chunks)
             batch = Batch(student, {TEACHER: teacher})
             stats |= found.stats
-        batch.stats = {**stats, "truncated_rows": int(truncated.sum()), "bad_rows": 0}
+        cut = {"truncated_rows": int(truncated.sum()), "short_rows": int(short.sum())}
+        batch.stats = {**stats, **cut, "bad_rows": 0}
+        batch.places = [row.where for row in rows]
         return batch
 
     def _align(self, student: _Side, teacher: _Side) -> Alignment:

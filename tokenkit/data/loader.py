@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ from tokenkit.data.sampled import SampledCollator, TokenizerStream
 from tokenkit.data.sources import open_source
 from tokenkit.errors import DataError, TokenkitError
 from tokenkit.log import logger
-from tokenkit.tokenizers import ByteifiedTokenizer, Reading
+from tokenkit.processes import end_with_parent
+from tokenkit.tokenizers import ByteifiedTokenizer, InputExpander, Reading
 
 if TYPE_CHECKING:
     from tokenkit.config import Config
@@ -121,6 +123,7 @@ class Steps(IterableDataset):
         stride, offset = (1, 0) if worker is None else (worker.num_workers, worker.id)
         if worker is not None:  # threads of the tokenizer would hang in a forked process
             os.environ["TOKENIZERS_PARALLELISM"] = "false"
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the training process
         for number in count(self.first + offset, stride):
             item: StepBatch | _Packed | _Failure
             try:
@@ -141,6 +144,10 @@ def _identity(item: Any) -> Any:
     return item
 
 
+def _end_with_rank(_worker: int) -> None:
+    end_with_parent()
+
+
 class TrainLoader:
     """An endless iterator of optimizer steps, from step 0 or the one that was sought.
 
@@ -159,6 +166,7 @@ class TrainLoader:
                 collate_fn=_identity,
                 num_workers=num_workers,
                 pin_memory=torch.cuda.is_available(),
+                worker_init_fn=_end_with_rank,
             )
         self._rows, self._empty, self._bad = 0, 0, 0  # read in the first pass
         self._in_first_pass = dataset.where.dp_rank == 0
@@ -182,7 +190,7 @@ class TrainLoader:
             yield item
 
     def close(self) -> None:
-        """End the workers now; left alone, they outlive a killed process by some seconds."""
+        """End the workers now."""
         shut_down = getattr(self.loader._iterator, "_shutdown_workers", None)
         if shut_down is not None:
             shut_down()
@@ -226,6 +234,7 @@ def build_train_loader(
     dp_size: int,
     pair_bias: Any = None,
     source_rows: int = 0,
+    expander: InputExpander | None = None,
 ) -> TrainLoader:
     """The optimizer steps of data-parallel rank ``dp_rank``; those of the identity phase are empty.
 
@@ -234,6 +243,7 @@ def build_train_loader(
     Args:
         student_tok: with ``tokenizer_sampler.enable``, what sampled tokens are spelt with.
         source_rows: rows of the matrices that belong to it.
+        expander: of the student's ids, where it reads a second one at each position.
 
     Raises:
         DataError: if a source is missing or unreadable, or a row of a local file is bad
@@ -250,6 +260,7 @@ def build_train_loader(
         training.max_teacher_length,
         pair_bias,
         config.alm.bias_threshold,
+        expander,
         config.data.on_bad_row == "skip",
     )
     collators: StepCollator | SampledCollator

@@ -10,8 +10,9 @@ context. Windows are cut by bytes: a byte-level model sees as much text as any o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,9 +22,10 @@ from tokenkit.batch import Sequences
 from tokenkit.config import Config
 from tokenkit.errors import DataError, ModelError
 from tokenkit.log import logger
-from tokenkit.models.causal_lm import CausalLM
+from tokenkit.models.outputs import Outputs
 from tokenkit.parallelisms import Parallel
 from tokenkit.tokenizers import ByteifiedTokenizer, Document, EncodedRow, encode_rows
+from tokenkit.tokenizers.roles import context_id
 
 
 @dataclass(frozen=True)
@@ -107,12 +109,14 @@ def batches_of(windows: list[Window], batch_size: int, pad_id: int) -> list[Sequ
     return batches
 
 
-def _check_windows(model: CausalLM, windows: Sequence[Window]) -> None:
-    """Refuse windows that the model cannot read.
+def _check_windows(model: Any, windows: Sequence[Window]) -> None:
+    """Refuse windows that a model cannot read; what stands for one is not looked into.
 
     Raises:
         ModelError: if they are longer than its learned positions, or a token has no row.
     """
+    if not hasattr(model, "backbone"):
+        return
     longest = max(len(window.ids) for window in windows)
     positions = getattr(model.backbone.config, "max_position_embeddings", longest)
     if model.architecture.learned_positions and longest > positions:
@@ -129,8 +133,44 @@ def _check_windows(model: CausalLM, windows: Sequence[Window]) -> None:
 
 
 @torch.no_grad()
+def document_bits(
+    read: Callable[[Sequences, Collection[str]], Outputs],
+    tok: ByteifiedTokenizer,
+    texts: Sequence[str],
+    *,
+    max_bytes: int,
+    batch_size: int,
+    device: torch.device,
+    rank: int = 0,
+    ranks: int = 1,
+) -> torch.Tensor:
+    """Negative log2-likelihood of each text, float64 ``[documents]`` on the CPU.
+
+    Arguments are those of :func:`bits_per_byte`; with ``ranks``, only this rank's share is in it.
+    """
+    windows = [
+        (number, window)
+        for number, row in enumerate(encode_documents(tok, texts))
+        for window in windows_of(row.ids, row.end, context_id(tok), max_bytes)
+    ]
+    _check_windows(read, [window for _, window in windows])
+    windows.sort(key=lambda item: -len(item[1].ids))  # as in batches, which keep this order
+    documents = torch.tensor([number for number, _ in windows], dtype=torch.long)
+    batches = batches_of([window for _, window in windows], batch_size, tok.pad_id)
+    total = torch.zeros(len(texts), dtype=torch.float64)
+    for number in range(-(-len(batches) // ranks)):
+        # Sharded models need every rank in every forward pass; idle ones repeat the last batch.
+        mine = number * ranks + rank
+        seq = batches[min(mine, len(batches) - 1)].to(device)
+        logprob = read(seq, ("label",)).token_logprob
+        if mine < len(batches):
+            of_rows = logprob.double().masked_fill(~seq.counted, 0).sum(1).cpu()
+            total.index_add_(0, documents[mine * batch_size :][: len(of_rows)], of_rows)
+    return -total / math.log(2)
+
+
 def bits_per_byte(
-    model: CausalLM,
+    read: Callable[[Sequences, Collection[str]], Outputs],
     tok: ByteifiedTokenizer,
     texts: Sequence[str],
     *,
@@ -144,36 +184,25 @@ def bits_per_byte(
     """Negative log2-likelihood of the texts divided by their UTF-8 bytes.
 
     Args:
+        read: a :class:`~tokenkit.models.causal_lm.CausalLM`, or a teacher's ``read``.
         texts: that the tokenizer can write, see :func:`writable_texts`.
         max_bytes: bytes a window.
         batch_size: windows a forward pass.
         rank, ranks, group: share the work among data-parallel ranks; all get the result.
     """
-    context = tok.ids[tok.text_bos] if tok.text_bos else tok.eos_id
-    windows = [
-        window
-        for row in encode_documents(tok, texts)
-        for window in windows_of(row.ids, row.end, context, max_bytes)
-    ]
-    _check_windows(model, windows)
-    batches = batches_of(windows, batch_size, tok.pad_id)
-    total = torch.zeros((), dtype=torch.float64)
-    for number in range(-(-len(batches) // ranks)):
-        # Sharded models need every rank in every forward pass; idle ones repeat the last batch.
-        mine = number * ranks + rank
-        seq = batches[min(mine, len(batches) - 1)].to(device)
-        logprob = model(seq, ("label",)).token_logprob
-        if mine < len(batches):
-            total += logprob[seq.counted].double().sum().cpu()
+    share = {"rank": rank, "ranks": ranks}
+    bits = document_bits(
+        read, tok, texts, max_bytes=max_bytes, batch_size=batch_size, device=device, **share
+    )
+    total = bits.sum()
     if group is not None:
         total = total.to(device)
         dist.all_reduce(total, group=group)
-    size = sum(len(text.encode("utf-8")) for text in texts)
-    return -total.item() / (math.log(2) * size)
+    return total.item() / sum(len(text.encode("utf-8")) for text in texts)
 
 
 def evaluate_bits_per_byte(
-    student: CausalLM,
+    read: Callable[[Sequences, Collection[str]], Outputs],
     tok: ByteifiedTokenizer,
     texts: list[str],
     config: Config,
@@ -181,7 +210,7 @@ def evaluate_bits_per_byte(
 ) -> float:
     """Bits per byte of a model in training, all ranks together."""
     return bits_per_byte(
-        student,
+        read,
         tok,
         texts,
         max_bytes=config.eval.max_bytes,

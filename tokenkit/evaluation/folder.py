@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from tokenkit.config import config_from_dict
 from tokenkit.data import load_validation_texts
-from tokenkit.errors import DataError
+from tokenkit.errors import DataError, ModelError
 from tokenkit.evaluation.bits_per_byte import bits_per_byte
 from tokenkit.models.causal_lm import load_causal_lm
 from tokenkit.models.checks import check_rows
@@ -49,11 +51,20 @@ def folder_bits_per_byte(
     """Bits per byte of a model folder or hub id, in bf16 on accelerators, else in fp32.
 
     Arguments are those of :func:`tokenkit.evaluation.bits_per_byte.bits_per_byte`.
+
+    Raises:
+        ModelError: if the result is not finite.
     """
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     loaded = load_causal_lm(model, device, dtype, len(tok))
     check_rows(highest_own_id(tok), len(loaded.vocabulary.input), tok.spec, model)
-    return bits_per_byte(
+    bits = bits_per_byte(
         loaded, tok, texts,
         max_bytes=max_bytes, batch_size=batch_size, device=device,
     )  # fmt: skip
+    if not math.isfinite(bits):
+        raise ModelError(
+            f"model '{model}' gives {bits} bits per byte: its activations overflow in "
+            f"{str(dtype).removeprefix('torch.')}, or its weights are damaged"
+        )
+    return bits

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from tokenkit.config import Config
@@ -11,12 +13,15 @@ from tokenkit.parallelisms import Parallel
 from tokenkit.tokenizers import ByteifiedTokenizer, load_tokenizer
 from tokenkit.tokenizers.sampling.token_forms import TokenForms, forms_for
 
+BITS = "validation/bits_per_byte"
+
 
 class Validation:
     """Bits per byte of a model in training, with its own tokenizer or with unseen ones.
 
     Args:
         texts: validation texts; without any, nothing is evaluated.
+        also: other tokenizers that must be able to write the texts.
     """
 
     def __init__(
@@ -26,6 +31,7 @@ class Validation:
         texts: list[str],
         student: CausalLM,
         parallel: Parallel,
+        also: Sequence[ByteifiedTokenizer] = (),
     ) -> None:
         self.config, self.texts, self.parallel = config, texts, parallel
         self.student_tok = student_tok
@@ -37,7 +43,7 @@ class Validation:
             name = _short_name(spec, self.unseen)
             self.unseen[name] = tok, forms.map(lambda t: t.to(parallel.device))
         if texts:
-            toks = [student_tok, *(tok for tok, _ in self.unseen.values())]
+            toks = [student_tok, *(tok for tok, _ in self.unseen.values()), *also]
             self.texts = writable_texts(toks, texts)
 
     def due(self, step: int, last: bool) -> bool:
@@ -47,14 +53,13 @@ class Validation:
     @torch.no_grad()
     def __call__(self, student: CausalLM) -> dict[str, float]:
         """Metrics by name: of the own tokenizer, or of each unseen one and their mean."""
-        name = "validation/bits_per_byte"
         if not self.unseen:
-            return {name: self._evaluate(student, self.student_tok, None)}
+            return {BITS: self._evaluate(student, self.student_tok, None)}
         found = {
-            f"{name}/{key}": self._evaluate(student, tok, forms)
+            f"{BITS}/{key}": self._evaluate(student, tok, forms)
             for key, (tok, forms) in self.unseen.items()
         }
-        return {name: sum(found.values()) / len(found), **found}
+        return {BITS: sum(found.values()) / len(found), **found}
 
     def _evaluate(
         self, student: CausalLM, tok: ByteifiedTokenizer, forms: TokenForms | None

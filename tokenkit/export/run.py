@@ -33,7 +33,8 @@ def export_run(run: Path, output: Path, step: int = -1, dtype: torch.dtype | Non
     rows = student_rows(source, tokenizers)
     backbone, inputs, outputs = merged_tensors(config, student, rows)
     toks = tokenizers.source, tokenizers.student
-    save_hf_folder(source, backbone, inputs, outputs, *toks, output, dtype)
+    expansion = student.vocabulary.expansion
+    save_hf_folder(source, backbone, inputs, outputs, *toks, output, dtype, expansion)
     return len(tokenizers.student)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from tokenkit.errors import ModelError
 from tokenkit.export.folder import save_hf_folder
 from tokenkit.io import refuse_existing
 from tokenkit.models.causal_lm import open_source_model
@@ -47,6 +48,11 @@ def transfer_model(
     refuse_existing(output, "output", "folder")
     initialize = INITIALIZERS.get(method)
     source = open_source_model(model)
+    if source.expansion is not None:
+        raise ModelError(
+            f"model '{model}' reads subwords beside bytes, so it keeps its tokenizer: move the "
+            "model it was made from"
+        )
     inputs, outputs = source.matrices()
     check_rows(highest_own_id(source_tok), len(inputs), source_tok.spec, model)
     known = [matrix.to(device) for matrix in (inputs, outputs) if matrix is not None]

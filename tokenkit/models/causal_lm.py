@@ -9,124 +9,25 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForCausalLM
+from transformers import AutoModel
 
 from tokenkit.errors import ModelError
-from tokenkit.log import logger
-from tokenkit.models.architectures import Architecture, architecture_of, embedding_scale
+from tokenkit.models.architectures import Architecture, embedding_scale
 from tokenkit.models.attention import attend_without_masks
 from tokenkit.models.capture import capture
-from tokenkit.models.checks import check_config, check_matrices, read_config
 from tokenkit.models.outputs import Outputs
+from tokenkit.models.source import SourceModel, open_source_model
+from tokenkit.models.vocabulary.expanded import ExpandedVocabulary
 from tokenkit.models.vocabulary.table import Vocabulary
-from tokenkit.models.weights import (
-    SafetensorsSource,
-    load_backbone,
-    resolve_model_folder,
-    vocabulary_matrices,
-)
-from tokenkit.ops.copy_full import copy_full
+from tokenkit.models.weights import load_backbone
 
 if TYPE_CHECKING:
     from tokenkit.batch import Sequences
     from tokenkit.tokenizers.sampling.token_forms import TokenForms
-
-
-@dataclass
-class SourceModel:
-    """A model as it lies on disk, or as freshly drawn: config, architecture, weights by name."""
-
-    hf_config: Any
-    architecture: Architecture
-    weights: Mapping[str, Tensor]
-    tied: bool
-    trust_remote_code: bool = False
-    folder: Path | None = None
-
-    @property
-    def width(self) -> int:
-        """Of hidden states, D."""
-        return self.hf_config.hidden_size
-
-    def matrices(self) -> tuple[Tensor, Tensor | None]:
-        """Input and output matrix ``[V, D]`` (output None if tied)."""
-        parts = self.architecture
-        found = vocabulary_matrices(self.weights, parts.prefix, parts.embedding, self.tied)
-        embedding = f"{parts.prefix}{parts.embedding}"
-        check_matrices(*found, self.width, embedding, str(self.folder))
-        return found
-
-
-def open_source_model(
-    model: str,
-    *,
-    init: str = "pretrained",
-    vocab_rows: int | None = None,
-    seed: int = 0,
-    attn_implementation: str = "",
-    trust_remote_code: bool = False,
-) -> SourceModel:
-    """Open a model folder or hub id.
-
-    Args:
-        init: "pretrained" reads safetensors; "random" draws fresh weights from config.json
-            alone, with ``vocab_rows`` rows, the same on every rank.
-
-    Raises:
-        ModelError: if it is missing, damaged, or of an unsupported family.
-    """
-    folder = resolve_model_folder(model)
-    hf_config = read_config(folder, trust_remote_code)
-    architecture = architecture_of(hf_config)
-    check_config(hf_config, model)
-    if attn_implementation:
-        hf_config._attn_implementation = attn_implementation
-    tied = bool(hf_config.tie_word_embeddings)
-    if init == "random":
-        if vocab_rows is not None:
-            hf_config.vocab_size = vocab_rows
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            fresh = AutoModelForCausalLM.from_config(hf_config, dtype=torch.float32)
-        weights: Mapping[str, Tensor] = fresh.state_dict()
-    else:
-        weights = SafetensorsSource(folder)
-    return SourceModel(hf_config, architecture, weights, tied, trust_remote_code, Path(folder))
-
-
-def fit_rows(matrix: Tensor, rows: int) -> Tensor:
-    """Cut a matrix to ``rows`` rows, or extend it by rows equal to its mean."""
-    if len(matrix) >= rows:
-        return matrix[:rows]
-    mean = matrix.float().mean(0, keepdim=True).to(matrix.dtype)
-    return torch.cat([matrix, mean.expand(rows - len(matrix), -1)])
-
-
-def reconcile_rows(source: SourceModel, tokenizer_rows: int, name: str) -> int:
-    """Rows a vocabulary needs so that every id of the tokenizer has one; says what differs."""
-    matrix_rows = len(source.matrices()[0])
-    config_rows = source.hf_config.vocab_size
-    if matrix_rows != config_rows:
-        logger.warning(
-            f"{name}: config.vocab_size is {config_rows} but the matrix has {matrix_rows} rows; "
-            f"using {matrix_rows}"
-        )
-    if tokenizer_rows > matrix_rows:
-        logger.warning(
-            f"{name}: the tokenizer has {tokenizer_rows} ids but the matrix {matrix_rows} rows; "
-            f"the {tokenizer_rows - matrix_rows} missing rows start at the mean"
-        )
-    elif tokenizer_rows < matrix_rows:
-        logger.info(
-            f"{name}: {matrix_rows - tokenizer_rows} of {matrix_rows} rows belong to no token"
-        )
-    return max(matrix_rows, tokenizer_rows)
 
 
 class CausalLM(nn.Module):
@@ -193,7 +94,7 @@ class CausalLM(nn.Module):
             vocabulary: instead of the model's own (self-distillation runs the source vocabulary).
         """
         vocabulary = vocabulary or self.vocabulary
-        embeddings = vocabulary.embed(seq.ids)
+        embeddings = vocabulary.embed(seq)
         with capture(self, needs) as captured:
             hidden = self.run_backbone(embeddings)
         outputs = Outputs(
@@ -233,16 +134,19 @@ def build_vocabulary(
 ) -> Vocabulary:
     """A vocabulary on the meta device with the quirks of the source's family."""
     config = source.hf_config
-    return Vocabulary(
-        rows,
-        config.hidden_size,
-        tied=tied,
-        valid_vocab=valid_vocab,
-        embed_scale=embedding_scale(config),
-        softcap=getattr(config, "final_logit_softcapping", None),
-        device="meta",
-        dtype=dtype,
-    )
+    options: dict[str, Any] = {
+        "valid_vocab": valid_vocab,
+        "embed_scale": embedding_scale(config),
+        "softcap": getattr(config, "final_logit_softcapping", None),
+        "device": "meta",
+        "dtype": dtype,
+    }
+    shape = rows, config.hidden_size
+    if source.expansion is not None:
+        return ExpandedVocabulary(
+            *shape, expansion=source.expansion, subword_dtype=dtype, **options
+        )
+    return Vocabulary(*shape, tied=tied, **options)
 
 
 def build_causal_lm(
@@ -272,20 +176,6 @@ def materialize(module: nn.Module, device: torch.device) -> None:
 
 
 @torch.no_grad()
-def fill_vocabulary(vocabulary: Vocabulary, inputs: Tensor, outputs: Tensor | None) -> None:
-    """Copy matrices ``[rows, D]`` into a materialised vocabulary; missing rows become zero."""
-
-    def fill_matrix(parameter: Tensor, matrix: Tensor) -> None:
-        missing = parameter.shape[0] - len(matrix)
-        if missing:
-            matrix = torch.cat([matrix, matrix.new_zeros(missing, matrix.shape[1])])
-        copy_full(parameter, matrix)
-
-    fill_matrix(vocabulary.input, inputs)
-    if vocabulary.output is not None:
-        fill_matrix(vocabulary.output, inputs if outputs is None else outputs)
-
-
 def fill(
     model: CausalLM,
     source: SourceModel,
@@ -295,7 +185,7 @@ def fill(
     """Materialise a built (and parallelised) model and load backbone and vocabulary."""
     materialize(model, device)
     load_backbone(model.backbone, source.weights, source.architecture.prefix)
-    fill_vocabulary(model.vocabulary, *matrices)
+    model.vocabulary.fill(*matrices)
 
 
 def load_causal_lm(

@@ -15,10 +15,11 @@ from torch import nn
 from tokenkit.errors import ModelError
 from tokenkit.models.checks import check_dtype
 from tokenkit.ops.copy_full import copy_full
+from tokenkit.ops.finite import fits
 from tokenkit.ranks import local_rank
 
 INDEX = "model.safetensors.index.json"
-HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
+HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.py"]
 
 
 def resolve_model_folder(model: str) -> Path:
@@ -98,17 +99,24 @@ def weight_map(index: Path) -> dict[str, str]:
 
 
 class SafetensorsSource(Mapping[str, torch.Tensor]):
-    """The tensors of a (possibly sharded) safetensors folder by name, memory-mapped."""
+    """The tensors of a (possibly sharded) safetensors folder by name, memory-mapped.
+
+    Reading one that holds NaN or infinity raises a :class:`ModelError`.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._stack = ExitStack()
         self._files = {}
+        self._paths: dict[str, Path] = {}
+        self._finite: set[str] = set()  # tensors that were looked through
         for path in self.paths(folder):
             try:
                 handle = self._stack.enter_context(safe_open(path, framework="pt"))
             except (SafetensorError, OSError) as error:
                 raise ModelError(f"'{path}' is not a readable safetensors file: {error}") from error
-            self._files.update({key: handle for key in handle.keys()})  # noqa: SIM118
+            keys = handle.keys()
+            self._files.update(dict.fromkeys(keys, handle))
+            self._paths.update(dict.fromkeys(keys, path))
         if (folder / INDEX).is_file():
             lacking = sorted(weight_map(folder / INDEX).keys() - self._files.keys())
             if lacking:
@@ -139,7 +147,24 @@ class SafetensorsSource(Mapping[str, torch.Tensor]):
         return paths
 
     def __getitem__(self, key: str) -> torch.Tensor:
-        return self._files[key].get_tensor(key)
+        tensor = self._files[key].get_tensor(key)
+        if key not in self._finite:
+            if not fits(tensor):
+                raise ModelError(
+                    f"'{self._paths[key]}': tensor '{key}' holds NaN or infinity: the file is "
+                    "damaged, or its training went wrong; use another copy of the model"
+                )
+            self._finite.add(key)
+        return tensor
+
+    def check(self) -> None:
+        """Read all tensors.
+
+        Raises:
+            ModelError: naming the first that is not finite.
+        """
+        for key in self:
+            self[key]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)

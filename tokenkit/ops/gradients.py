@@ -19,7 +19,7 @@ def global_norm(tensors: Iterable[Tensor]) -> Tensor:
     """
     squares: dict[tuple, list[Tensor]] = defaultdict(list)
     for tensor in tensors:
-        norm = torch.linalg.vector_norm(_local(tensor), dtype=torch.float32)
+        norm = torch.linalg.vector_norm(local_part(tensor), dtype=torch.float32)
         squares[_shard_groups(tensor)].append(norm.square())
     sums = []
     for groups, values in squares.items():
@@ -49,8 +49,8 @@ def gram_matrices(gradients: Sequence[Sequence[Tensor | None]], device: torch.de
             continue
         if groups := _shard_groups(present):
             sharded[groups].append(place)
-        zero = torch.zeros((), device=device).expand_as(_local(present))
-        rows = [zero if gradient is None else _local(gradient) for gradient in column]
+        zero = torch.zeros((), device=device).expand_as(local_part(present))
+        rows = [zero if gradient is None else local_part(gradient) for gradient in column]
         flat = torch.stack([row.flatten().float() for row in rows])
         grams.append(flat @ flat.T)
     for groups, places in sharded.items():
@@ -67,7 +67,8 @@ def _sharded(tensor: Tensor) -> bool:
     return hasattr(tensor, "device_mesh")
 
 
-def _local(tensor: Tensor) -> Tensor:
+def local_part(tensor: Tensor) -> Tensor:
+    """A tensor itself, or this rank's part of a sharded one."""
     return tensor.to_local() if _sharded(tensor) else tensor
 
 
@@ -94,5 +95,5 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     if max_norm > 0:
         factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
         for gradient in gradients:
-            _local(gradient).mul_(factor)
+            local_part(gradient).mul_(factor)
     return norm

@@ -15,10 +15,13 @@ from tokenkit.errors import ConfigError
 from tokenkit.ranks import local_rank
 
 
-def init_distributed() -> torch.device:
+def init_distributed(timeout: timedelta = timedelta(minutes=30)) -> torch.device:
     """Start the process group (NCCL on GPUs, gloo on CPU) and return this rank's device.
 
     Works without torchrun too: a single process gets a world of one.
+
+    Args:
+        timeout: of each collective.
     """
     if torch.cuda.is_available():
         if local_rank() >= torch.cuda.device_count():
@@ -33,13 +36,16 @@ def init_distributed() -> torch.device:
         device, backend = torch.device("cpu"), "gloo"
     if "RANK" in os.environ:
         try:
-            dist.init_process_group(backend, timeout=timedelta(minutes=30))
+            store, rank, world = next(dist.rendezvous("env://", timeout=timeout))
         except dist.DistNetworkError as error:
             raise ConfigError(
                 f"MASTER_ADDR:MASTER_PORT = {os.environ['MASTER_ADDR']}:"
                 f"{os.environ['MASTER_PORT']} cannot be used ({str(error).splitlines()[0]}); "
                 "choose a free port of rank 0's machine"
             ) from error
+        # torchrun's store outlives its ranks: it still has the addresses of those it restarted.
+        store = dist.PrefixStore(f"life {os.environ.get('TORCHELASTIC_RESTART_COUNT')}", store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     return device
@@ -78,7 +84,7 @@ class Parallel:
 
 def init_parallel(config: Config) -> Parallel:
     """Start the process group and lay out its ranks."""
-    device = init_distributed()
+    device = init_distributed(timedelta(minutes=config.job.startup_timeout_minutes))
     mesh = build_mesh(config, device)
     # One flattened dimension over replicate and shard: every rank of it has its own rows.
     dp_mesh = mesh["replicate", "shard"]._flatten("dp")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from itertools import chain
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -17,6 +16,7 @@ from tokenkit.tokenizers.chat.template import Conversation, Spans
 from tokenkit.tokenizers.chat.writing import ChatWriter, Part, WrittenChat, without
 from tokenkit.tokenizers.families import MARKERS
 from tokenkit.tokenizers.guard import GUARD, well_formed
+from tokenkit.tokenizers.ranges import to_bytes, tokens_inside
 from tokenkit.tokenizers.rows import Document, EncodedRow, Reading, Row, in_form
 from tokenkit.tokenizers.tokenizer import ByteifiedTokenizer
 
@@ -35,7 +35,7 @@ class _Draft:
     text: str  # to encode, special tokens guarded
     guarded: bool
     whole: bool = True
-    ids: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    ids: np.ndarray = field(init=False)
 
 
 def encode_rows(
@@ -69,19 +69,24 @@ def encode_rows(
         except (DataError, TokenizerError) as error:
             raise _placed(row, error) from error
     _encode(tok, drafts, max_length)
-    seen = [_seen(tok, draft) for draft in drafts]
-    ids, data = [draft.ids for draft in drafts], [text.encode() for text in seen]
-    located = locate_rows(tok, ids, data)
-    encoded = []
-    for draft, text, raw, (begin, end) in zip(drafts, seen, data, located, strict=True):
+    texts = [_seen(tok, draft) for draft in drafts]
+    data = [text.encode() for text in texts]
+    located = locate_rows(tok, [draft.ids for draft in drafts], data)
+    ranges = []
+    for draft, text in zip(drafts, texts, strict=True):
         try:
-            if draft.chat is None:
-                encoded.append(_document(tok, draft, text, raw, begin, end))
-            else:
-                encoded.append(_chat(tok, draft, reading, text, raw, begin, end))
+            ranges.append(_counted(tok, draft, text, reading))
         except DataError as error:
             raise _placed(draft.row, error) from error
-    return encoded
+    counted = tokens_inside(ranges, located, [len(raw) for raw in data])
+    return [
+        _chat(tok, draft, text, raw, places, counts)
+        if draft.chat
+        else _document(tok, draft, raw, places, counts)
+        for draft, text, raw, places, counts in zip(
+            drafts, texts, data, located, counted, strict=True
+        )
+    ]
 
 
 def _placed(row: Row, error: DataError | TokenizerError) -> DataError | TokenizerError:
@@ -143,13 +148,11 @@ def _draft(tok: ByteifiedTokenizer, row: Row, chat: WrittenChat | None, reading:
         for content in chat.contents:
             spelt = tok.spelt_special.search(content.text) if tok.spelt_special else None
             _refuse_spelt(content.text, spelt[0] if spelt else None)
-    if reading.spelt != "parse" and tok.spelt_special:
-        found = next(filter(None, map(tok.spelt_special.search, chat.names)), None)
-        if found:
-            raise DataError(
-                f"the chat spells the special token '{found[0]}' in a name, a key, a tool or an "
-                "option, where it cannot be read as text"
-            )
+    if reading.spelt != "parse" and chat.special_name:
+        raise DataError(
+            f"the chat spells the special token '{chat.special_name}' in a name, a key, a tool or "
+            "an option, where it cannot be read as text"
+        )
     if reading.spelt == "parse" or not chat.spelt:
         return _Draft(row, chat, text, guarded=False)
     if GUARD in text:
@@ -175,6 +178,8 @@ def _encode(tok: ByteifiedTokenizer, drafts: list[_Draft], max_length: int | Non
     budget = None if max_length is None else CLIP_CHARACTERS_PER_TOKEN * max_length
     for guarded in (False, True):
         todo = [draft for draft in drafts if draft.guarded is guarded]
+        if not todo:
+            continue
         found = tok.encode_texts([draft.text[:budget] for draft in todo], guarded)
         for draft, ids in zip(todo, found, strict=True):
             draft.ids = ids
@@ -208,98 +213,80 @@ def _seen(tok: ByteifiedTokenizer, draft: _Draft) -> str:
     return in_form(draft.text if draft.chat is None else draft.chat.text, tok.normal_form)
 
 
+def _counted(tok: ByteifiedTokenizer, draft: _Draft, text: str, reading: Reading) -> Spans | None:
+    """Byte ranges of the row that the loss counts; None if it counts every token.
+
+    Args:
+        text: as :func:`_seen`.
+    """
+    if draft.chat is not None:
+        if reading.loss_on == "all" and not draft.chat.spelt:
+            return None
+        return _moved(tok, draft.chat, text, draft.chat.counted(reading.loss_on))
+    spelt = [m.span() for m in tok.spelt_special.finditer(text)] if draft.guarded else []
+    return to_bytes(text, without([(0, len(text))], spelt)) if spelt else None
+
+
 def _document(
     tok: ByteifiedTokenizer,
     draft: _Draft,
-    text: str,
     data: bytes,
-    begin: np.ndarray,
-    end: np.ndarray,
+    located: tuple[np.ndarray, np.ndarray],
+    counted: np.ndarray | None,
 ) -> EncodedRow:
+    """The text's tokens with BOS and EOS around them."""
     row = cast(Document, draft.row)
-    spelt = [m.span() for m in tok.spelt_special.finditer(text)] if draft.guarded else []
-    bos = [tok.ids[tok.text_bos]] if row.bos and tok.text_bos else []
-    eos = [tok.eos_id] if row.eos and draft.whole else []
-    before, after = (b"".join([tok.token_bytes[i] for i in special]) for special in (bos, eos))
-    known = begin >= 0
-    own = slice(len(bos), len(bos) + len(known))
-    size = len(bos) + len(known) + len(eos)
-    ids, places = np.empty(size, np.int32), np.empty((2, size), np.int64)
-    counted = np.ones(size, bool)
-    ids[: own.start], ids[own], ids[own.stop :] = bos, draft.ids, eos
-    places[:, own] = begin, end
-    places[:, own] += len(before) * known
-    edges = [0, len(before), len(before) + len(data), len(before) + len(data) + len(after)]
-    places[:, : own.start] = np.array(edges[:2])[:, None]
-    places[:, own.stop :] = np.array(edges[2:])[:, None]
-    if spelt:
-        ranges = without([(0, len(text))], spelt)
-        counted[own] = _inside(_to_bytes(text, ranges), begin, end)
-    parts = [Part("content", 0, 0, *edges[1:3])]
-    if bos:
-        parts.insert(0, Part("unit", "bos", 0, *edges[:2]))
-    if eos:
-        parts.append(Part("unit", "eos", 0, *edges[2:]))
-    return EncodedRow(before + data + after, ids, places[0], places[1], counted, lambda: parts)
+    bos = tok.ids[tok.text_bos] if row.bos and tok.text_bos else None
+    eos = tok.eos_id if row.eos and draft.whole else None
+    before, after = (b"" if i is None else tok.token_bytes[i] for i in (bos, eos))
+    first = int(bos is not None)
+    own = slice(first, first + len(draft.ids))
+    size = own.stop + int(eos is not None)
+    ids, counts = np.empty(size, np.int32), np.ones(size, bool)
+    places = np.empty((2, size), np.int64)  # begins and ends
+    ids[own], places[:, own] = draft.ids, located
+    if counted is not None:
+        counts[own] = counted
+    stop = len(before) + len(data)
+    parts = [Part("content", 0, 0, len(before), stop)]
+    if bos is not None:
+        ids[0], places[:, 0] = bos, (0, len(before))
+        places[:, own] += len(before) * (located[0] >= 0)
+        parts.insert(0, Part("unit", "bos", 0, 0, len(before)))
+    if eos is not None:
+        ids[-1], places[:, -1] = eos, (stop, stop + len(after))
+        parts.append(Part("unit", "eos", 0, stop, stop + len(after)))
+    return EncodedRow(before + data + after, ids, places[0], places[1], counts, lambda: parts)
 
 
 def _chat(
     tok: ByteifiedTokenizer,
     draft: _Draft,
-    reading: Reading,
     normal: str,
     data: bytes,
-    begin: np.ndarray,
-    end: np.ndarray,
+    located: tuple[np.ndarray, np.ndarray],
+    counted: np.ndarray | None,
 ) -> EncodedRow:
-    chat = draft.chat
-    text = chat.text
+    chat = cast(WrittenChat, draft.chat)
+    counted = np.ones(len(draft.ids), bool) if counted is None else counted
+    return EncodedRow(data, draft.ids, *located, counted, partial(_parts, tok, chat, normal))
+
+
+def _parts(tok: ByteifiedTokenizer, chat: WrittenChat, normal: str) -> list[Part]:
+    """The chat's parts in bytes."""
+    if normal is chat.text and normal.isascii():
+        return chat.parts
+    ranges = _moved(tok, chat, normal, [(part.begin, part.end) for part in chat.parts])
+    pairs = zip(chat.parts, ranges, strict=True)
+    return [Part(part.kind, part.key, part.at, *place) for part, place in pairs]
+
+
+def _moved(tok: ByteifiedTokenizer, chat: WrittenChat, normal: str, ranges: Spans) -> Spans:
+    """Ranges of the chat's text in bytes of its normal form."""
 
     def place(at: int) -> int:
-        return len(in_form(text[:at], tok.normal_form))
+        return len(in_form(chat.text[:at], tok.normal_form))
 
-    def moved(ranges: Spans) -> Spans:
-        """Ranges of the text in bytes of its normal form."""
-        if normal is not text:
-            ranges = [(place(first), place(last)) for first, last in ranges]
-        return _to_bytes(normal, ranges)
-
-    if reading.loss_on == "all" and not chat.spelt:
-        counted = np.ones(len(draft.ids), bool)
-    else:
-        counted = _inside(moved(chat.counted(reading.loss_on)), begin, end)
-
-    @cache
-    def parts() -> list[Part]:
-        if normal is text and text.isascii():
-            return chat.parts
-        ranges = moved([(part.begin, part.end) for part in chat.parts])
-        pairs = zip(chat.parts, ranges, strict=True)
-        return [Part(part.kind, part.key, part.at, *place) for part, place in pairs]
-
-    return EncodedRow(data, draft.ids, begin, end, counted, parts)
-
-
-def _to_bytes(text: str, ranges: Spans) -> Spans:
-    """Character ranges, from left to right, as byte ranges."""
-    if text.isascii():
-        return ranges
-    edges = np.unique([0, *chain.from_iterable(ranges)])
-    sizes = [len(text[a:b].encode()) for a, b in zip(edges[:-1], edges[1:], strict=True)]
-    place = dict(zip(edges.tolist(), np.cumsum([0, *sizes]).tolist(), strict=True))
-    return [(place[a], place[b]) for a, b in ranges]
-
-
-def _inside(ranges: Spans, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Tokens ``[T]`` whose bytes all lie in the ranges (one of them, or several that touch)."""
-    joined: list[list[int]] = []
-    for a, b in sorted(ranges):
-        if joined and a <= joined[-1][1]:
-            joined[-1][1] = max(b, joined[-1][1])
-        else:
-            joined.append([a, b])
-    if not joined:
-        return np.zeros(len(begin), bool)
-    starts, stops = np.array(joined).T
-    place = np.searchsorted(starts, begin, side="right") - 1
-    return (begin >= 0) & (place >= 0) & (end <= stops[place])
+    if normal is not chat.text:
+        ranges = [(place(first), place(last)) for first, last in ranges]
+    return to_bytes(normal, ranges)

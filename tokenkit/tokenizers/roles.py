@@ -27,6 +27,11 @@ COPIED_MARKERS = (
 )
 
 
+def context_id(tok: ByteifiedTokenizer) -> int:
+    """What a document follows where all of it is scored: the BOS of texts, else EOS."""
+    return tok.ids[tok.text_bos] if tok.text_bos else tok.eos_id
+
+
 def special_pairs(
     source_tok: ByteifiedTokenizer, target_tok: ByteifiedTokenizer, rows: int
 ) -> dict[int, int]:

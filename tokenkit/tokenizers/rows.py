@@ -44,8 +44,9 @@ class EncodedRow:
     Attributes:
         data: UTF-8 of what was encoded, special tokens spelt out.
         ids: int32 ``[T]``.
-        begin, end: int64 ``[T]``, the bytes of ``data`` each token stands for; −1 where they are
-            not known. A space that the tokenizer put in by itself stands for none.
+        begin, end: int64 ``[T]``, the bytes of ``data`` each token stands for, from left to right;
+            −1 where they are not known. A space that the tokenizer put in by itself stands for
+            none.
         counted: bool ``[T]``, whether the loss counts the token's prediction: all its bytes are
             under the loss.
         parts: gives what another tokenizer's view may share, in bytes, from left to right.

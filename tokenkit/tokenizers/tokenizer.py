@@ -17,6 +17,7 @@ from tokenkit.errors import TokenizerError
 from tokenkit.log import logger
 from tokenkit.registry import did_you_mean
 from tokenkit.tokenizers.alphabet import NEWLINE, SPACE, TAB, literal_bytes
+from tokenkit.tokenizers.arrays import as_array
 from tokenkit.tokenizers.byteify import (
     BYTE_PIECES,
     ByteKind,
@@ -230,7 +231,7 @@ class ByteifiedTokenizer:
         backend = self.hf.backend_tokenizer
         texts = [well_formed(text) for text in texts]
         encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
-        return [np.array(encoding.ids, np.int32) for encoding in encodings]
+        return [as_array(encoding.ids) for encoding in encodings]
 
     @cached_property
     def guard(self) -> Guard:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from tokenkit.config import Config, config_tables
-from tokenkit.data.sources import local_files
 from tokenkit.errors import ConfigError, ModelError
 from tokenkit.models.weights import SafetensorsSource, local_model_folder, resolve_model_folder
 from tokenkit.tokenizers import ByteifiedTokenizer
+from tokenkit.training.data_identity import source_identity
 from tokenkit.training.fingerprint import fingerprint
 
 FORMAT = 2
@@ -62,7 +62,7 @@ def describe_run(config: Config, teacher_tok: ByteifiedTokenizer) -> dict[str, A
             **_teacher(config, resolve_model_folder(_teacher_name(config)), own),
         },
         "tokenizer": _tokenizer(teacher_tok),
-        "data": [_source(name) for name in config.data.train],
+        "data": [source_identity(name) for name in config.data.train],
         "settings": _settings(config),
         "steps": text_steps(config),
         "batch_size": config.training.batch_size,
@@ -126,7 +126,7 @@ def _compare(
     names = [source["name"] for source in meta["data"]], config.data.train
     yield "the number of sources in data.train", len(names[0]), len(names[1])
     for theirs, name in zip(meta["data"], config.data.train, strict=True):
-        ours = _source(name)
+        ours = source_identity(name)
         # Files may have been moved, but a dataset of the hub is known by its name alone.
         same = theirs["fingerprint"] == ours["fingerprint"] and theirs["bytes"] == ours["bytes"]
         if not same or (name.startswith("hf:") and theirs["name"] != name):
@@ -185,14 +185,6 @@ def _tokenizer(tok: ByteifiedTokenizer) -> dict[str, str]:
     )
     digest = hashlib.blake2b(options.encode(), digest_size=16).hexdigest()
     return {"spec": str(spec), "fingerprint": digest}
-
-
-def _source(name: str) -> dict[str, Any]:
-    """A data source's identity. Datasets of the hub are known by name."""
-    paths = [] if name.startswith("hf:") else local_files(name)
-    size = sum(path.stat().st_size for path in paths)
-    mark = fingerprint(paths) if paths else ""
-    return {"name": name, "files": len(paths), "bytes": size, "fingerprint": mark}
 
 
 def _settings(config: Config) -> dict[str, Any]:

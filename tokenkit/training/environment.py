@@ -1,10 +1,10 @@
-"""The process itself: seeds, threads, the wish to stop, the profiler."""
+"""The process itself: seeds, threads, what ranks wish, the profiler."""
 
 from __future__ import annotations
 
 import os
 import random
-import signal
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from tokenkit.config import Config
-from tokenkit.log import logger
+from tokenkit.errors import TokenkitError
 from tokenkit.ranks import rank
 
 
@@ -31,29 +31,28 @@ def set_up_process(config: Config) -> None:
     torch.set_float32_matmul_precision("highest" if config.training.dtype == "float32" else "high")
 
 
-class StopSignal:
-    """Becomes true on SIGTERM or SIGUSR1 (SLURM's warning), so that the loop can save and leave."""
-
-    def __init__(self) -> None:
-        self.received = False
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self._receive)
-
-    def _receive(self, number: int, _frame: Any) -> None:
-        logger.warning(
-            f"received {signal.Signals(number).name}: saving and leaving after this step"
-        )
-        self.received = True
-
-    def __bool__(self) -> bool:
-        return self.received
+def any_rank(*wishes: bool) -> list[bool]:
+    """Which wishes (to stop, to save) any rank has. On the CPU, so that no GPU is waited for."""
+    flags = torch.tensor(wishes, dtype=torch.int32)
+    dist.all_reduce(flags)
+    return [bool(flag) for flag in flags.tolist()]
 
 
-def any_rank(stop: bool) -> bool:
-    """Whether any rank was told to stop. On the CPU, so that no GPU is waited for."""
-    flag = torch.tensor([int(stop)])
-    dist.all_reduce(flag)
-    return bool(flag.item())
+def on_first_rank(action: Callable[[], Any]) -> None:
+    """Run ``action`` on rank 0. What it says to the user, every rank raises, so that none waits.
+
+    Raises:
+        TokenkitError: the action's.
+    """
+    failure: list[TokenkitError | None] = [None]
+    if dist.get_rank() == 0:
+        try:
+            action()
+        except TokenkitError as error:
+            failure = [error]
+    dist.broadcast_object_list(failure, src=0, device=torch.device("cpu"))
+    if failure[0] is not None:
+        raise failure[0]
 
 
 def build_profiler(config: Config, output_dir: Path) -> AbstractContextManager:

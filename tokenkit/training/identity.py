@@ -40,10 +40,10 @@ class IdentityStep:
             pairs = zip(vocabulary.predicted, wanted, strict=True)
             loss = torch.stack([(a - b).square().sum(-1) for a, b in pairs]).mean()
             loss.backward()
-        norm = update(self.student, self.optimizer, self.config.training.max_grad_norm)
         loss = loss.detach()
-        metrics = {"loss": loss, "loss/identity": loss, "grad_norm": norm}
-        return {f"same/{name}": value for name, value in metrics.items()}
+        metrics = {"same/loss": loss, "same/loss/identity": loss}
+        max_norm = self.config.training.max_grad_norm
+        return update(self.student, self.optimizer, max_norm, metrics)
 
     def _draw(self, step: int) -> torch.Tensor:
         valid = self.student.vocabulary.source_valid

@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ from tokenkit.config import Config
 from tokenkit.log import logger
 from tokenkit.models.causal_lm import CausalLM
 
-COLORS = {"step": 36, "loss": 32, "tok/s": 34, "mfu": 35, "mem": 33, "lr": 90, "grad": 90}
+COLORS = {
+    "step": 36, "loss": 32, "tok/s": 34, "mfu": 35, "mem": 33, "lr": 90, "grad": 90, "skipped": 31,
+}  # fmt: skip
+NOTABLE = 0.1  # share of rows cut for the student alone that is worth a warning
 # Dense bf16 peak of common GPUs, FLOP/s.
 PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "MI300X": 1300e12}
 
@@ -59,6 +63,17 @@ def flops_per_token(student: CausalLM) -> float:
     return 6.0 * (weights + student.vocabulary.input.numel())
 
 
+def cut_shares(counts: Mapping[str, float]) -> dict[str, float]:
+    """Shares of rows that were cut at all, and cut for the student where the teacher reads on."""
+    rows = counts.get("rows", 0)
+    if not rows:
+        return {}
+    return {
+        "data/cut_share": counts.get("truncated_rows", 0) / rows,
+        "data/short_share": counts.get("short_rows", 0) / rows,
+    }
+
+
 class MetricsLogger:
     """Writes on rank 0; silent elsewhere.
 
@@ -75,6 +90,7 @@ class MetricsLogger:
         flops_per_token: float,
     ) -> None:
         self.config, self.steps = config.metrics, config.training.steps
+        self.training, self.start_step = config.training, start_step
         self.device, self.flops_per_token = device, flops_per_token
         self.world = dist.get_world_size()
         self.active = dist.get_rank() == 0
@@ -116,6 +132,8 @@ class MetricsLogger:
         if self.bar is not None:
             self.bar.update()
         self._stats.update(stats)
+        if step == self.start_step + 1:
+            self._check_lengths(stats)
         if step % self.config.log_interval and step != self.steps:
             return
         shares = {f"stats/{k}": torch.tensor(float(v)) for k, v in sorted(self._stats.items())}
@@ -123,8 +141,20 @@ class MetricsLogger:
         on_device = {name: value.to(self.device) for name, value in shares.items()}
         values = reduce_metrics({**metrics, **on_device}, group)
         counts = {k.removeprefix("stats/"): values.pop(k) for k in shares}
-        skipped = {f"data/{k}": counts[k] for k in ("bad_rows",) if counts.get(k)}
-        self._log(step, {**values, "lr": lr, **skipped, **self._alignment(counts)}, counts)
+        shares = {**self._alignment(counts), **cut_shares(counts)}
+        shares |= {f"data/{k}": counts[k] for k in ("bad_rows",) if counts.get(k)}
+        self._log(step, {**values, "lr": lr, **shares}, counts)
+
+    def _check_lengths(self, stats: dict[str, int]) -> None:
+        """Say so at the start if many rows end too early for the student."""
+        short = cut_shares(stats).get("data/short_share", 0.0)
+        if self.active and short > NOTABLE:
+            logger.warning(
+                f"{short:.0%} of the first step's rows are cut at training.max_student_length = "
+                f"{self.training.max_student_length} where the teacher reads on to "
+                f"training.max_teacher_length = {self.training.max_teacher_length}: raise the "
+                "former (a student that reads bytes needs about four times the teacher's)"
+            )
 
     def _alignment(self, counts: dict[str, float]) -> dict[str, float]:
         """Shares of tokens in chunks; a run that aligns less than half says so loudly."""
@@ -202,6 +232,8 @@ class MetricsLogger:
             self._paint("tok/s", f"{metrics['tokens_per_second']:,.0f} tok/s"),
             self._paint("mem", f"{metrics['memory_gib']:.2f} GiB"),
         ]
+        if metrics.get("skipped_steps"):
+            parts.append(self._paint("skipped", f"skipped {metrics['skipped_steps']:.0f}"))
         if "mfu" in metrics:
             parts.append(self._paint("mfu", f"mfu {metrics['mfu']:.1%}"))
         self._say("  ".join(parts))

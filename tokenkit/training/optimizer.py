@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from tokenkit.config import Config
@@ -52,6 +52,8 @@ def _check_patterns(model: nn.Module, config: OptimizerConfig) -> None:
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
     """AdamW over the trainable parameters; each group remembers its ``lr_scale``.
 
+    On a GPU it is fused: only then can the device leave a step out, see :func:`step_unless`.
+
     Raises:
         ConfigError: if a pattern of ``optimizer.lr_scale_patterns`` is found in no name.
     """
@@ -62,7 +64,9 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
         # Multi-tensor kernels cannot mix parameters of different meshes in one group.
         mesh = parameter.device_mesh if isinstance(parameter, DTensor) else None
         groups[learning_rate_scale(name, config), decay, mesh].append(parameter)
-    return torch.optim.AdamW(
+    on_gpu = any(p.device.type == "cuda" for parameters in groups.values() for p in parameters)
+    fused = config.fused or on_gpu
+    optimizer = torch.optim.AdamW(
         [
             {"params": parameters, "lr_scale": scale, "weight_decay": decay}
             for (scale, decay, _), parameters in groups.items()
@@ -70,8 +74,36 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
         lr=config.lr,
         betas=(config.beta1, config.beta2),
         eps=config.eps,
-        fused=config.fused or None,
+        fused=fused or None,
     )
+    for parameters in groups.values():
+        for parameter in parameters:
+            optimizer.state[parameter] = _first_state(parameter, fused)
+    return optimizer
+
+
+def _first_state(parameter: nn.Parameter, fused: bool) -> dict[str, Tensor]:
+    """AdamW's own, made now: a checkpoint may be loaded into it before the first step."""
+    device = parameter.device if fused else None  # where the counter is read
+    return {
+        "step": torch.zeros((), dtype=torch.float32, device=device),
+        "exp_avg": torch.zeros_like(parameter.detach()),
+        "exp_avg_sq": torch.zeros_like(parameter.detach()),
+    }
+
+
+@torch.no_grad()
+def step_unless(optimizer: torch.optim.Optimizer, skipped: Tensor) -> None:
+    """Step, or change nothing at all: no parameter, no moment, no counter.
+
+    Args:
+        skipped: 1 to change nothing, else 0; fp32, 0-d. On a GPU it is not read by the CPU.
+    """
+    if all(group.get("fused") for group in optimizer.param_groups):
+        optimizer.found_inf = skipped  # the kernel looks at it
+        optimizer.step()
+    elif not skipped:
+        optimizer.step()
 
 
 def scheduled_learning_rate(config: Config, step: int) -> float:

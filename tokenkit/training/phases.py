@@ -7,6 +7,7 @@ from torch import Tensor
 from tokenkit.batch import StepBatch
 from tokenkit.config import Config
 from tokenkit.training.identity import IdentityStep
+from tokenkit.training.skipped import SkippedSteps
 from tokenkit.training.step import TrainStep
 
 
@@ -16,11 +17,24 @@ class Phases:
     def __init__(self, config: Config, identity: IdentityStep, train: TrainStep) -> None:
         self.identity_steps = config.hypernet.identity_steps
         self.identity, self.train = identity, train
+        self.skipped = SkippedSteps(config.training.max_skipped, train.device)
 
     def __call__(self, batch: StepBatch, step: int) -> dict[str, Tensor]:
-        """Run step number ``step``; returns metrics, see :class:`TrainStep`."""
+        """Run step number ``step``; returns metrics, see :class:`TrainStep`.
+
+        Raises:
+            TrainingError: if too many steps in a row changed nothing.
+        """
         run = self.identity if step < self.identity_steps else self.train
-        return run(batch, step)
+        return self.skipped(step, batch, run(batch, step))
+
+    def finish(self) -> None:
+        """After the last step.
+
+        Raises:
+            TrainingError: if not one step changed anything.
+        """
+        self.skipped.finish()
 
     def tensors(self) -> dict[str, Tensor]:
         """State of their own that a checkpoint must hold."""

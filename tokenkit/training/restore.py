@@ -12,7 +12,7 @@ from tokenkit.errors import CheckpointError
 from tokenkit.models.causal_lm import CausalLM, SourceModel
 from tokenkit.models.lora import merge_state_dict
 from tokenkit.tokenizers.sampling.token_forms import TokenForms
-from tokenkit.training.checkpoint import list_steps, load_tensors, step_folder, tensors_to_save
+from tokenkit.training.checkpoint import load_tensors, tensors_to_save, whole_checkpoint
 from tokenkit.training.student import build_student, open_student_source
 from tokenkit.training.tokenizers import Tokenizers, load_tokenizers
 
@@ -32,23 +32,15 @@ def load_run(run: Path, step: int = -1) -> tuple[Config, SourceModel, CausalLM, 
     """Rebuild a run's student as of checkpoint ``step`` (-1: the latest, 0: as it started).
 
     Raises:
-        CheckpointError: if the folder is no run or has no such checkpoint.
+        CheckpointError: if the folder is no run, or has no such checkpoint, or a damaged one.
     """
     config = load_run_config(run)
-    root = run / "checkpoints"
-    steps = list_steps(root)
-    if step == -1 and not steps:
-        raise CheckpointError(f"'{root}' has no finished checkpoint")
-    step = steps[-1] if step == -1 else step
-    if step != 0 and step not in steps:
-        raise CheckpointError(
-            f"'{root}' has no checkpoint of step {step} (there: {', '.join(map(str, steps))})"
-        )
+    checkpoint = None if step == 0 else whole_checkpoint(run / "checkpoints", step)
     tokenizers = load_tokenizers(config, needs_teacher=False)
     source = open_student_source(config, tokenizers)
     student = build_student(config, source, tokenizers, parallel=None)
-    if step != 0:
-        load_tensors(step_folder(root, step), tensors_to_save(student, None))
+    if checkpoint is not None:
+        load_tensors(checkpoint, tensors_to_save(student, None))
     return config, source, student, tokenizers
 
 

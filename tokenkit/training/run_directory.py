@@ -9,13 +9,18 @@ from pathlib import Path
 from tokenkit.config import Config, config_tables, load_config, save_config
 from tokenkit.errors import CheckpointError, ConfigError
 from tokenkit.log import logger
+from tokenkit.ranks import restarted
 from tokenkit.training.checkpoint import list_steps
+from tokenkit.training.environment import on_first_rank
+from tokenkit.training.run_lock import RunLock
 
 # What may change between a run and its continuation, because it does not change what is learned.
 FREE_KEYS = [
     "job.config_file",
     "job.output_dir",
+    "job.*_timeout_minutes",
     "parallelism.*",
+    "training.max_skipped",
     "training.micro_batch_size",
     "training.steps",
     "training.threads",
@@ -41,6 +46,11 @@ def flatten(config: Config) -> dict[str, object]:
     }
 
 
+def overwrites(config: Config) -> bool:
+    """Whether to start afresh: not where torchrun starts the same run again after a failure."""
+    return config.checkpoint.overwrite and not restarted()
+
+
 def check_output_dir(config: Config) -> None:
     """Refuse an output directory that holds the checkpoints of a run with another config.
 
@@ -51,8 +61,10 @@ def check_output_dir(config: Config) -> None:
         CheckpointError: if checkpoints lie there without a config.
     """
     folder = Path(config.job.output_dir)
-    steps = list_steps(folder / "checkpoints")
-    if not steps or config.checkpoint.overwrite:
+    root = folder / "checkpoints"
+    if root.exists() and not root.is_dir():
+        raise CheckpointError(f"job.output_dir = '{folder}': '{root}' is a file, not a folder")
+    if not list_steps(root) or overwrites(config):
         return
     saved_path = folder / "config.toml"
     if not saved_path.is_file():
@@ -77,13 +89,37 @@ def check_output_dir(config: Config) -> None:
         )
 
 
+def claim_output_dir(config: Config, lock: RunLock) -> None:
+    """Take an output directory that is there; a new one is made when all else was found good.
+
+    Raises:
+        ConfigError: on every rank, if another run has it.
+    """
+    on_first_rank(lambda: lock.take() if lock.folder.is_dir() else None)
+
+
+def open_output_dir(config: Config, lock: RunLock) -> Path:
+    """The output directory, taken for this run and prepared; called on every rank.
+
+    Raises:
+        ConfigError: on every rank, if another run has it or it cannot be written.
+    """
+
+    def take_and_prepare() -> None:
+        lock.take()
+        prepare_output_dir(config)
+
+    on_first_rank(take_and_prepare)
+    return lock.folder
+
+
 def prepare_output_dir(config: Config) -> Path:
     """Create the output directory and save the resolved config in it (rank 0 only).
 
     Checkpoints and metrics of an earlier run are removed only under ``checkpoint.overwrite``.
     """
     folder = Path(config.job.output_dir)
-    if config.checkpoint.overwrite:
+    if overwrites(config):
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
         (folder / "metrics.jsonl").unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from tokenkit.models.causal_lm import CausalLM
 from tokenkit.parallelisms import Parallel
 from tokenkit.training.passes import MicroBatch, StudentPasses
 from tokenkit.training.teacher import Teacher
-from tokenkit.training.update import update
+from tokenkit.training.update import SKIPPED, put_back, update
 
 
 class TrainStep:
@@ -51,10 +51,14 @@ class TrainStep:
             Metrics, 0-d tensors that are this rank's share of a sum over ranks (except those
             whose name begins with ``same/``, equal on all ranks).
         """
+        state = self.balance.tensors()
+        before = {name: tensor.detach().clone() for name, tensor in state.items()}
         with self.student.opened(batch.vocabulary):
             metrics = self.balance(self._prepare(batch, step))
-        norm = update(self.student, self.optimizer, self.config.training.max_grad_norm)
-        return {**metrics, "same/grad_norm": norm}
+        max_norm = self.config.training.max_grad_norm
+        metrics = update(self.student, self.optimizer, max_norm, metrics)
+        put_back(state, before, metrics[SKIPPED])
+        return metrics
 
     def _prepare(self, batch: StepBatch, step: int) -> StudentPasses:
         micro_batches = [self._read(micro) for micro in batch.micro_batches]

@@ -7,19 +7,18 @@ from collections.abc import Sequence
 import torch
 
 from tokenkit.config import Config
+from tokenkit.errors import ModelError
 from tokenkit.log import logger
 from tokenkit.losses import Loss, boundary_mask
 from tokenkit.models.causal_lm import (
     CausalLM,
-    SourceModel,
     build_causal_lm,
     fill,
-    fit_rows,
-    open_source_model,
-    reconcile_rows,
 )
 from tokenkit.models.lora import add_lora, init_lora
+from tokenkit.models.source import SourceModel, fit_rows, open_source_model, reconcile_rows
 from tokenkit.models.vocabulary import hypernet  # noqa: F401 (registered on import)
+from tokenkit.models.vocabulary.expanded import Expansion
 from tokenkit.models.vocabulary.registry import vocabulary_kind
 from tokenkit.ops.copy_full import copy_full
 from tokenkit.parallelisms import DTYPES, Parallel, parallelize, share_prediction
@@ -76,6 +75,16 @@ def initial_matrices(
     return made[0], None if outputs is None else made[1]
 
 
+def expansion_of(source: SourceModel, tokenizers: Tokenizers) -> Expansion | None:
+    """What the student's bytes are expanded by: the source's tokens; None without expansion."""
+    expander = tokenizers.expander
+    if expander is None:
+        return None
+    inputs, _ = source.matrices()
+    rows = max(len(inputs), len(tokenizers.source))
+    return Expansion(fit_rows(inputs, rows), expander.trie, expander.longest)
+
+
 def build_student(
     config: Config,
     source: SourceModel,
@@ -86,8 +95,16 @@ def build_student(
     """The student with its new vocabulary at step 0, fp32 masters.
 
     Without ``parallel`` it is whole and on the CPU. Parameters of the losses become its own.
+
+    Raises:
+        ModelError: if the source cannot have another tokenizer.
     """
     student = config.student
+    if source.expansion is not None and tokenizers.student is not tokenizers.source:
+        raise ModelError(
+            f"student.model = '{student.model}' reads subwords beside bytes, so it keeps its "
+            "tokenizer: leave student.target_tokenizer empty, or move the model it was made from"
+        )
     inputs, outputs = initial_matrices(config, source, tokenizers)
     tied = source.tied and student.output_embeddings == "preserve"
     model = build_causal_lm(
@@ -110,7 +127,8 @@ def build_student(
     kind = vocabulary_kind(config)
     if kind is not None:
         dtype = DTYPES[config.training.dtype]
-        model.vocabulary = kind.over(model.vocabulary, config, dtype)
+        expansion = expansion_of(source, tokenizers)
+        model.vocabulary = kind.over(model.vocabulary, config, dtype, expansion)
     for matrix in (model.vocabulary.input, model.vocabulary.output):
         if matrix is not None:
             matrix.requires_grad_(student.train_embeddings)

@@ -13,18 +13,14 @@ from tokenkit.config import Config
 from tokenkit.losses import boundary_mask
 from tokenkit.models.causal_lm import (
     CausalLM,
-    SourceModel,
     build_causal_lm,
     build_vocabulary,
     fill,
-    fill_vocabulary,
-    fit_rows,
     materialize,
-    open_source_model,
-    reconcile_rows,
 )
 from tokenkit.models.lora import adapters_off
 from tokenkit.models.outputs import Outputs
+from tokenkit.models.source import SourceModel, fit_rows, open_source_model, reconcile_rows
 from tokenkit.models.vocabulary.table import Vocabulary
 from tokenkit.parallelisms import DTYPES, Parallel, parallelize, parallelize_vocabulary
 from tokenkit.training.cache_meta import check_cache
@@ -34,7 +30,13 @@ from tokenkit.training.tokenizers import Tokenizers
 
 
 class Teacher(Protocol):
-    """Anything that can read the teacher's side of a batch."""
+    """Anything that can read the teacher's side of a batch.
+
+    Attributes:
+        hf_config: the config of a model that can read any text; None if rows are fixed.
+    """
+
+    hf_config: Any
 
     def read(self, seq: Sequences, needs: Collection[str]) -> Outputs:
         """What ``needs`` names, without gradient."""
@@ -46,6 +48,7 @@ class LiveTeacher:
 
     def __init__(self, model: CausalLM) -> None:
         self.model = model.requires_grad_(False)
+        self.hf_config = model.backbone.config
 
     @torch.no_grad()
     def read(self, seq: Sequences, needs: Collection[str]) -> Outputs:
@@ -59,7 +62,7 @@ class SelfTeacher:
     """
 
     def __init__(self, student: CausalLM, source_vocabulary: Vocabulary) -> None:
-        self.student = student
+        self.student, self.hf_config = student, student.backbone.config
         self.vocabulary = source_vocabulary.requires_grad_(False)
 
     @torch.no_grad()
@@ -117,7 +120,7 @@ def build_teacher(
         vocabulary = build_vocabulary(source, rows, dtype=dtype, **options)
         parallelize_vocabulary(vocabulary.requires_grad_(False), config, parallel.mesh)
         materialize(vocabulary, parallel.device)
-        fill_vocabulary(vocabulary, *matrices)
+        vocabulary.fill(*matrices)
         vocabulary.set_boundary(boundary_mask(tokenizers.teacher, config))
         return SelfTeacher(student, vocabulary)
     model = build_causal_lm(source, rows, dtype=dtype, **options).requires_grad_(False)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ import numpy as np
 import torch
 
 from tokenkit.batch import Sequences, following, previous
-from tokenkit.errors import ConfigError, DataError
+from tokenkit.errors import ConfigError, DataError, ModelError
 from tokenkit.io import new_folder
 from tokenkit.models.outputs import Outputs
+
+BLOCK = 2**22  # scores that are looked through at once
 
 
 def row_key(ids: np.ndarray) -> int:
@@ -50,13 +52,26 @@ class CacheWriter:
         """Whether it has every row, as from the second pass over the data on."""
         return all(row_key(row) in self._rows for row in unpadded_rows(seq))
 
-    def add(self, outputs: Outputs) -> None:
-        """Keep a teacher's log-probs of the rows it read."""
+    def add(self, outputs: Outputs, places: Sequence[str] = ()) -> None:
+        """Keep a teacher's log-probs of the rows it read.
+
+        Args:
+            places: file and line of each row.
+
+        Raises:
+            ModelError: naming the first row with a log-prob that is not finite.
+        """
         # On disk, a label's score stands at the place that predicts it.
         label = following(outputs.token_logprob).float().cpu().numpy()
         boundary = outputs.boundary_logprob.float().cpu().numpy()
         for number, row in enumerate(unpadded_rows(outputs.seq)):
             n = len(row)
+            if not np.isfinite([label[number, :n], boundary[number, :n]]).all():
+                where = f"{places[number]}: " if places else ""
+                raise ModelError(
+                    f"{where}the teacher's log-probs of this row are not finite; nothing is "
+                    "written (training.dtype float32 overflows later than bfloat16)"
+                )
             self._rows[row_key(row)] = (label[number, :n].copy(), boundary[number, :n].copy())
 
     def save(self, folder: Path, meta: dict[str, Any]) -> None:
@@ -83,8 +98,11 @@ class CachedTeacher:
         rows: distinct rows that it must hold, as its meta says.
 
     Raises:
-        ConfigError: if the folder is no cache, or its files do not belong together.
+        ConfigError: if the folder is no cache, its files do not belong together, or a log-prob is
+            not finite.
     """
+
+    hf_config = None
 
     def __init__(self, folder: Path, rows: int) -> None:
         self.folder = folder
@@ -103,6 +121,20 @@ class CachedTeacher:
                 f"teacher.cache = '{folder}' is damaged: its arrays are not those of {rows} rows; "
                 "write a new cache with tokenkit cache-teacher"
             )
+        for name, scores in (("label", self.label), ("boundary", self.boundary)):
+            self._check_finite(name, scores)
+
+    def _check_finite(self, name: str, scores: np.ndarray) -> None:
+        for begin in range(0, len(scores), BLOCK):
+            block = scores[begin : begin + BLOCK]
+            # Extremes tell at memory speed; which one it is matters only then.
+            if not np.isfinite([block.min(), block.max()]).all():
+                at = begin + int(np.flatnonzero(~np.isfinite(block))[0])
+                row = int(np.searchsorted(self.offsets, at, side="right"))
+                raise ConfigError(
+                    f"teacher.cache = '{self.folder}': {name}.npy holds NaN or infinity in row "
+                    f"{row} of {len(self.keys)}; write a new cache with tokenkit cache-teacher"
+                )
 
     def _fits(self, rows: int) -> bool:
         keys, offsets, scores = self.keys, self.offsets, (self.label, self.boundary)

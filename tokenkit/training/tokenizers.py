@@ -8,6 +8,7 @@ from pathlib import Path
 from tokenkit.config import Config
 from tokenkit.tokenizers import (
     ByteifiedTokenizer,
+    InputExpander,
     joint_form,
     load_tokenizer,
     warn_of_missing_bos,
@@ -17,11 +18,12 @@ from tokenkit.training.cache_meta import read_meta
 
 @dataclass
 class Tokenizers:
-    """The three roles a tokenizer can play; some may be one object."""
+    """The roles a tokenizer can play; some may be one object."""
 
     source: ByteifiedTokenizer  # what the student's weights know
     student: ByteifiedTokenizer  # what the student is trained with
     teacher: ByteifiedTokenizer | None  # what the teacher reads; None without a teacher
+    expander: InputExpander | None = None  # of the student's bytes into the source's tokens
 
 
 def load_tokenizers(config: Config, needs_teacher: bool) -> Tokenizers:
@@ -45,7 +47,8 @@ def load_tokenizers(config: Config, needs_teacher: bool) -> Tokenizers:
         joint_form(teacher, target)  # refuses what would be refused at the first row
         if teacher is not source:
             warn_of_missing_bos(teacher, target)
-    return Tokenizers(source, target, teacher)
+    expander = InputExpander(target, source) if student.expand_input_ids else None
+    return Tokenizers(source, target, teacher, expander)
 
 
 def cached_spec(config: Config) -> str:

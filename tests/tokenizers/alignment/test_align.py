@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -127,6 +128,31 @@ def test_chats_of_two_families(tok, teacher: str, student: str, loss_on: str) ->
         for message in CHAT:
             at = side.data.find(message["content"].encode())
             assert aligned[at : at + len(message["content"].encode())].all()
+
+
+def groups(found, row: int) -> set[tuple]:
+    """The tokens of each chunk of a row, on both sides."""
+    sides = [found.teacher_chunks["unconstrained"][row], found.student_chunks["unconstrained"][row]]
+    count = int(sides[0].max(initial=-1)) + 1
+    return {tuple(tuple(np.flatnonzero(side == k)) for side in sides) for k in range(count)}
+
+
+@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize("first", range(0, 40, 4))
+def test_tokens_of_unknown_places_cost_their_own_chunks_only(tok, side: int, first: int) -> None:
+    toks = tok("llama3"), tok("qwen2")
+    rows = [encode_rows(t, [Conversation(CHAT), Document("So it is.")]) for t in toks]
+    whole = align_rows(*toks, *rows)
+    row = rows[side][0]
+    begin, end = row.begin.copy(), row.end.copy()
+    lost = slice(first, first + 5)
+    begin[lost] = end[lost] = -1
+    rows[side][0] = replace(row, begin=begin, end=end)
+    found = align_rows(*toks, *rows)
+    nowhere = set(range(len(begin))[lost])
+    assert groups(found, 0) == {g for g in groups(whole, 0) if not nowhere & set(g[side])}
+    assert groups(found, 1) == groups(whole, 1)
+    assert found.stats["mismatched_rows"] == 1
 
 
 def test_ends_of_turns_match(tok) -> None:

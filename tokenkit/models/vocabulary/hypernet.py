@@ -20,6 +20,7 @@ from tokenkit.config import Config
 from tokenkit.config.schema_hypernet import HypernetConfig
 from tokenkit.errors import ConfigError
 from tokenkit.models.hypernet import Hypernet
+from tokenkit.models.vocabulary.expanded import Expansion
 from tokenkit.models.vocabulary.registry import VOCABULARIES
 from tokenkit.models.vocabulary.table import Vocabulary
 from tokenkit.ops.copy_full import copy_full
@@ -76,7 +77,13 @@ class HypernetVocabulary(Vocabulary):
         return bool(config.hypernet.architecture)
 
     @classmethod
-    def over(cls, table: Vocabulary, config: Config, compute_dtype: torch.dtype) -> Vocabulary:
+    def over(
+        cls,
+        table: Vocabulary,
+        config: Config,
+        compute_dtype: torch.dtype,
+        expansion: Expansion | None,
+    ) -> Vocabulary:
         # Without sampled tokenizers every token is one of the source's, and spelt by itself.
         sampled = config.tokenizer_sampler.enable
         length = config.hypernet.max_surface_length if sampled else 1

@@ -1,7 +1,7 @@
 """The vocabulary: everything about a model that knows token ids.
 
 The backbone sees embeddings and returns hidden states; this module owns the input and output
-matrices and answers two questions, ``embed(ids)`` and ``scores(hidden, seq)``. Swapping a
+matrices and answers two questions, ``embed(seq)`` and ``scores(hidden, seq)``. Swapping a
 tokenizer means swapping this module.
 """
 
@@ -17,12 +17,14 @@ from torch import Tensor, nn
 
 from tokenkit.models.vocabulary.placement import Placement, Sharing
 from tokenkit.ops.chunked_loss import LogitFunction, chunked_loss
+from tokenkit.ops.copy_full import copy_full
 from tokenkit.ops.linear_scores import Scores, linear_scores
 from tokenkit.ops.logit_blocks import Head, LogitBlocks
 
 if TYPE_CHECKING:
     from tokenkit.batch import Sequences
     from tokenkit.config import Config
+    from tokenkit.models.vocabulary.expanded import Expansion
     from tokenkit.tokenizers.sampling.token_forms import TokenForms
 
 
@@ -81,13 +83,34 @@ class Vocabulary(nn.Module):
         return False
 
     @classmethod
-    def over(cls, table: Vocabulary, config: Config, compute_dtype: torch.dtype) -> Vocabulary:
+    def over(
+        cls,
+        table: Vocabulary,
+        config: Config,
+        compute_dtype: torch.dtype,
+        expansion: Expansion | None,
+    ) -> Vocabulary:
         """A vocabulary of this kind, on the meta device, in the place of a built table.
+
+        Args:
+            expansion: what bytes are expanded by, with ``student.expand_input_ids``.
 
         Raises:
             ConfigError: if it does not fit.
         """
         return table
+
+    @property
+    def expansion(self) -> Expansion | None:
+        """What each position reads beside its id; None: nothing."""
+        return None
+
+    def fill(self, inputs: Tensor, outputs: Tensor | None) -> None:
+        """Copy matrices ``[V, D]`` into the materialised ones; missing rows become zero."""
+        for parameter, matrix in ((self.input, inputs), (self.output, outputs)):
+            if parameter is not None:
+                matrix = inputs if matrix is None else matrix
+                copy_full(parameter, F.pad(matrix, (0, 0, 0, parameter.shape[0] - len(matrix))))
 
     def initialize(self, matrices: tuple[Tensor, Tensor | None], seed: int) -> None:
         """Give first values, the same on all ranks, to what no source model has.
@@ -129,21 +152,27 @@ class Vocabulary(nn.Module):
         """``[V, D]``; the input matrix itself if tied."""
         return self.input if self.output is None else self.output
 
-    def embed(self, ids: Tensor) -> Tensor:
-        """Input embeddings ``[B, T, D]`` of ids ``[B, T]``."""
-        own = self.placement.local(self.input_matrix)
+    def embed(self, seq: Sequences) -> Tensor:
+        """Input embeddings ``[B, T, D]`` of what is read."""
+        return self.scaled(self.look_up(self.input_matrix, seq.ids))
+
+    def look_up(self, matrix: Tensor, ids: Tensor) -> Tensor:
+        """Rows ``[B, T, D]`` of a matrix ``[V, D]``, wherever they are."""
+        own = self.placement.local(matrix)
         if own.group is None:
-            embeddings = F.embedding(ids, own.matrix)
-        else:
-            place = ids - own.first
-            inside = (place >= 0) & (place < len(own.matrix))
-            found = F.embedding(place.clamp(0, max(len(own.matrix) - 1, 0)), own.matrix)
-            embeddings = self.placement.join_lookups(found * inside[..., None])
-        if self.embed_scale != 1.0:
-            # Gemma rounds the factor to the compute dtype, and so must we.
-            scale = torch.tensor(self.embed_scale, dtype=embeddings.dtype, device=ids.device)
-            embeddings = embeddings * scale
-        return embeddings
+            return F.embedding(ids, own.matrix)
+        place = ids - own.first
+        inside = (place >= 0) & (place < len(own.matrix))
+        found = F.embedding(place.clamp(0, max(len(own.matrix) - 1, 0)), own.matrix)
+        return self.placement.join_lookups(found * inside[..., None])
+
+    def scaled(self, embeddings: Tensor) -> Tensor:
+        """Embeddings as the first layer wants them."""
+        if self.embed_scale == 1.0:
+            return embeddings
+        # Gemma rounds the factor to the compute dtype, and so must we.
+        scale = torch.tensor(self.embed_scale, dtype=embeddings.dtype, device=embeddings.device)
+        return embeddings * scale
 
     def scores(
         self,

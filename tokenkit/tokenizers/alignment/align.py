@@ -113,11 +113,17 @@ class _Scale:
         flat = chain.from_iterable(chain.from_iterable(found))
         table = np.fromiter(flat, np.int64).reshape(-1, 5).T
         row = np.repeat(np.arange(len(found)), [len(intervals) for intervals in found])
-        self.begin = table[[0, 2]] + self.offset[:, row]
-        self.end = table[[1, 3]] + self.offset[:, row]
-        self.unit = table[4].astype(bool)
+        begin = table[[0, 2]] + self.offset[:, row]
+        end = table[[1, 3]] + self.offset[:, row]
+        unit = table[4].astype(bool)
+        # Text that touches text on both sides is one interval, so that tokens may lie across.
+        joined = (end[:, :-1] == begin[:, 1:]).all(0) & ~unit[:-1] & ~unit[1:]
+        first = np.flatnonzero(np.append(True, ~joined)[: len(row)])
+        last = np.flatnonzero(np.append(~joined, True)[: len(row)])
+        self.begin, self.end = begin[:, first], end[:, last]
+        self.unit, row = unit[first], row[first]
         # And a place between intervals that do not touch on both sides.
-        lengths = np.where(self.unit, UNIT, table[1] - table[0])
+        lengths = np.where(self.unit, UNIT, self.end[0] - self.begin[0])
         touch = (self.end[:, :-1] == self.begin[:, 1:]).all(0)
         lengths[:-1] += ~touch
         self.place = np.cumsum(lengths) - lengths
@@ -126,11 +132,16 @@ class _Scale:
         self.rows = np.append(self.place, self.size)[first]
 
     def locate(self, side: int, begin: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Places ``[N]`` where tokens begin and end on the common scale, −1 for those outside."""
+        """Places ``[N]`` where tokens begin and end on the common scale, −1 for those outside.
+
+        Args:
+            begin: from left to right.
+        """
         if not len(self.place):
             return np.full(len(begin), -1), np.full(len(begin), -1)
         starts, stops = self.begin[side], self.end[side]
-        k = np.searchsorted(starts, begin, side="right") - 1
+        firsts = np.searchsorted(begin, starts)  # token of each interval
+        k = np.bincount(firsts, minlength=len(begin) + 1)[:-1].cumsum() - 1
         shift = (self.place - starts)[k]
         first, last = begin + shift, end + shift
         in_unit = np.flatnonzero(self.unit[k])
@@ -158,7 +169,10 @@ class _Side:
         end = _cat([row.end for row in rows], np.int64)
         offset = np.repeat(scale.offset[k], np.diff(self.bounds))
         self.located = begin >= 0
-        self.first, self.last = scale.locate(k, begin + offset, end + offset)
+        ordered = begin + offset
+        if not self.located.all():  # those that are nowhere would be out of order
+            ordered = np.maximum.accumulate(ordered)
+        self.first, self.last = scale.locate(k, ordered, end + offset)
         # A token of no bytes (a space that the tokenizer put in) goes with the next one.
         self.empty = self.located & (end == begin)
         self.real = self.located & (self.last > self.first)
@@ -189,26 +203,23 @@ class _Chunks:
         marks = np.ones(scale.size, bool)
         for side in sides:
             marks &= side.marked((side.first, side.last), scale.size)
-        self.edges = np.flatnonzero(marks)
-        sizes = np.diff(self.edges)
+        edges = np.flatnonzero(marks)
+        sizes = np.diff(edges)
+        # Stretches by the edge before them: 0 is what precedes all edges, the last what follows.
+        before = np.cumsum(marks, dtype=np.int32)
+        stretches = [before[side.first] for side in sides]  # [N] each
         whole = np.ones(len(sizes), bool)
-        last_edge = np.cumsum(marks, dtype=np.int32) - 1  # at or before each place
-        between = []  # stretch of each token
-        for side in sides:
-            stretch = last_edge[side.first]
-            stretch[~side.real | (stretch >= len(sizes))] = -1
-            between.append(stretch)
-            known = stretch >= 0
-            lengths = (side.last - side.first)[known]
-            covered = np.bincount(stretch[known], lengths, minlength=len(sizes))
-            whole &= covered == sizes
-        number = np.where(whole, np.cumsum(whole, dtype=np.int32) - 1, -1)
-        self.begin, self.end = self.edges[:-1][whole], self.edges[1:][whole]  # [C]
-        self.row = np.searchsorted(scale.rows, self.begin, side="right") - 1
-        self.chunk = []  # [N] each
-        for side, stretch in zip(sides, between, strict=True):
-            chunk = np.append(number, -1)[stretch]
-            self.chunk.append(self._with_empty(side, chunk))
+        for side, stretch in zip(sides, stretches, strict=True):
+            covered = np.bincount(stretch, side.last - side.first, minlength=len(edges) + 1)
+            whole &= covered[1:-1] == sizes
+        number = np.full(len(edges) + 1, -1, np.int32)
+        number[1:-1][whole] = np.arange(np.count_nonzero(whole))
+        self.begin, self.end = edges[:-1][whole], edges[1:][whole]  # [C]
+        self.bounds = np.searchsorted(self.begin, scale.rows)  # of rows, in chunks
+        self.chunk = [  # [N] each
+            self._with_empty(side, number[stretch])
+            for side, stretch in zip(sides, stretches, strict=True)
+        ]
 
     @staticmethod
     def _with_empty(side: _Side, chunk: np.ndarray) -> np.ndarray:
@@ -228,8 +239,9 @@ class _Chunks:
 
     def _first_of_row(self, values: np.ndarray) -> np.ndarray:
         """The value of each chunk's row's first chunk, ``[C]``."""
-        first = np.searchsorted(self.row, np.arange(len(self.scale.rows)))
-        return values[first[self.row]] if len(values) else values
+        # Rows at the end may have no chunk.
+        firsts = np.append(values, np.int32(0))[self.bounds[:-1]]
+        return np.repeat(firsts, np.diff(self.bounds))
 
     def merged(self, closed: np.ndarray) -> np.ndarray:
         """Join chunks up to and including each closed one; int32 ``[C]``, from 0 in each row."""

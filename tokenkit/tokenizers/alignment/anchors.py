@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from functools import lru_cache
-from typing import NamedTuple
 
 from tokenkit.tokenizers.chat.writing import Part
 from tokenkit.tokenizers.rows import EncodedRow
@@ -13,57 +12,54 @@ UNIT = 3  # places of a unit on the common scale: its beginning, its inside on e
 LONG_GAP = 1024  # bytes; longer ones are not remembered
 
 
-class Interval(NamedTuple):
-    """Bytes of either side that are the same text, or a unit that each writes in its own way."""
-
-    a: int
-    a_end: int
-    b: int
-    b_end: int
-    unit: bool = False
+# Bytes of either side that are the same text, or a unit that each writes in its own way: begin and
+# end on side a, begin and end on side b, and whether it is a unit.
+Interval = tuple[int, int, int, int, bool]
 
 
 def shared_intervals(a: EncodedRow, b: EncodedRow) -> list[Interval]:
-    """Intervals from left to right, apart on both sides or else joined.
+    """Intervals from left to right, apart on both sides.
 
     Equal bytes are one interval. Otherwise contents anchor the rest: between two contents that
     both sides have, units of one name match, and so does template text as far as it is equal from
     either end.
     """
     if a.data == b.data and not (a.marked and b.marked):
-        return [Interval(0, len(a.data), 0, len(b.data))]
-    gaps = _Gaps(a, b)
+        return [(0, len(a.data), 0, len(b.data), False)]
+    parts = a.parts(), b.parts()
+    gaps = _Gaps(a, b, *parts)
     at_a = at_b = 0
-    for interval in _contents(a, b):
-        gaps.fill(at_a, interval.a, at_b, interval.b)
+    for interval in _contents(a.data, b.data, *parts):
+        begin_a, end_a, begin_b, end_b, _ = interval
+        gaps.fill(at_a, begin_a, at_b, begin_b)
         gaps.found.append(interval)
-        at_a, at_b = interval.a_end, interval.b_end
+        at_a, at_b = end_a, end_b
     gaps.fill(at_a, len(a.data), at_b, len(b.data))
-    return _joined(gaps.found)
+    return gaps.found
 
 
-def _contents(a: EncodedRow, b: EncodedRow) -> list[Interval]:
+def _contents(a: bytes, b: bytes, parts_a: list[Part], parts_b: list[Part]) -> list[Interval]:
     """Stretches of contents that both sides have, in an order that both agree on."""
-    mine, others = ([p for p in side.parts() if p.kind == "content"] for side in (a, b))
+    mine, others = ([p for p in parts if p.kind == "content"] for parts in (parts_a, parts_b))
     keys = [part.key for part in mine]
     if keys == [part.key for part in others] and len(set(keys)) == len(keys):
         pairs = zip(mine, others, strict=True)  # as a rule
-        overlaps = (_overlap(x, y, a.data, b.data) for x, y in pairs)
+        overlaps = (_overlap(x, y, a, b) for x, y in pairs)
         return [interval for interval in overlaps if interval is not None]
     theirs: dict[object, list[Part]] = {}
     for part in others:
         theirs.setdefault(part.key, []).append(part)
     found: list[Interval] = []
-    last_b = 0
+    last_a = last_b = 0
     for part in mine:
         for other in theirs.get(part.key, []):
-            interval = _overlap(part, other, a.data, b.data)
-            if interval is None or interval.b < last_b:
+            interval = _overlap(part, other, a, b)
+            if interval is None:
                 continue
-            if found and interval.a < found[-1].a_end:
-                continue
-            found.append(interval)
-            last_b = interval.b_end
+            begin_a, end_a, begin_b, end_b, _ = interval
+            if begin_a >= last_a and begin_b >= last_b:
+                found.append(interval)
+                last_a, last_b = end_a, end_b
     return found
 
 
@@ -83,7 +79,7 @@ def _overlap(x: Part, y: Part, a: bytes, b: bytes) -> Interval | None:
         size = _same_start(a[begin_x : begin_x + size], b[begin_y : begin_y + size])
         if not size:
             return None
-    return Interval(begin_x, begin_x + size, begin_y, begin_y + size)
+    return begin_x, begin_x + size, begin_y, begin_y + size, False
 
 
 def _bytes_of(data: bytes, characters: int) -> int:
@@ -107,10 +103,12 @@ def _same_start(x: bytes, y: bytes) -> int:
 class _Gaps:
     """Collects intervals, matching what stands between contents."""
 
-    def __init__(self, a: EncodedRow, b: EncodedRow) -> None:
+    def __init__(
+        self, a: EncodedRow, b: EncodedRow, parts_a: list[Part], parts_b: list[Part]
+    ) -> None:
         self.a, self.b = a.data, b.data
-        self.units_a = deque(part for part in a.parts() if part.kind == "unit")
-        self.units_b = {part.key: part for part in b.parts() if part.kind == "unit"}
+        self.units_a = deque(part for part in parts_a if part.kind == "unit")
+        self.units_b = {part.key: part for part in parts_b if part.kind == "unit"}
         # What stands for one neutral marker is one unit, even if both sides write it alike.
         self.bind = a.marked and b.marked
         self.found: list[Interval] = []
@@ -125,8 +123,8 @@ class _Gaps:
                 units.append((unit.begin - a, unit.end - a, other.begin - b, other.end - b))
         x, y = self.a[a:a_end], self.b[b:b_end]
         match = _match if len(x) + len(y) <= LONG_GAP else _match.__wrapped__
-        for i in match(x, y, tuple(units), self.bind):
-            self.found.append(Interval(i.a + a, i.a_end + a, i.b + b, i.b_end + b, i.unit))
+        for begin_a, end_a, begin_b, end_b, whole in match(x, y, tuple(units), self.bind):
+            self.found.append((begin_a + a, end_a + a, begin_b + b, end_b + b, whole))
 
 
 @lru_cache(maxsize=4096)
@@ -135,7 +133,7 @@ def _match(
 ) -> list[Interval]:
     """Intervals of a gap; templates fill most of them with the same few texts."""
     if x == y and not bind:
-        return [Interval(0, len(x), 0, len(y))] if x else []
+        return [(0, len(x), 0, len(y), False)] if x else []
     found: list[Interval] = []
     a = b = 0
     for a_begin, a_end, b_begin, b_end in units:
@@ -144,7 +142,7 @@ def _match(
         found += _template(x, y, a, a_begin, b, b_begin)
         if a_begin < a_end and b_begin < b_end:
             whole = bind or x[a_begin:a_end] != y[b_begin:b_end]
-            found.append(Interval(a_begin, a_end, b_begin, b_end, whole))
+            found.append((a_begin, a_end, b_begin, b_end, whole))
         a, b = a_end, b_end
     return found + _template(x, y, a, len(x), b, len(y))
 
@@ -153,25 +151,9 @@ def _template(x: bytes, y: bytes, a: int, a_end: int, b: int, b_end: int) -> lis
     """Text of the templates, compared from both ends: first the header of what follows."""
     end = _same_start(x[a:a_end][::-1], y[b:b_end][::-1])
     start = _same_start(x[a : a_end - end], y[b : b_end - end])
-    found = []
+    found: list[Interval] = []
     if start:
-        found.append(Interval(a, a + start, b, b + start))
+        found.append((a, a + start, b, b + start, False))
     if end:
-        found.append(Interval(a_end - end, a_end, b_end - end, b_end))
+        found.append((a_end - end, a_end, b_end - end, b_end, False))
     return found
-
-
-def _joined(intervals: list[Interval]) -> list[Interval]:
-    """Neighbours that touch on both sides as one, so that tokens may lie across them."""
-    out: list[Interval] = []
-    for new in intervals:
-        last = out[-1] if out else None
-        if (
-            last is not None
-            and (last.a_end, last.b_end) == (new.a, new.b)
-            and not (last.unit or new.unit)
-        ):
-            out[-1] = last._replace(a_end=new.a_end, b_end=new.b_end)
-        else:
-            out.append(new)
-    return out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +24,8 @@ class Layout:
 
     Attributes:
         lengths: bytes.
-        bytes, starts: all tokens' bytes joined, and where each token's begin in them.
+        bytes, starts: all tokens' bytes joined, and where each token's begin in them; int32
+            ``[V + 1]``, so that a token's end is its neighbour's beginning.
         starts_with_space: bool.
         special: bool, added tokens that are special.
         added: bool, all added tokens; text between them is encoded piece by piece.
@@ -33,7 +35,7 @@ class Layout:
     def __init__(self, tok: ByteifiedTokenizer) -> None:
         self.lengths = np.array([len(raw) for raw in tok.token_bytes], np.int64)
         self.bytes = np.frombuffer(b"".join(tok.token_bytes), np.uint8)
-        self.starts = np.cumsum(self.lengths) - self.lengths
+        self.starts = np.append(0, np.cumsum(self.lengths)).astype(np.int32)
         self.starts_with_space = np.array([t.startswith(SPACE) for t in tok.tokens], bool)
         self.special = np.zeros(len(tok), bool)
         self.added = np.zeros(len(tok), bool)
@@ -76,20 +78,24 @@ def locate_rows(
     """Like :func:`locate` for many texts at once."""
     known = layout(tok)
     ids = np.concatenate([np.zeros(0, np.int32), *rows])
-    lengths = known.lengths[ids]
-    end = np.cumsum(lengths)
+    # Looked up side by side: most of the time goes into fetching the table from memory.
+    starts = known.starts[ids]
+    lengths = known.starts[1:][ids] - starts
+    end = np.cumsum(lengths, dtype=np.int64)
     begin = end - lengths
     # All tokens' bytes, one after another: as a rule, they are the texts'.
-    places = np.repeat((known.starts[ids] - begin).astype(np.int32), lengths)
+    places = np.repeat(starts - begin.astype(np.int32), lengths)
     places += np.arange(len(places), dtype=np.int32)
-    spelt = known.bytes[places].tobytes()
-    located, stop, at = [], 0, 0
-    for row, data in zip(rows, datas, strict=True):
-        own = slice(stop, stop + len(row))
-        stop, begins_at = own.stop, at
-        at = int(end[stop - 1]) if stop else 0
-        if data.startswith(spelt[begins_at:at]):
-            located.append((begin[own] - begins_at, end[own] - begins_at))
+    spelt = known.bytes.take(places).tobytes()
+    bounds = np.cumsum([0, *(len(row) for row in rows)])
+    offsets = np.append(0, end)[bounds]  # bytes before each row
+    shift = np.repeat(offsets[:-1], np.diff(bounds))
+    begin, end = begin - shift, end - shift
+    owns = zip(pairwise(bounds.tolist()), pairwise(offsets.tolist()), strict=True)
+    located = []
+    for row, data, ((a, b), (first, last)) in zip(rows, datas, owns, strict=True):
+        if data.startswith(spelt[first:last]):
+            located.append((begin[a:b], end[a:b]))
         elif tok.kind == "sentencepiece" and METASPACE in data:
             located.append(_locate_metaspaces(tok, row, data))
         else:

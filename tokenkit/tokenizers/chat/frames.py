@@ -10,9 +10,8 @@ nothing but the shape, so what is found does not depend on the chats that were s
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 from tokenkit.errors import DataError
 from tokenkit.tokenizers.chat.places import Place
@@ -49,6 +48,12 @@ def said_from(
     return first
 
 
+def special_in(names: Iterable[object], special: re.Pattern[str] | None) -> str:
+    """A special token that one of the names spells, "" if none does."""
+    found = (special.search(str(name)) for name in names) if special else ()
+    return next((match[0] for match in found if match), "")
+
+
 @dataclass
 class Frame:
     """What surrounds the contents of a shape.
@@ -58,6 +63,7 @@ class Frame:
         order: which content comes where.
         trial, rendered: the chat that it was read off, and what the template wrote of it.
         once: whether no content is written twice.
+        special_role: a special token that a role spells, "" if none does.
         openings: characters of an assistant's turn before its contents, by message.
         closings: where, behind its contents, what closes a turn begins and ends, by message.
     """
@@ -67,20 +73,20 @@ class Frame:
     trial: Conversation
     rendered: str
     once: bool
+    special_role: str
     openings: dict[int, int] = field(default_factory=dict)
     closings: dict[int, tuple[int, int] | None] = field(default_factory=dict)
 
-    @cached_property
-    def roles(self) -> frozenset[str]:
-        """The strings of its chats that are no contents."""
-        return frozenset(message["role"] for message in self.trial.messages)
-
 
 class Frames:
-    """The frames of one template, each read off a trial chat when first needed."""
+    """The frames of one template, each read off a trial chat when first needed.
 
-    def __init__(self, template: ChatTemplate) -> None:
-        self.template = template
+    Args:
+        special: matches special tokens; None if there are none.
+    """
+
+    def __init__(self, template: ChatTemplate, special: re.Pattern[str] | None) -> None:
+        self.template, self.special = template, special
         self.known: dict[Shape, Frame | None] = {}
 
     def fit(self, chat: Conversation, rendered: str) -> tuple[Frame, list[Place]] | None:
@@ -121,7 +127,9 @@ class Frames:
         # Between two contents, only a mark tells whose blanks are whose.
         if not order or not all(map(str.strip, literals[1:-1])):
             return None
-        return Frame(literals, order, trial, rendered, len(order) == len(set(order)))
+        once = len(order) == len(set(order))
+        special = special_in(roles, self.special)
+        return Frame(literals, order, trial, rendered, once, special)
 
 
 def _shape(chat: Conversation) -> Shape | None:

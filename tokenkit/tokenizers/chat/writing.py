@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from os.path import commonprefix
 from typing import NamedTuple
 
 from tokenkit.errors import DataError
 from tokenkit.log import logger
-from tokenkit.tokenizers.chat.frames import Frame, Frames, said_from
+from tokenkit.tokenizers.chat.frames import Frames, said_from, special_in
 from tokenkit.tokenizers.chat.places import Content, Place, contents_of, find_places, names_of
 from tokenkit.tokenizers.chat.template import ChatTemplate, Conversation, Spans
 
@@ -52,10 +52,10 @@ class ChatWriter:
 
     def __init__(self, template: ChatTemplate, special_tokens: Iterable[str]) -> None:
         self.template = template
-        self.frames = Frames(template)
         names = sorted(filter(None, special_tokens), key=len, reverse=True)
         self._said_dropped = False
         self.special = re.compile("|".join(map(re.escape, names))) if names else None
+        self.frames = Frames(template, self.special)
 
     def look_for_calls(self, chat: Conversation, text: str) -> None:
         """Say once that the template drops calls of tools, which then teach nothing."""
@@ -126,6 +126,7 @@ class WrittenChat:
         self.writer, self.chat = writer, chat
         self.text, self.spans = writer.template.render(chat)
         writer.look_for_calls(chat, self.text)
+        self._framed = writer.frames.fit(chat, self.text)
 
     @cached_property
     def contents(self) -> list[Content]:
@@ -138,19 +139,17 @@ class WrittenChat:
             return self._framed[1]
         return find_places(self.writer.template, self.chat, self.text, self.contents)
 
-    @cached_property
-    def _framed(self) -> tuple[Frame, list[Place]] | None:
-        return self.writer.frames.fit(self.chat, self.text)
-
     @property
     def _once(self) -> bool:
         """Whether the frame knows everything between the contents: the common case, quickly."""
         return self._framed is not None and self._framed[0].once
 
     @property
-    def names(self) -> Collection[str]:
-        """Every string of the chat that is no content."""
-        return set(names_of(self.chat)) if self._framed is None else self._framed[0].roles
+    def special_name(self) -> str:
+        """A special token that is spelt where no content is (in a role, say), "" if none is."""
+        if self._framed is None:
+            return special_in(names_of(self.chat), self.writer.special)
+        return self._framed[0].special_role
 
     @cached_property
     def spelt(self) -> Spans:

@@ -1,0 +1,1 @@
+"""What travels with an exported byte-level model; it imports nothing of tokenkit."""

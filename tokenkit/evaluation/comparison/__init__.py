@@ -1,0 +1,1 @@
+"""Several models side by side: what is measured, and the report that says it."""

@@ -1,0 +1,107 @@
+"""One rank fails: its error is shown once, and the other ranks end without errors of their own.
+
+The first rank to fail leaves a mark in the launcher's store, which outlives all ranks. Others, who
+lose their connections, look there before they complain; and a thread looks for those who wait in a
+collective that will never end.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from tokenkit.errors import INTERRUPTED, TokenkitError, leave
+
+OTHERS_ERROR = 3  # exit code
+LOOK_EVERY, GRACE = 1.0, 5.0  # seconds
+
+# Whether the launcher has sent SIGTERM; set by who handles it.
+told_to_end = threading.Event()
+
+
+def _mark() -> str:
+    return f"tokenkit/failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+
+
+def _launchers_store() -> Any:
+    """A client of the store that torchrun keeps for its ranks; None without torchrun."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    from torch.distributed import TCPStore
+
+    try:
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        return TCPStore(address, port, is_master=False, timeout=timedelta(seconds=5))
+    except (KeyError, ValueError, RuntimeError):
+        return None
+
+
+def _first_to_fail() -> bool:
+    """Whether no other rank has failed before this one; leaves the mark."""
+    store = _launchers_store()
+    try:
+        return store is None or store.add(_mark(), 1) == 1
+    except RuntimeError:  # the launcher is gone
+        return True
+
+
+def _failed_elsewhere(seconds: float) -> bool:
+    """Whether another rank says that it failed, within some seconds."""
+    store = _launchers_store()
+    end = time.monotonic() + seconds
+    try:
+        while store is not None:
+            if store.check([_mark()]):
+                return True
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.1)
+    except RuntimeError:
+        pass
+    return False
+
+
+def watch_for_failures() -> None:
+    """From now on this process ends soon after another rank has failed, whatever it waits for."""
+    store = _launchers_store()
+    if store is None:
+        return
+
+    def look() -> None:
+        try:
+            while not store.check([_mark()]):
+                time.sleep(LOOK_EVERY)
+        except RuntimeError:  # the launcher is gone; who else ends us is not known here
+            return
+        time.sleep(GRACE)
+        os._exit(OTHERS_ERROR)
+
+    threading.Thread(target=look, name="failures of other ranks", daemon=True).start()
+
+
+def run_rank(main: Callable[[], None]) -> None:
+    """As :func:`tokenkit.errors.run_main`, where there may be other ranks.
+
+    The first one that fails shows its error, be it clear or not, and the others are silent.
+    """
+    try:
+        main()
+    except TokenkitError as error:
+        if os.environ.get("TOKENKIT_TRACEBACK") == "1":
+            raise
+        leave(error, silent=not _first_to_fail())
+    except KeyboardInterrupt:
+        os._exit(INTERRUPTED)
+    except Exception:
+        # A lost connection may be noticed before the rank that failed could say so; of one that
+        # was killed, the launcher will speak, and it ends this one now.
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(OTHERS_ERROR))
+        if told_to_end.is_set() or _failed_elsewhere(seconds=2.0):
+            os._exit(OTHERS_ERROR)
+        _first_to_fail()
+        raise

@@ -1,0 +1,82 @@
+"""Safetensors files written as they are hashed, and hashes of files."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+from torch import Tensor
+
+BLOCK = 2**24  # bytes hashed and written together: in the processor's cache both times
+DTYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
+    torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+
+
+def _bytes_of(tensor: Tensor) -> Any:
+    """A tensor's memory, a uint8 array ``[n]``; copied where it is elsewhere or not contiguous."""
+    flat = tensor.detach().to("cpu").contiguous().flatten()
+    return flat.view(torch.uint8).numpy()
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Write a file, to the disk; returns its hash.
+
+    The library's writer would have the file read a second time for its hash.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    # Large items first, so that each begins at a multiple of its size.
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    header: dict[str, object] = {}
+    end = 0
+    for name in names:
+        tensor = tensors[name]
+        begin, end = end, end + tensor.numel() * tensor.element_size()
+        shape, dtype = list(tensor.shape), DTYPES[tensor.dtype]
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    digest = xxhash.xxh3_128()
+    with path.open("wb", buffering=0) as file:
+        for data in (len(text).to_bytes(8, "little") + text, *(tensors[n] for n in names)):
+            view = memoryview(_bytes_of(data) if isinstance(data, Tensor) else data)
+            for begin in range(0, len(view), BLOCK):
+                block = view[begin : begin + BLOCK]
+                digest.update(block)
+                while len(block):
+                    block = block[file.write(block) :]
+        os.fsync(file.fileno())
+    return digest.hexdigest()
+
+
+def hash_of(path: Path) -> str:
+    """A file's hash, as :func:`write_safetensors` returns it.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    digest = xxhash.xxh3_128()
+    block = memoryview(bytearray(BLOCK))
+    with path.open("rb", buffering=0) as file:
+        while size := file.readinto(block):
+            digest.update(block[:size])
+    return digest.hexdigest()
+
+
+def write_json(path: Path, value: object) -> str:
+    """Write a small file, to the disk; returns its hash."""
+    data = json.dumps(value).encode()
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return xxhash.xxh3_128(data).hexdigest()

@@ -1,0 +1,85 @@
+"""How a run ends: asked to stop, hung, or done; and what is said then."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+from datetime import timedelta
+from types import FrameType
+
+import torch.distributed as dist
+
+from tokenkit.config import Config
+from tokenkit.failure import told_to_end
+from tokenkit.log import logger
+from tokenkit.parallelisms import Parallel
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # the last is SLURM's warning
+
+
+class StopSignal:
+    """Becomes true on SIGTERM, SIGUSR1 or Ctrl-C, so that the loop can save and leave.
+
+    A second Ctrl-C ends the process at once.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        for number in SIGNALS:
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.received == signal.SIGINT:
+            os._exit(128 + number)
+        if number == signal.SIGTERM:
+            told_to_end.set()
+        self.received = signal.Signals(number)
+
+    def __bool__(self) -> bool:
+        return self.received is not None
+
+
+class Watchdog:
+    """Shows where all threads of a rank are when a step takes too long, before others give up."""
+
+    def __init__(self, config: Config, parallel: Parallel) -> None:
+        self.minutes, self.parallel = config.job.step_timeout_minutes, parallel
+        self.steps = 0
+
+    def step(self) -> None:
+        """Called when a step begins."""
+        self.steps += 1
+        if self.steps == 2:  # what is compiled or downloaded once is there
+            self._shorten_timeouts()
+        if self.steps > 1:
+            faulthandler.dump_traceback_later(60 * self.minutes * 0.9)
+
+    def stop(self) -> None:
+        faulthandler.cancel_dump_traceback_later()
+
+    def _shorten_timeouts(self) -> None:
+        """From the start-up's to a step's."""
+        set_timeout = getattr(dist.distributed_c10d, "_set_pg_timeout", None)
+        if set_timeout is None:
+            return
+        mesh = self.parallel.mesh
+        groups = [None, self.parallel.dp_group]
+        groups += [mesh.get_group(name) for name in mesh.mesh_dim_names or ()]
+        for group in groups:
+            set_timeout(timedelta(minutes=self.minutes), group)
+
+
+def say_end(config: Config, first: int, step: int, stop: StopSignal) -> None:
+    """What was done, from step ``first`` to ``step``, and what can be done next."""
+    folder, steps = config.job.output_dir, config.training.steps
+    export = f"export with: tokenkit export --run {folder} --output FOLDER"
+    saved = config.checkpoint.enable
+    if step < steps:
+        why = f" ({stop.received.name})" if stop.received else ""
+        then = "run again to go on" if saved else "nothing was saved (checkpoint.enable = false)"
+        logger.info(f"stopped at step {step} of {steps}{why}; {then}")
+    elif first == steps:
+        logger.info(f"already finished: step {step} of {steps} in {folder}; {export}")
+    else:
+        logger.info(f"done: {folder}" + (f"; {export}" if saved else ""))

@@ -1,0 +1,30 @@
+"""What is saved is finite: a checkpoint of NaN would push good ones out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch.distributed as dist
+from torch import Tensor
+
+from tokenkit.errors import TrainingError
+from tokenkit.ops.finite import first_not_finite
+
+
+def refuse_not_finite(tensors: Mapping[str, Tensor], step: int, group: dist.ProcessGroup) -> None:
+    """Look through this rank's parts of the state after ``step`` steps.
+
+    Args:
+        group: of all ranks, on the CPU.
+
+    Raises:
+        TrainingError: the same on all ranks, naming the first tensor that is not finite on one.
+    """
+    found: list[str | None] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(found, first_not_finite(tensors), group=group)
+    name = next((name for name in found if name is not None), None)
+    if name is not None:
+        raise TrainingError(
+            f"step {step}: '{name}' is not finite any more, so no checkpoint is written and "
+            "earlier ones stay; lower optimizer.lr (or weight_decay), or look at loss.weights"
+        )
