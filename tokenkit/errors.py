@@ -10,6 +10,7 @@ from typing import NoReturn
 # Exit codes
 CLEAR_ERROR, INTERRUPTED = 2, 130
 
+LONGEST_WORDS = (64, 48, 32, 24)  # characters, tried on a message that is too long
 LONGEST = 290  # characters of a message: a line, with "error: " before it, under 300
 
 
@@ -42,14 +43,21 @@ class CheckpointError(TokenkitError):
 
 
 def one_line(message: object, longest: int = LONGEST) -> str:
-    """A message on one line; of a longer one, the beginning and the end.
+    """A message on one line, shortened if need be.
 
-    What is wrong stands first in our messages, what would be right last.
+    Long words (paths, mostly) lose their middle first, then the message: what is wrong stands
+    first in it, what would be right last.
     """
-    text = " ".join(str(message).split())
-    if len(text) <= longest:
-        return text
-    end = longest // 3
+    words = str(message).split()
+    tried = [" ".join(words)]
+    for most in LONGEST_WORDS:
+        head, tail = most // 4, most - most // 4
+        shorter = (f"{w[:head]}…{w[-tail:]}" if len(w) > most + 1 else w for w in words)
+        tried.append(" ".join(shorter))
+    for text in tried:
+        if len(text) <= longest:
+            return text
+    end, text = longest // 3, tried[1]
     return f"{text[: longest - end - 3]} … {text[-end:]}"
 
 

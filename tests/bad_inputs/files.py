@@ -443,12 +443,6 @@ def good_rows(files, path):
 
 
 @maker
-def long_document(files, path):
-    words = "the quick brown fox jumps over the lazy dog and runs away from it\n"
-    return _lines(path, [json.dumps({"text": words * (30_000_000 // len(words))})])
-
-
-@maker
 def plain_file(files, path):
     path.write_text("a file")
 

@@ -66,6 +66,7 @@ def clear_line(code: int, text: str) -> str:
     return line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("world", "arguments", "says"), [pytest.param(w, a, s, id=name) for name, w, a, s in LAUNCHED]
 )
@@ -127,10 +128,3 @@ def test_what_is_there_stays(files, small_run, cwd):
         argv = ["--job.output_dir=run", "--checkpoint.overwrite=true", files.fill(bad)]
         assert run_command("train", small_run + argv, cwd).error
         assert contents(cwd) == before
-
-
-def test_a_long_validation_document_is_read(files, small_run, cwd):
-    argv = [f"--data.validation={files['long_document']}", "--eval.interval=1",
-            "--training.steps=1", "--eval.max_documents=2"]  # fmt: skip
-    outcome = run_command("train", small_run + argv, cwd)
-    assert outcome.code == 0, outcome.text[-3000:]

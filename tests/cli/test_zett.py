@@ -100,9 +100,9 @@ def test_extension(zett, tiny_llama, tmp_path) -> None:
         ([], "nothing to do: give --target"),
         (["--keep-top", 5], "--keep-top counts tokens, so it needs --text"),
         (["--target", SPEC_B, "--donor", "x"], "--donor is of --method omp, not fvt"),
-        (["--target", SPEC_B, "--max-documents", 0], "--max-documents 0 must be at least 1"),
+        (["--target", SPEC_B, "--max-documents", 0], "--max-documents: '0' is not an integer"),
         (["--target", SPEC_B, "--method", "fokus"], "did you mean 'focus'"),
-        (["--target", SPEC_B, "--method", "omp", "--omp-k", 0], "k = 0 must be at least 1"),
+        (["--target", SPEC_B, "--method", "omp", "--omp-k", 0], "--omp-k: '0' is not an integer"),
         (["--keep-tokens", "no/such/file"], "'no/such/file' cannot be read"),
     ],
 )

@@ -11,8 +11,9 @@ import pytest
 from tests.launch import SPEC_A, SPEC_B
 from tokenkit.data import token_counts
 from tokenkit.data.json_files import JsonLines
+from tokenkit.data.pieces import pieces
 from tokenkit.data.read_row import RowFormat
-from tokenkit.data.token_counts import Corpus, count_corpus, count_shard, pieces
+from tokenkit.data.token_counts import Corpus, count_corpus, count_shard
 from tokenkit.errors import DataError
 from tokenkit.tokenizers import load_tokenizer
 
@@ -126,7 +127,7 @@ def test_a_worker_that_dies_is_one_error(texts_file, tmp_path, toks, monkeypatch
 def test_long_texts_are_cut_behind_newlines(monkeypatch, tmp_path, toks):
     monkeypatch.setattr(token_counts, "PIECE_CHARACTERS", 10)
     text = "one two\nthree\nfour five six seven\n\neight"
-    cut = list(pieces(text))
+    cut = list(pieces(text, 10))
     assert cut == ["one two\n", "three\n", "four five ", "six seven\n", "\neight"]
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"text": text}))

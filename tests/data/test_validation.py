@@ -6,6 +6,7 @@ import pytest
 
 from tests.data.support import make_config, write_rows
 from tokenkit.data import load_validation_texts
+from tokenkit.data.validation import LONGEST_DOCUMENT
 from tokenkit.errors import DataError
 
 TURNS = [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "a!"}]
@@ -45,3 +46,11 @@ def test_nothing_to_read(tmp_path):
     bad = write_rows(tmp_path / "bad.jsonl", [{"text": "a"}, {"txt": "b"}])
     with pytest.raises(DataError, match=r"bad\.jsonl:2: neither"):
         load_validation_texts(config_of([bad], 4))
+
+
+def test_a_document_of_30_mb_counts_as_many(tmp_path):
+    text = "the quick brown fox jumps over the lazy dog\n" * 700_000
+    file = write_rows(tmp_path / "x.jsonl", [{"text": text}])
+    pieces = load_validation_texts(config_of([file], 5))
+    assert len(pieces) == 5 and text.startswith("".join(pieces))
+    assert all(60_000 < len(piece) <= LONGEST_DOCUMENT and piece[-1] == "\n" for piece in pieces)

@@ -42,24 +42,28 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def openings(args: argparse.Namespace, model: TextModel) -> list[list[int]]:
-    """Ids that texts begin with, one after another in turn.
+def read_prompts(path: Path) -> list[str]:
+    """The lines of a file that have text.
 
     Raises:
-        DataError: if the file of prompts cannot be read or is empty.
+        DataError: if the file cannot be read or has none.
     """
-    tok = model.tok
-    if args.prompts is None:
-        begin = tok.eos_id if tok.bos_id is None else tok.bos_id
-        return [tok.encode_text(args.start) if args.start else [begin]]
     try:
-        lines = args.prompts.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"--prompts {args.prompts}: cannot be read ({error})") from error
-    found = [args.start + line for line in lines if line.strip()]
+        raise DataError(f"--prompts {path}: cannot be read ({error})") from error
+    found = [line for line in lines if line.strip()]
     if not found:
-        raise DataError(f"--prompts {args.prompts}: no line has text")
-    return [tok.encode_text(text) for text in found]
+        raise DataError(f"--prompts {path}: no line has text")
+    return found
+
+
+def openings(start: str, prompts: list[str], model: TextModel) -> list[list[int]]:
+    """Ids that texts begin with, one after another in turn."""
+    tok = model.tok
+    if not (start or prompts):
+        return [[tok.eos_id if tok.bos_id is None else tok.bos_id]]
+    return [tok.encode_text(start + prompt) for prompt in prompts or [""]]
 
 
 def sample(model: TextModel, starts: list[list[int]], max_tokens: int) -> list[str]:
@@ -92,11 +96,11 @@ def chats(model: TextModel, count: int, max_tokens: int) -> list[dict]:
     ]
 
 
-def batches(args: argparse.Namespace, model: TextModel) -> Iterator[list[dict]]:
+def batches(args: argparse.Namespace, prompts: list[str], model: TextModel) -> Iterator[list[dict]]:
     """The rows of each batch, all batches drawn from one seed."""
     import torch
 
-    starts = openings(args, model)
+    starts = openings(args.start, prompts, model)
     torch.manual_seed(args.seed)
     for done in range(0, args.count, args.batch_size):
         numbers = range(done, min(done + args.batch_size, args.count))
@@ -123,8 +127,7 @@ def main() -> None:
     from tokenkit.models.weights import resolve_model_folder
 
     device = usable_device(args.device)
-    if args.prompts is not None:
-        openings(args, None)
+    prompts = [] if args.prompts is None else read_prompts(args.prompts)
     with said_of("--model"), opened_model(args.model) as folder:
         is_expanded(resolve_model_folder(folder))  # then transformers has been told of its class
         model = load_text_model(folder, device=device, dtype=torch.bfloat16)
@@ -132,7 +135,7 @@ def main() -> None:
         raise DataError(f"--chat: '{args.model}' has no chat template")
     written = 0
     with new_file(args.output, keep=True) as file, tqdm(total=args.count) as bar:
-        for rows in batches(args, model):
+        for rows in batches(args, prompts, model):
             for row in rows:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
             written += len(rows)

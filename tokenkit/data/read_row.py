@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,13 @@ def _check_unicode(text: str, where: str) -> None:
         ) from error
 
 
+def _some(names: Iterable[object], most: int = 8) -> str:
+    """The first of some names."""
+    found = list(map(str, names))
+    rest = f" and {len(found) - most} more" if len(found) > most else ""
+    return (", ".join(found[:most]) or "nothing") + rest
+
+
 def _fields(row: Any, where: str, row_format: RowFormat) -> tuple[str | None, list | None]:
     """The row's text, or else its messages, with types checked."""
     if not isinstance(row, dict):
@@ -57,7 +65,7 @@ def _fields(row: Any, where: str, row_format: RowFormat) -> tuple[str | None, li
         raise _refuse(
             where,
             f"neither '{row_format.text_field}' nor '{row_format.messages_field}' in the row, and "
-            f"no other known format (it has {', '.join(map(str, row)) or 'nothing'}); see "
+            f"no other known format (it has {_some(row)}); see "
             "data.text_field and data.messages_field",
         )
     if text is not None and not isinstance(text, str):

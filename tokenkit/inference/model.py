@@ -12,8 +12,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from tokenkit.errors import DataError, ModelError
+from tokenkit.errors import DataError, ModelError, TokenkitError
 from tokenkit.inference.spelling import Spelling
+from tokenkit.models.checks import check_config
 from tokenkit.models.weights import SafetensorsSource, resolve_model_folder
 from tokenkit.tokenizers import ByteifiedTokenizer, load_tokenizer
 
@@ -106,6 +107,7 @@ def load_hf(model: str, dtype: torch.dtype | str, trust_remote_code: bool = Fals
     try:
         code = {"trust_remote_code": trust_remote_code}
         config = AutoConfig.from_pretrained(folder, **code)
+        check_config(config, model)
         # A hub id's code is not among the files of ``folder``.
         name, _, revision = model.partition("@")
         remote = own_code(folder) and not Path(model).expanduser().is_dir()
@@ -113,6 +115,8 @@ def load_hf(model: str, dtype: torch.dtype | str, trust_remote_code: bool = Fals
         return AutoModelForCausalLM.from_pretrained(
             name if remote else folder, config=config, dtype=dtype, **code, **where
         ).eval()
+    except TokenkitError:
+        raise
     except Exception as error:  # transformers raises many kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"model '{model}' cannot be loaded: {reason}") from error
