@@ -123,8 +123,8 @@ class Steps(IterableDataset):
         stride, offset = (1, 0) if worker is None else (worker.num_workers, worker.id)
         if worker is not None:  # threads of the tokenizer would hang in a forked process
             os.environ["TOKENIZERS_PARALLELISM"] = "false"
-            for number in (signal.SIGINT, signal.SIGTERM):  # sent to all, meant for the rank
-                signal.signal(number, signal.SIG_IGN)
+            for ending in (signal.SIGINT, signal.SIGTERM):  # sent to all, meant for the rank
+                signal.signal(ending, signal.SIG_IGN)
         for number in count(self.first + offset, stride):
             item: StepBatch | _Packed | _Failure
             try:
