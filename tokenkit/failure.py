@@ -7,6 +7,7 @@ collective that will never end.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -19,6 +20,10 @@ from tokenkit.errors import INTERRUPTED, TokenkitError, leave
 
 OTHERS_ERROR = 3  # exit code
 LOOK_EVERY, GRACE = 1.0, 5.0  # seconds
+# No space, no quota, read-only, broken, vanished
+DISK_ERRORS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN
+}  # fmt: skip
 
 # Whether the launcher has sent SIGTERM; set by who handles it.
 told_to_end = threading.Event()
@@ -97,11 +102,15 @@ def run_rank(main: Callable[[], None]) -> None:
         leave(error, silent=not _first_to_fail())
     except KeyboardInterrupt:
         os._exit(INTERRUPTED)
-    except Exception:
+    except Exception as error:
         # A lost connection may be noticed before the rank that failed could say so; of one that
         # was killed, the launcher will speak, and it ends this one now.
         signal.signal(signal.SIGTERM, lambda *_: os._exit(OTHERS_ERROR))
         if told_to_end.is_set() or _failed_elsewhere(seconds=2.0):
             os._exit(OTHERS_ERROR)
-        _first_to_fail()
+        first = _first_to_fail()
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            place = f"'{error.filename}'" if error.filename else "a file"
+            said = f"{place} cannot be read or written ({error.strerror}); what was saved is whole"
+            leave(TokenkitError(f"{said}, run again to go on"), silent=not first)
         raise

@@ -12,7 +12,10 @@ import signal
 import sys
 from types import FrameType
 
-STOPS = {"SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}
+HINTS = {
+    "SIGKILL": ": out of memory?",
+    "SIGBUS": ": was a file that it reads cut short, or is the disk full or gone?",
+}
 
 
 def main() -> int:
@@ -50,7 +53,7 @@ def _report(error) -> int:
         return spoke[0].exitcode
     if first.exitcode < 0:
         name = signal.Signals(-first.exitcode).name
-        hint = ": out of memory?" if name == "SIGKILL" else ""
+        hint = HINTS.get(name, "")
         print(f"error: rank {rank} was ended by {name}{hint}", file=sys.stderr, flush=True)
         return 128 - first.exitcode
     return first.exitcode

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import random
 
@@ -202,3 +203,13 @@ def test_a_stream_that_breaks_off(tmp_path):
     write_rows(folder / "train.jsonl", [*ROWS, '{"text": "cut'])
     with pytest.raises(DataError, match=r"^hf:.*dataset:\d+: cannot be read"):
         list(iterate_source(f"hf:{folder}", "train"))
+
+
+def test_a_file_cut_short_while_it_is_read(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f'{{"text": "row {n}"}}\n' for n in range(2000)))
+    source = json_files.JsonLines(path)
+    assert source.read(1999)[0] == {"text": "row 1999"}
+    os.truncate(path, 100)
+    with pytest.raises(DataError, match=r"rows\.jsonl:2000: the file has become shorter"):
+        source.read(1999)

@@ -27,7 +27,10 @@ LAYOUTS = {
     "TP 2 x 2": (4, [*micro(4), *TP2]),
     "HSDP 2 x 2": (4, [*micro(2), "--parallelism.data_parallel_replicate_degree", "2"]),
 }
-SAVING = ("1", "2", "4", "TP 2", "TP 2 x 2", "HSDP 2 x 2")
+FOUR = ("1", "2", "4", "TP 2")
+CASES = [(layout, then) for layout in FOUR for then in FOUR if then != layout] + [
+    ("4", "1, accumulation"), ("1", "TP 2 x 2"), ("TP 2 x 2", "HSDP 2 x 2"), ("HSDP 2 x 2", "1")
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +72,7 @@ def saved(run, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("then", LAYOUTS)
-@pytest.mark.parametrize("layout", SAVING)
+@pytest.mark.parametrize(("layout", "then"), CASES)
 def test_any_layout_continues_any_other(layout, then, saved, run, whole_run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(saved(layout), folder)

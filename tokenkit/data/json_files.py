@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import mmap
+import os
 import re
 import sys
 from pathlib import Path
@@ -50,7 +50,7 @@ class JsonLines:
         self.starts = _line_starts(path)
         blank = self._blank_lines()
         self.lines = None if blank is None else np.flatnonzero(~blank)
-        self._map: mmap.mmap | None = None
+        self._file: Any = None
 
     def _blank_lines(self) -> np.ndarray | None:
         """Which lines are blank, ``[lines]`` bool; None if none is."""
@@ -67,7 +67,20 @@ class JsonLines:
         return len(self.starts) - 1 if self.lines is None else len(self.lines)
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_map": None}
+        return {**self.__dict__, "_file": None}
+
+    def _bytes_of(self, line: int, where: str) -> bytes:
+        """One line, read anew. Memory-mapped, a file that is cut short would end the process."""
+        if self._file is None:
+            self._file = self.path.open("rb", buffering=0)
+        begin, end = int(self.starts[line]), int(self.starts[line + 1])
+        data = os.pread(self._file.fileno(), end - begin, begin)
+        if len(data) < end - begin:
+            raise DataError(
+                f"{where}: the file has become shorter while it was read; put it back, then run "
+                "again to go on"
+            )
+        return data
 
     def read(self, index: int) -> tuple[Any, str]:
         """A row and where it stands.
@@ -77,10 +90,7 @@ class JsonLines:
         """
         line = index if self.lines is None else int(self.lines[index])
         where = f"{self.path}:{line + 1}"
-        if self._map is None:
-            with self.path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        text = _decode(self._map[int(self.starts[line]) : int(self.starts[line + 1])], where)
+        text = _decode(self._bytes_of(line, where), where)
         try:
             return json.loads(text.rstrip("\r\n")), where
         except json.JSONDecodeError as error:

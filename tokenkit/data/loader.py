@@ -180,7 +180,7 @@ class TrainLoader:
             self._in_first_pass = False
 
     def __iter__(self) -> Iterator[StepBatch]:
-        for item in self.loader:
+        for item in self._items():
             if isinstance(item, _Failure):
                 self.close()
                 raise item.error(item.message)
@@ -189,6 +189,17 @@ class TrainLoader:
             if self._in_first_pass and item.micro_batches:
                 self._count_empty(item.stats)
             yield item
+
+    def _items(self) -> Iterator[Any]:
+        try:
+            yield from self.loader
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise DataError(
+                f"a data worker was killed ({str(error).splitlines()[0]}): out of memory? lower "
+                "data.num_workers, then run again to go on"
+            ) from error
 
     def close(self) -> None:
         """End the workers now."""
