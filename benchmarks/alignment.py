@@ -49,7 +49,7 @@ from tokenkit.tokenizers import (  # noqa: E402
     encode_rows,
     load_tokenizer,
 )
-from tokenkit.tokenizers.ids import as_array  # noqa: E402
+from tokenkit.tokenizers.arrays import as_array  # noqa: E402
 
 ROWS = 16
 TURNS = ("system", "user", "assistant", "user", "assistant")

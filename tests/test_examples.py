@@ -109,6 +109,7 @@ run_main(lambda: check_output_dir(load_config(["--job.output_dir", sys.argv[1]])
 def test_a_run_with_a_custom_section_belongs_to_another_config(tmp_path):
     """Reading its settings brings a section that those of the new run were made without."""
     (tmp_path / "checkpoints" / "step-00000001").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "step-00000001" / "manifest.json").touch()
     imported = ["--job.custom_import", str(EXAMPLES / "my_loss.py")]
     save_config(load_config(imported), tmp_path / "config.toml")
     done = subprocess.run(

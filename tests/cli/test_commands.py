@@ -164,8 +164,8 @@ def test_eval_opens_a_run_that_is_not_exported(script, base_arguments, tmp_path,
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--batch-size", "many"], "--batch-size 'many' is neither"),
-        (["--limit", "0"], "--limit 0 leaves no document"),
+        (["--batch-size", "many"], "--batch-size: 'many' is not an integer"),
+        (["--limit", "0"], "--limit: '0' is not a number above 0"),
         (["--log-samples"], "--log-samples needs --output"),
         (["--include-path", "/no/such"], "--include-path '/no/such' is not a folder"),
         (["--output", str(ROOT / "README.md")], "README.md' already exists"),

@@ -74,6 +74,7 @@ def test_an_error_of_one_rank_is_shown_alone(tmp_path):
     lines[37] = '{"text": 5}'
     (tmp_path / "rows.jsonl").write_text("\n".join(lines))
     data = ["--data.train", str(tmp_path / "rows.jsonl"), "--data.shuffle", "false"]
+    data += ["--data.check", "false"]  # which would see it before the start
     started = Started(tmp_path / "run", *ENDLESS, *data)
     begin = None
     while started.process.poll() is None:

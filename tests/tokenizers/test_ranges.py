@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenkit.tokenizers.ids import as_array
+from tokenkit.tokenizers.arrays import as_array
 from tokenkit.tokenizers.ranges import to_bytes, tokens_inside
 
 SIZE = 20

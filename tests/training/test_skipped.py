@@ -297,8 +297,10 @@ def test_no_checkpoint_of_what_is_not_finite(base_arguments, tmp_path):
     train([*argv, "--training.steps", "1"], 2, tmp_path / "log")
     before = parameters_at(tmp_path / "run", 1)
     config = tmp_path / "run" / "config.toml"
-    config.write_text(re.sub("(weight_decay = ).*", r"\g<1>1e60", config.read_text()))
-    line = run_badly([*argv, "--optimizer.weight_decay", "1e60"], 2, tmp_path / "log2")
+    text = re.sub("(weight_decay = ).*", r"\g<1>3e38", config.read_text())
+    config.write_text(re.sub("(\nlr = ).*", r"\g<1>1e5", text))
+    huge = ["--optimizer.weight_decay", "3e38", "--optimizer.lr", "1e5"]
+    line = run_badly([*argv, *huge], 2, tmp_path / "log2")
     assert re.search(r"step 2: 'model\..*' is not finite any more.*earlier ones stay", line), line
     assert list_steps(tmp_path / "run" / "checkpoints") == [1]
     assert not list((tmp_path / "run" / "checkpoints").glob("*.partial"))
