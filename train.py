@@ -108,7 +108,6 @@ def train(config: Config, lock: RunLock) -> None:
     with build_profiler(config, output_dir) as profiler:
         for step in range(start_step, config.training.steps):
             watchdog.step()
-            stopping, overdue = any_rank(bool(stop), checkpointer.overdue)
             lr = scheduled_learning_rate(config, step)
             set_learning_rate(optimizer, lr)
             batch = next(batches).to(parallel.device)
@@ -117,17 +116,18 @@ def train(config: Config, lock: RunLock) -> None:
             if profiler is not None:
                 profiler.step()
 
+            watchdog.stop()
+            stopping, overdue = any_rank(bool(stop), checkpointer.overdue)
             last = step + 1 == config.training.steps
             if last or stopping:
                 phases.finish()
-            if evaluation.due(step + 1, last) and not stopping:
-                metrics_logger.log_evaluation(step + 1, evaluation(step + 1, last))
             if checkpointer.due(step + 1, last or stopping, overdue):
                 checkpointer.save(step + 1, last)
             if stopping:
                 break
+            if evaluation.due(step + 1, last):
+                metrics_logger.log_evaluation(step + 1, evaluation(step + 1, last))
 
-    watchdog.stop()
     checkpointer.finish()
     metrics_logger.close()
     dist.barrier()

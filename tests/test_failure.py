@@ -29,8 +29,8 @@ def test_disks_that_fail_are_one_line(name):
     code, said = outcome(f"raise OSError({number}, 'words', 'out/metrics.jsonl')")
     assert code == 2
     assert said == (
-        "error: 'out/metrics.jsonl' cannot be read or written (words); what was saved is whole, "
-        "run again to go on\n"
+        "error: 'out/metrics.jsonl' cannot be read or written (words); checkpoints are whole, "
+        "run again\n"
     )
 
 

@@ -13,13 +13,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from datetime import timedelta
-from typing import Any
 
 from tokenkit.errors import INTERRUPTED, TokenkitError, leave
+from tokenkit.life import launchers_store, this_life
 
 OTHERS_ERROR = 3  # exit code
-LOOK_EVERY, GRACE = 1.0, 5.0  # seconds
+LOOK_EVERY, GRACE, SAVING_SECONDS = 1.0, 5.0, 20.0
+SAVING = "checkpoint"  # name of the thread that writes one
 # No space, no quota, read-only, broken, vanished
 DISK_ERRORS = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN
@@ -30,25 +30,14 @@ told_to_end = threading.Event()
 
 
 def _mark() -> str:
-    return f"tokenkit/failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-
-
-def _launchers_store() -> Any:
-    """A client of the store that torchrun keeps for its ranks; None without torchrun."""
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return None
-    from torch.distributed import TCPStore
-
-    try:
-        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        return TCPStore(address, port, is_master=False, timeout=timedelta(seconds=5))
-    except (KeyError, ValueError, RuntimeError):
-        return None
+    life = this_life()
+    name = f"start/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    return f"tokenkit/failed/{name if life is None else life.name}"
 
 
 def _first_to_fail() -> bool:
     """Whether no other rank has failed before this one; leaves the mark."""
-    store = _launchers_store()
+    store = launchers_store()
     try:
         return store is None or store.add(_mark(), 1) == 1
     except RuntimeError:  # the launcher is gone
@@ -57,7 +46,7 @@ def _first_to_fail() -> bool:
 
 def _failed_elsewhere(seconds: float) -> bool:
     """Whether another rank says that it failed, within some seconds."""
-    store = _launchers_store()
+    store = launchers_store()
     end = time.monotonic() + seconds
     try:
         while store is not None:
@@ -73,7 +62,7 @@ def _failed_elsewhere(seconds: float) -> bool:
 
 def watch_for_failures() -> None:
     """From now on this process ends soon after another rank has failed, whatever it waits for."""
-    store = _launchers_store()
+    store = launchers_store()
     if store is None:
         return
 
@@ -84,9 +73,17 @@ def watch_for_failures() -> None:
         except RuntimeError:  # the launcher is gone; who else ends us is not known here
             return
         time.sleep(GRACE)
+        _finish_saving()
         os._exit(OTHERS_ERROR)
 
     threading.Thread(target=look, name="failures of other ranks", daemon=True).start()
+
+
+def _finish_saving() -> None:
+    """Give a checkpoint that is being written in the background the time to become whole."""
+    for thread in threading.enumerate():
+        if thread.name == SAVING and thread is not threading.current_thread():
+            thread.join(SAVING_SECONDS)
 
 
 def run_rank(main: Callable[[], None]) -> None:
@@ -99,7 +96,9 @@ def run_rank(main: Callable[[], None]) -> None:
     except TokenkitError as error:
         if os.environ.get("TOKENKIT_TRACEBACK") == "1":
             raise
-        leave(error, silent=not _first_to_fail())
+        first = _first_to_fail()
+        _finish_saving()
+        leave(error, silent=not first)
     except KeyboardInterrupt:
         os._exit(INTERRUPTED)
     except Exception as error:
@@ -109,8 +108,9 @@ def run_rank(main: Callable[[], None]) -> None:
         if told_to_end.is_set() or _failed_elsewhere(seconds=2.0):
             os._exit(OTHERS_ERROR)
         first = _first_to_fail()
+        _finish_saving()
         if isinstance(error, OSError) and error.errno in DISK_ERRORS:
             place = f"'{error.filename}'" if error.filename else "a file"
-            said = f"{place} cannot be read or written ({error.strerror}); what was saved is whole"
-            leave(TokenkitError(f"{said}, run again to go on"), silent=not first)
+            said = f"{place} cannot be read or written ({error.strerror})"
+            leave(TokenkitError(f"{said}; checkpoints are whole, run again"), silent=not first)
         raise

@@ -11,7 +11,7 @@ import threading
 import time
 from pathlib import Path
 
-SAVING_SECONDS = 60.0
+SAVING_SECONDS = 120.0
 SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 

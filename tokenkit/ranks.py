@@ -26,11 +26,6 @@ def world_size() -> int:
     return _number("WORLD_SIZE", 1, 1, MOST_RANKS)
 
 
-def restarted() -> bool:
-    """Whether torchrun started this process anew, after a failure."""
-    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
-
-
 def check_launch() -> None:
     """Whether what the launcher set fits together; without one there is nothing to check.
 

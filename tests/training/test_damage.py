@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import xxhash
 from safetensors.torch import load_file
 from torch import nn
 
@@ -288,3 +289,62 @@ def test_files_are_plain_safetensors(saved, tmp_path):
     for name, parameter in made.model.named_parameters():
         assert torch.equal(tensors[f"model.{name}"], parameter.detach())
     assert json.loads((folder / "manifest.json").read_text())["content"]["step"] == 4
+
+
+def test_a_damaged_one_does_not_push_out_the_last_whole_one(saved, run, tmp_path):
+    root = tmp_path / "run" / "checkpoints"
+    path = root / "step-00000004" / FILES[0]
+    path.write_bytes(path.read_bytes()[:-1])
+    again = run()
+    assert again.checkpointer.load() == 2
+    again.train(3)
+    assert list_steps(root) == [2, 3, 4]
+    again.train(5)
+    assert list_steps(root) == [3, 4, 5]
+
+
+def test_asked_for_with_a_damaged_manifest(saved, run, tmp_path):
+    path = tmp_path / "run" / "checkpoints" / "step-00000002" / "manifest.json"
+    path.write_text(path.read_text()[:-5])
+    with pytest.raises(CheckpointError, match=r"load_step = 2.*manifest\.json cannot be read"):
+        run(load_step=2).checkpointer.load()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"files": {}}, {"step": "4"}, {"tensors": 3}, {"format": 9}, {"files": {"../x": {}}}],
+    ids=str,
+)
+def test_forged_manifests_are_one_line(change, saved, run, tmp_path, caplog):
+    path = tmp_path / "run" / "checkpoints" / "step-00000004" / "manifest.json"
+    content = json.loads(path.read_text())["content"] | change
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    whole = {"hash": xxhash.xxh3_128(text.encode()).hexdigest(), "content": content}
+    path.write_text(json.dumps(whole))
+    assert run().checkpointer.load() == 2
+    assert "step-00000004' " in caplog.text
+
+
+def test_a_finished_run_with_the_model_alone(run, tmp_path):
+    made = run(last_save_model_only=True)
+    made.checkpointer.load()
+    made.checkpointer.save(2)
+    made.checkpointer.save(100, last=True)
+    assert made.checkpointer.config.training.steps == 100
+    assert run().checkpointer.load() == 100  # nothing is left to do
+    again = run()
+    again.checkpointer.config.training.steps = 200
+    assert again.checkpointer.load() == 2
+
+
+def test_a_crash_between_two_names(saved, run, tmp_path):
+    """The former checkpoint of a step was moved away, and the new one has no name yet."""
+    root = tmp_path / "run" / "checkpoints"
+    left = root / ".step-00000004-abc.partial"
+    left.mkdir()
+    (left / "being-written").touch()
+    (root / "step-00000004").rename(left / "former")
+    again = run()
+    assert again.checkpointer.load() == 2
+    again.train(3)
+    assert list_steps(root) == [3, 4] and not left.exists()

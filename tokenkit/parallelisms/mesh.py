@@ -12,6 +12,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from tokenkit.config import Config
 from tokenkit.errors import ConfigError
+from tokenkit.life import agree_on_life
 from tokenkit.ranks import local_rank
 
 
@@ -44,7 +45,7 @@ def init_distributed(timeout: timedelta = timedelta(minutes=30)) -> torch.device
                 "choose a free port of rank 0's machine"
             ) from error
         # torchrun's store outlives its ranks: it still has the addresses of those it restarted.
-        store = dist.PrefixStore(f"life {os.environ.get('TORCHELASTIC_RESTART_COUNT')}", store)
+        store = dist.PrefixStore(agree_on_life(rank, world, timeout).name, store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)

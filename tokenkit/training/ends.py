@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
+import time
 from datetime import timedelta
 from types import FrameType
 
@@ -26,15 +27,18 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self.at = 0.0
         for number in SIGNALS:
             signal.signal(number, self._receive)
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.received == signal.SIGINT:
+        # A launcher may send on what this process was sent as well: that is one wish.
+        again = time.monotonic() - self.at > 1.0
+        if number == signal.SIGINT and self.received == signal.SIGINT and again:
             os._exit(128 + number)
         if number == signal.SIGTERM:
             told_to_end.set()
-        self.received = signal.Signals(number)
+        self.received, self.at = signal.Signals(number), time.monotonic()
 
     def __bool__(self) -> bool:
         return self.received is not None
@@ -48,7 +52,7 @@ class Watchdog:
         self.steps = 0
 
     def step(self) -> None:
-        """Called when a step begins."""
+        """A step begins; :meth:`stop` ends the watch."""
         self.steps += 1
         if self.steps == 2:  # what is compiled or downloaded once is there
             self._shorten_timeouts()
@@ -81,7 +85,7 @@ def say_end(config: Config, first: int, step: int, stop: StopSignal) -> None:
         why = f" ({stop.received.name})" if stop.received else ""
         then = "run again to go on" if saved else "nothing was saved (checkpoint.enable = false)"
         logger.info(f"stopped at step {step} of {steps}{why}; {then}")
-    elif first == steps:
+    elif first >= steps:
         logger.info(f"already finished: step {step} of {steps} in {folder}; {export}")
     else:
         logger.info(f"done: {folder}" + (f"; {export}" if saved else ""))

@@ -12,7 +12,12 @@ from tokenkit.errors import CheckpointError
 from tokenkit.models.causal_lm import CausalLM, SourceModel
 from tokenkit.models.lora import merge_state_dict
 from tokenkit.tokenizers.sampling.token_forms import TokenForms
-from tokenkit.training.checkpoint import load_tensors, tensors_to_save, whole_checkpoint
+from tokenkit.training.checkpoint import (
+    load_tensors,
+    open_checkpoint,
+    tensors_to_save,
+    whole_checkpoint,
+)
 from tokenkit.training.student import build_student, open_student_source
 from tokenkit.training.tokenizers import Tokenizers, load_tokenizers
 
@@ -35,7 +40,11 @@ def load_run(run: Path, step: int = -1) -> tuple[Config, SourceModel, CausalLM, 
         CheckpointError: if the folder is no run, or has no such checkpoint, or a damaged one.
     """
     config = load_run_config(run)
-    checkpoint = None if step == 0 else whole_checkpoint(run / "checkpoints", step)
+    if step != 0:
+        checkpoint = whole_checkpoint(run / "checkpoints", step)
+    else:
+        initial = config.checkpoint.initial_load
+        checkpoint = open_checkpoint(initial) if initial else None
     tokenizers = load_tokenizers(config, needs_teacher=False)
     source = open_student_source(config, tokenizers)
     student = build_student(config, source, tokenizers, parallel=None)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from tokenkit.config import Config, config_tables, load_config, save_config
 from tokenkit.errors import CheckpointError, ConfigError
+from tokenkit.life import restarted
 from tokenkit.log import logger
-from tokenkit.ranks import restarted
-from tokenkit.training.checkpoint import list_steps
+from tokenkit.training.checkpoint import list_steps, open_checkpoint
 from tokenkit.training.environment import on_first_rank
 from tokenkit.training.run_lock import RunLock
 
@@ -64,7 +64,7 @@ def check_output_dir(config: Config) -> None:
     root = folder / "checkpoints"
     if root.exists() and not root.is_dir():
         raise CheckpointError(f"job.output_dir = '{folder}': '{root}' is a file, not a folder")
-    if not list_steps(root) or overwrites(config):
+    if not list_steps(root) or config.checkpoint.overwrite:
         return
     saved_path = folder / "config.toml"
     if not saved_path.is_file():
@@ -94,8 +94,25 @@ def claim_output_dir(config: Config, lock: RunLock) -> None:
 
     Raises:
         ConfigError: on every rank, if another run has it.
+        CheckpointError: on every rank, if a new run cannot begin with ``checkpoint.initial_load``.
     """
-    on_first_rank(lambda: lock.take() if lock.folder.is_dir() else None)
+
+    def claim() -> None:
+        if lock.folder.is_dir():
+            lock.take()
+        name = config.checkpoint.initial_load
+        if name and (overwrites(config) or not list_steps(lock.folder / "checkpoints")):
+            if overwrites(config) and lock.folder.resolve() in [
+                Path(name).resolve(),
+                *Path(name).resolve().parents,
+            ]:
+                raise ConfigError(
+                    f"checkpoint.initial_load = '{name}' lies in job.output_dir, which "
+                    "checkpoint.overwrite = true would empty; choose another output_dir"
+                )
+            open_checkpoint(name, config.checkpoint.verify)
+
+    on_first_rank(claim)
 
 
 def open_output_dir(config: Config, lock: RunLock) -> Path:

@@ -7,7 +7,11 @@ from tokenkit.training.checkpoint.manifest import (
     list_steps,
     step_folder,
 )
-from tokenkit.training.checkpoint.reading import load_tensors, whole_checkpoint
+from tokenkit.training.checkpoint.reading import (
+    load_tensors,
+    open_checkpoint,
+    whole_checkpoint,
+)
 from tokenkit.training.checkpoint.state import tensors_to_save
 
 __all__ = [
@@ -16,6 +20,7 @@ __all__ = [
     "find_checkpoints",
     "list_steps",
     "load_tensors",
+    "open_checkpoint",
     "step_folder",
     "tensors_to_save",
     "whole_checkpoint",

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from tokenkit.config import Config
 from tokenkit.errors import CheckpointError
+from tokenkit.life import restarted
 from tokenkit.log import logger
 from tokenkit.parallelisms import DTYPES, Parallel
-from tokenkit.ranks import restarted
 from tokenkit.training.checkpoint.agreement import Agreement
 from tokenkit.training.checkpoint.manifest import (
     Checkpoint,
@@ -26,9 +26,15 @@ from tokenkit.training.checkpoint.manifest import (
     find_checkpoints,
     list_steps,
     read_checkpoint,
+    step_folder,
 )
 from tokenkit.training.checkpoint.random_state import restore_random_state
-from tokenkit.training.checkpoint.reading import load_tensors, no_whole_one, open_checkpoint
+from tokenkit.training.checkpoint.reading import (
+    MODEL_ALONE,
+    load_tensors,
+    no_whole_one,
+    open_checkpoint,
+)
 from tokenkit.training.checkpoint.state import tensors_to_save
 from tokenkit.training.checkpoint.writing import Background, Writing
 from tokenkit.training.data_identity import changed_source, data_identity
@@ -55,13 +61,16 @@ class Checkpointer:
         self._ranks = Agreement()
         self._pending: Background | None = None
         self._data: list[dict[str, Any]] = []
+        self._damaged: set[Path] = set()
         self._saved_at = time.monotonic()
 
     # Saving
 
     @property
     def overdue(self) -> bool:
-        """Whether rank 0's clock says that it is time; all ranks must hear of it."""
+        """Whether rank 0's clock says that it is time, or the last save failed; all must know."""
+        if self._pending is not None and self._pending.failed:
+            return True
         minutes = self.settings.interval_minutes
         waited = time.monotonic() - self._saved_at
         return bool(minutes) and self._ranks.rank == 0 and waited >= 60 * minutes
@@ -90,6 +99,7 @@ class Checkpointer:
         background = self.settings.async_mode == "async"
         write = Writing(step, self.root, self._ranks, self.parallel, self.settings.keep_latest_k)
         write.stage(tensors, copy=background)
+        write.damaged = self._damaged
         write.content |= {"data": self._data, "with_optimizer": not alone}
         if background:
             self._pending = Background(write)
@@ -131,7 +141,8 @@ class Checkpointer:
             self._load_initial()
             return 0
         self._ranks.first(lambda: self._check_data(checkpoint))
-        self._ranks.together(lambda: load_tensors(checkpoint, self._tensors(with_optimizer=True)))
+        tensors = self._tensors(checkpoint.content["with_optimizer"])
+        self._ranks.together(lambda: load_tensors(checkpoint, tensors))
         self._ranks.together(lambda: self._load_random_state(checkpoint))
         logger.info(f"resumed from {checkpoint.folder}")
         return checkpoint.step
@@ -140,24 +151,43 @@ class Checkpointer:
         """The checkpoint to go on from, as all ranks agree; None without any."""
         wanted = -1 if restarted() else self.settings.load_step
         found, problems = self._ranks.first(lambda: find_checkpoints(self.root))
-        if wanted != -1 and wanted not in [checkpoint.step for checkpoint in found]:
-            known = ", ".join(map(str, list_steps(self.root))) or "none"
-            raise CheckpointError(
-                f"checkpoint.load_step = {wanted}: no such checkpoint in '{self.root}' "
-                f"(there: {known})"
-            )
+        if wanted != -1:
+            return self._named(wanted, found, problems)
         for checkpoint in found:
-            if wanted not in (-1, checkpoint.step):
-                continue
             problem = self._damage(checkpoint)
-            if problem is None:
+            if problem is not None:
+                problems.append(f"checkpoint '{checkpoint.folder}' is damaged: {problem}")
+                self._damaged.add(checkpoint.folder)
+            elif self._goes_on(checkpoint):
                 for line in problems:
                     logger.warning(f"{line}; {checkpoint.folder.name} is used")
                 return checkpoint
-            problems.append(f"checkpoint '{checkpoint.folder}' is damaged: {problem}")
+            else:
+                problems.append(f"checkpoint '{checkpoint.folder}': {MODEL_ALONE}")
         if problems:
             raise CheckpointError(no_whole_one(self.root, problems))
         return None
+
+    def _named(self, step: int, found: list[Checkpoint], problems: list[str]) -> Checkpoint:
+        """The checkpoint that ``checkpoint.load_step`` names."""
+        where = f"checkpoint.load_step = {step}"
+        checkpoint = next((c for c in found if c.step == step), None)
+        if checkpoint is None:
+            known = ", ".join(map(str, list_steps(self.root))) or "none"
+            name = step_folder(self.root, step).name
+            reason = next((line for line in problems if f"{name}'" in line), f"there: {known}")
+            raise CheckpointError(f"{where}: no such checkpoint in '{self.root}' ({reason})")
+        problem = self._damage(checkpoint)
+        if problem is not None:
+            raise CheckpointError(f"{where}: '{checkpoint.folder}' is damaged: {problem}")
+        if not self._goes_on(checkpoint):
+            raise CheckpointError(f"{where}: '{checkpoint.folder}': {MODEL_ALONE}")
+        return checkpoint
+
+    def _goes_on(self, checkpoint: Checkpoint) -> bool:
+        """Whether training can go on from it, or there is nothing left to do."""
+        finished = checkpoint.step >= self.config.training.steps
+        return finished or checkpoint.content["with_optimizer"]
 
     def _damage(self, checkpoint: Checkpoint) -> str | None:
         """What is wrong with a checkpoint; each rank reads some of its files."""
@@ -199,7 +229,8 @@ class Checkpointer:
         if not name:
             return
         with_optimizer = self.settings.initial_load_optimizer
-        checkpoint = self._ranks.first(lambda: open_checkpoint(name, self.settings.verify))
+        # Verified before the output directory was prepared.
+        checkpoint = self._ranks.first(lambda: open_checkpoint(name, verify=False))
         self._ranks.together(lambda: load_tensors(checkpoint, self._tensors(with_optimizer)))
         what = "weights and optimizer" if with_optimizer else "weights"
         logger.info(f"{what} of {checkpoint.folder}, step {checkpoint.step}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,6 +26,7 @@ def new_partial(root: Path, step: int) -> Path:
         root.mkdir(parents=True, exist_ok=True)
         for left in root.glob(".step-*.partial"):
             if (left / MARK).is_file():
+                _put_back(left)
                 shutil.rmtree(left, ignore_errors=True)
         partial = Path(tempfile.mkdtemp(".partial", f".step-{step:08d}-", root))
         (partial / MARK).touch()
@@ -34,6 +36,13 @@ def new_partial(root: Path, step: int) -> Path:
             f"the checkpoint of step {step} cannot be written into '{root}' ({error})"
         ) from error
     return partial
+
+
+def _put_back(left: Path) -> None:
+    """A checkpoint that a crash left without its successor gets its name again."""
+    place = left.with_name(left.name[1 : len(".step-00000000")])
+    if (left / "former").is_dir() and not place.exists():
+        (left / "former").rename(place)
 
 
 def _umask() -> int:
@@ -56,8 +65,8 @@ def move_in(partial: Path, folder: Path) -> None:
                 number += 1
             folder.rename(aside)
             logger.warning(f"'{folder}' is no checkpoint; it is called '{aside.name}' now")
-    (partial / MARK).unlink()
     partial.rename(folder)
+    (folder / MARK).unlink()
     _sync(folder.parent)
     if former is not None:
         shutil.rmtree(former, ignore_errors=True)
@@ -73,8 +82,11 @@ def _sync(folder: Path) -> None:
             os.close(descriptor)
 
 
-def drop_old(root: Path, keep: int) -> None:
-    """Delete all checkpoints but those ``keep`` that were written last (0: none)."""
-    found, _ = find_checkpoints(root)
+def drop_old(root: Path, keep: int, damaged: Collection[Path] = ()) -> None:
+    """Delete all checkpoints but those ``keep`` that were written last (0: none).
+
+    Those known to be damaged neither count nor go: they could push out the last whole one.
+    """
+    found = [c for c in find_checkpoints(root)[0] if c.folder not in damaged]
     for checkpoint in found[keep:] if keep else []:
         shutil.rmtree(checkpoint.folder, ignore_errors=True)

@@ -102,13 +102,39 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         raise CheckpointError(f"{where} is damaged: {FILE} cannot be read ({error})") from error
     if not whole:
         raise CheckpointError(f"{where} is damaged: {FILE} was changed after it was written")
-    if content["format"] != FORMAT:
-        raise CheckpointError(
-            f"{where} has format {content['format']}, this version reads {FORMAT}"
-        )
+    version = content.get("format") if isinstance(content, dict) else None
+    if version != FORMAT:
+        raise CheckpointError(f"{where} has format {version}, this version reads {FORMAT}")
+    problem = _ill_formed(content)
+    if problem:
+        raise CheckpointError(f"{where} is damaged: {FILE}: {problem}")
     if folder.name != step_folder(folder.parent, content["step"]).name:
         raise CheckpointError(f"{where} was renamed: it is of step {content['step']}")
     return Checkpoint(folder, content)
+
+
+def _ill_formed(content: dict[str, Any]) -> str | None:
+    """What is wrong with a manifest that somebody else may have written; None if nothing."""
+    wanted = {"step": int, "serial": int, "data_ranks": int, "with_optimizer": bool,
+              "data": list, "files": dict, "tensors": dict}  # fmt: skip
+    for key, kind in wanted.items():
+        if not isinstance(content.get(key), kind):
+            return f"{key} is not of type {kind.__name__}"
+    names = content["files"]
+    if any(Path(name).name != name for name in names):
+        return "a file lies outside of the folder"
+    try:
+        for name, tensor in content["tensors"].items():
+            pieces = [(file, begin, size) for file, begin, size in tensor["pieces"]]
+            if sum(math.prod(size) for _, _, size in pieces) != math.prod(tensor["shape"]):
+                return f"its pieces of {name} are not all of it"
+            if any(file not in names for file, _, _ in pieces):
+                return f"a piece of {name} is in a file that is not listed"
+        for entry in names.values():
+            _ = entry["bytes"] + 0, entry["hash"] + ""
+    except (TypeError, ValueError, KeyError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 def find_checkpoints(root: Path) -> tuple[list[Checkpoint], list[str]]:

@@ -21,6 +21,11 @@ from tokenkit.training.checkpoint.manifest import (
 )
 from tokenkit.training.checkpoint.pieces import Box, box_of, local_part
 
+MODEL_ALONE = (
+    "it holds the model alone, so training cannot go on; a new run can begin with it "
+    "(checkpoint.initial_load)"
+)
+
 
 @torch.no_grad()
 def load_tensors(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> None:
@@ -62,10 +67,7 @@ def _check_fit(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if name not in saved:
             if name.startswith("optimizer.") and not checkpoint.content["with_optimizer"]:
-                raise CheckpointError(
-                    f"checkpoint '{checkpoint.folder}' holds the model alone, so training cannot "
-                    "go on; a new run can start from it with checkpoint.initial_load"
-                )
+                raise CheckpointError(f"checkpoint '{checkpoint.folder}': {MODEL_ALONE}")
             raise CheckpointError(f"{where}: it has no tensor '{name}'")
         if saved[name]["shape"] != list(tensor.shape):
             raise CheckpointError(
@@ -122,6 +124,11 @@ def open_checkpoint(name: str, verify: bool = True) -> Checkpoint:
     folder = Path(name)
     if (folder / "checkpoints").is_dir():
         return whole_checkpoint(folder / "checkpoints", verify=verify)
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"checkpoint.initial_load = '{name}' does not exist; name a run's output directory or "
+            "one of its checkpoints"
+        )
     try:
         checkpoint = read_checkpoint(folder)
     except CheckpointError as error:

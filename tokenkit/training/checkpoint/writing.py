@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from tokenkit.errors import CheckpointError
+from tokenkit.failure import SAVING
 from tokenkit.parallelisms import Parallel
 from tokenkit.training.checkpoint.agreement import Agreement
 from tokenkit.training.checkpoint.files import write_json, write_safetensors
@@ -33,6 +34,7 @@ class Writing:
 
     Attributes:
         content: what the manifest says beside files and tensors.
+        damaged: checkpoints that do not count among those to keep.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Writing:
         self.content: dict[str, Any] = {
             "format": FORMAT, "step": step, "ranks": ranks.ranks, "data_ranks": parallel.dp_size
         }  # fmt: skip
+        self.damaged: set[Path] = set()
         self.random = random_state(parallel.device)
         self.mine: dict[str, Tensor] = {}
         self.where: dict[str, list[list[int]]] = {}
@@ -97,7 +100,7 @@ class Writing:
                 raise OSError(failed)
             write_manifest(partial, self._whole_content(written))
             move_in(partial, step_folder(self.root, self.step))
-            drop_old(self.root, self.keep)
+            drop_old(self.root, self.keep, self.damaged)
         except OSError as error:
             found, _ = find_checkpoints(self.root)
             left = f"that of step {found[0].step} is whole" if found else "there is none before it"
@@ -132,7 +135,7 @@ class Background:
     def __init__(self, function: Callable[[], None]) -> None:
         self._function = function
         self._error: BaseException | None = None
-        self._thread = Thread(target=self._run, name="checkpoint")
+        self._thread = Thread(target=self._run, name=SAVING)
         self._thread.start()
 
     def _run(self) -> None:
@@ -140,6 +143,10 @@ class Background:
             self._function()
         except BaseException as error:
             self._error = error
+
+    @property
+    def failed(self) -> bool:
+        return self._error is not None
 
     def result(self) -> None:
         """Wait for its end; raise its error."""
