@@ -170,11 +170,17 @@ def test_what_cannot_work_is_one_line(script, folders, texts_file, tmp_path):
         ([teacher, "--data", broken, *new], "broken.jsonl:1"),
         ([teacher, same, *data, *new, "--teacher", "x"], "--teacher 'x' is none of the models"),
         ([teacher, same, *data, *new, "--tokenizers", SPEC_A], "--tokenizers names 1 for 2"),
-        ([teacher, *data, *new, "--prompts", chats], "only texts are compared"),
+        ([teacher, *data, *new, "--prompts", chats], "only texts are read"),
         ([teacher, *data, *new, "--run", teacher], "not a run's output directory"),
         ([teacher, *data, *new, "--start", run / "none"], "does not exist"),
         ([teacher, *data, *new, "--start", teacher], "no other model compared"),
-        ([teacher, *data, *new, "--include-path", "none"], "--include-path 'none' is not a folder"),
+        ([teacher, *data, *new, "--include-path", "none"], "--include-path needs --tasks"),
+        ([teacher, *data, *new, "--limit", 3], "--limit needs --tasks"),
+        ([teacher, *data, *new, "--tasks", "t", "--limit", 0], "--limit: '0' is not a number"),
+        (
+            [teacher, *data, *new, "--tasks", "t", "--include-path", "none"],
+            "'none' is not a folder",
+        ),
         ([teacher, same, *data, *new, "--tokenizers", SPEC_A, SPEC_A, "--device", "x"], "--device"),
     ]
     for arguments, message in cases:

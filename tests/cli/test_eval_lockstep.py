@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from tests.evaluation.conftest import save_model
-from tokenkit.errors import ConfigError, TokenizerError
+from tokenkit.cli.eval_lockstep import ModelSettings, open_ensemble
+from tokenkit.errors import ConfigError, ModelError, TokenizerError
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,7 +56,9 @@ def test_two_models_run_tasks(script, models, tmp_path, monkeypatch, capsys, mem
         ("[[models]]\nmodl = 'a'", "no key 'modl'; did you mean 'model'"),
         ("[[models]]\nweight = 2", "has no model = "),
         ("[[models]]\nmodel = 'a'\nweight = '2'", "weight = '2': expected a number"),
-        ("[[models]]\nmodel = 'a'\nweight = 0", "weight = 0 is not a number above 0"),
+        ("[[models]]\nmodel = 'a'\nweight = 0", "weight = 0 is not a finite number above 0"),
+        ("[[models]]\nmodel = 'a'\nweight = nan", "weight = nan is not a finite number above 0"),
+        ("[[models]]\nmodel = 'a'\nstep = 2.5", r"step = 2\.5 is not an integer"),
         (
             "[[models]]\nmodel = 'a'\n[ensemble]\ntask = ['x']",
             "no key 'task'; did you mean 'tasks'",
@@ -78,3 +83,23 @@ def test_bad_ensembles(script, models, tmp_path, monkeypatch):
     config = write(tmp_path / "e.toml", [models[0]], 'combine = "mean_probs"')
     with pytest.raises(ConfigError, match="'mean_probs' is none of.*did you mean 'mean_prob'"):
         script("eval_lockstep", "--config", config, *task)
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_code_of_a_folder_that_was_made_of_a_run_is_trusted(models, monkeypatch, made):
+    """The folder of a byte-level model brings tokenkit's own code; that of others is not run."""
+    asked = []
+
+    def open_folder(name, dtype, trust_remote_code):
+        asked.append(trust_remote_code)
+        raise ModelError("enough")
+
+    monkeypatch.setattr("tokenkit.evaluation.lm_eval_model.open_folder", open_folder)
+    monkeypatch.setattr(
+        "tokenkit.export.run.opened_model",
+        lambda model, step: nullcontext("/made" if made else model),
+    )
+    args = argparse.Namespace(device="cpu", dtype="auto", trust_remote_code=False)
+    with pytest.raises(ModelError, match="enough"):
+        open_ensemble(args, [ModelSettings(model=str(models[0]))], "mean_prob")
+    assert asked == [made]

@@ -101,6 +101,14 @@ def test_bits_per_byte_that_overflow(changed, script, texts_file, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_comparison_that_overflows(changed, script, texts_file, tmp_path):
+    model = changed("model.norm.weight", lambda tensor: tensor.fill_(3e38))
+    with pytest.raises(ModelError, match=rf"'{model}' gives nan bits for a text"):
+        script("compare", model, "--tokenizers", SPEC_A, "--data", texts_file, "--max-documents",
+               2, "--own-texts", 0, "--sample-tokens", 3, "--output", tmp_path / "out")  # fmt: skip
+    assert not (tmp_path / "out").exists()
+
+
 def test_results_that_are_no_numbers():
     from tokenkit.cli.eval import check_finite
 

@@ -9,7 +9,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from tests.launch import SPEC_A
 from tests.models.tiny import save_tiny
+from tokenkit.cli.sample_texts import openings
 from tokenkit.errors import DataError, TokenkitError
+from tokenkit.inference.model import TextModel
 from tokenkit.tokenizers import load_tokenizer
 
 
@@ -36,8 +38,8 @@ def test_one_seed_gives_the_texts_of_plain_generation(script, folder, tmp_path):
 
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="bfloat16")
-    inputs = tokenizer(["The sea", "Once", "The sea"], return_tensors="pt", padding=True,
-                       add_special_tokens=False)  # fmt: skip
+    inputs = tokenizer(["The sea", "Once", "The sea"], return_tensors="pt", padding=True)
+    assert (inputs["input_ids"] == tokenizer.bos_token_id).sum() == 3
     set_seed(4)
     rows = model.generate(
         input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"],
@@ -45,6 +47,29 @@ def test_one_seed_gives_the_texts_of_plain_generation(script, folder, tmp_path):
     )  # fmt: skip
     plain = tokenizer.batch_decode(rows, skip_special_tokens=True)
     assert found == [text.strip() for text in plain]
+
+
+def test_openings_begin_with_one_bos_and_starts_may_be_tokens(folder, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = TextModel(None, load_tokenizer(str(folder)), "m")
+    bos, eos = tokenizer.bos_token, tokenizer.eos_token
+    for start in ("", bos, eos, "So "):
+        found = openings(start, ["the sea", "one"], model)
+        written = start if start == bos else bos + start
+        wanted = [written + text for text in ("the sea", "one")]
+        assert found == tokenizer(wanted, add_special_tokens=False)["input_ids"]
+    assert openings(eos, [], model) == [[tokenizer.bos_token_id, tokenizer.eos_token_id]]
+
+
+def test_prompts_are_read_as_generate_reads_them(script, folder, tmp_path):
+    prompts = tmp_path / "p.jsonl"
+    prompts.write_text('{"prompt": "The\\nsea"}\n{"text": "Once"}\n')
+    given = ["--model", folder, "--count", 2, "--max-tokens", 2, "--prompts", prompts]
+    script("sample_texts", "--output", tmp_path / "a", *given)
+    assert [text[:4] for text in texts(tmp_path / "a")] == ["The\n", "Once"]
+    prompts.write_text('{"messages": [{"role": "user", "content": "Hi"}]}')
+    with pytest.raises(DataError, match="has 'messages', but only texts are read"):
+        script("sample_texts", "--output", tmp_path / "b", *given)
 
 
 def test_a_chat_model_asks_and_answers(script, folder, tmp_path):

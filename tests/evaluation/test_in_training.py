@@ -123,10 +123,10 @@ def test_an_unknown_task_is_refused_before_anything_is_written(run, tmp_path):
 
 def test_sampling_draws_from_what_is_likely():
     logits = torch.tensor([[0.0, 5.0, 4.0, -9.0]])
-    assert _picker({"do_sample": False, "temperature": 0.0})(logits, seed=0) == 1
-    draw = _picker({"do_sample": True, "temperature": 1.0, "top_k": 2})
+    assert _picker({"do_sample": False, "temperature": 0.0}, {})(logits, seed=0) == 1
+    draw = _picker({"do_sample": True, "temperature": 1.0, "top_k": 2}, {})
     drawn = [draw(logits, seed=seed) for seed in range(400)]
     assert set(drawn) == {1, 2} and drawn.count(1) / 400 == pytest.approx(0.731, abs=0.06)
     assert drawn[:50] == [draw(logits, seed=seed) for seed in range(50)]
     with pytest.raises(Exception, match="generation_kwargs.num_beams of a task"):
-        _picker({"num_beams": 2})
+        _picker({"num_beams": 2}, {})

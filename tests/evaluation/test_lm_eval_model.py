@@ -156,6 +156,14 @@ def test_a_context_of_white_space_alone_is_no_context(folders):
     assert len({lm.loglikelihood([r], disable_tqdm=True)[0] for r in requests}) == 1
 
 
+def test_white_space_at_the_end_of_a_context_is_the_continuations(folders):
+    lm = TokenkitLM(str(folders["gpt2"]), **FLOAT)
+    whole, alone = lm._two_encodings((("say ", "the"), [], []))
+    wanted, _ = lm._encode_pair("say ", "the")  # the harness's own cut
+    assert [lm.prefix_token_id, *wanted] == alone[1] and alone[2] == []
+    assert whole[1] + whole[2] == [lm.prefix_token_id, *lm.tok_encode("say the")]
+
+
 def test_nothing_to_say_is_certain(folders):
     lm = TokenkitLM(str(folders["llama"]), **FLOAT)
     assert lm.loglikelihood([asked("a", "")], disable_tqdm=True) == [(0.0, True)]

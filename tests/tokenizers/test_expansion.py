@@ -58,31 +58,9 @@ def test_a_long_subword_is_read_to_its_beginning() -> None:
     assert expander.longest == len(longest)
     for text in (longest, longest[1:], "x" + longest[1:]):
         ids = BYTES[spec].encode(text)
-        token = subword.tokens[expander.expand_last(ids[None])[0]]
+        token = subword.tokens[expander.expand(ids[None])[0, -1]]
         assert text.endswith(token.replace("Ġ", " ").replace("Ċ", "\n"))
         assert (len(token) == len(longest)) is (text == longest)
-
-
-@pytest.mark.parametrize("spec", SPECS)
-def test_decoding_step_by_step_equals_whole_rows(spec) -> None:
-    byte, expander = BYTES[spec], EXPANDERS[spec]
-    texts = ["<|<bos>|>    return the number of items é日", "<|<bos>|>import numpy as np\n\n\nx ="]
-    rows = [byte.encode(text + "\n" + " " * 40) for text in texts]
-    length = min(map(len, rows))
-    ids = np.stack([row[:length] for row in rows])
-    whole = expander.expand(ids)
-    for end in range(1, length + 1):
-        context = ids[:, max(0, end - expander.longest) : end]
-        assert expander.expand_last(context).tolist() == whole[:, end - 1].tolist()
-
-
-@pytest.mark.parametrize("spec", SPECS)
-def test_random_bytes_step_by_step(spec) -> None:
-    expander = EXPANDERS[spec]
-    ids = np.random.default_rng(0).integers(0, 256, (3, 300))
-    whole = expander.expand(ids)
-    found = [expander.expand_last(ids[:, :end]) for end in range(1, ids.shape[1] + 1)]
-    assert np.array_equal(np.stack(found, 1), whole)
 
 
 def test_padding_does_not_matter() -> None:
@@ -130,6 +108,4 @@ def test_bad_input_is_refused() -> None:
         expander.expand(np.zeros(3, int))
     with pytest.raises(TokenizerError, match="id 9999 is not in the byte-level vocabulary"):
         expander.expand(np.array([[9999]]))
-    with pytest.raises(TokenizerError, match="empty rows"):
-        expander.expand_last(np.zeros((2, 0), int))
     assert expander.expand(np.zeros((2, 0), int)).shape == (2, 0)

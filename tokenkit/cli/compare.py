@@ -17,7 +17,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenkit.cli.arguments import CommandParser, at_least
+from tokenkit.cli.arguments import CommandParser, at_least, said_of
+from tokenkit.cli.eval import check_finite, limit
 from tokenkit.errors import ConfigError
 from tokenkit.io import new_folder, refuse_existing
 from tokenkit.log import init_logger
@@ -54,7 +55,7 @@ def parse_arguments() -> argparse.Namespace:
     tasks = parser.add_argument_group("lm-eval")
     tasks.add_argument("--tasks", help="names, separated by commas")
     tasks.add_argument("--include-path", help="folder with further task files")
-    tasks.add_argument("--limit", type=float, help="documents a task (or a share below 1)")
+    tasks.add_argument("--limit", type=limit, help="documents a task (or a share below 1)")
     run = parser.add_argument_group("training")
     run.add_argument("--run", type=Path, help="run of the last model: curves, and what it began as")
     run.add_argument("--start", help="folder that training began with, such as a zero-shot one")
@@ -77,6 +78,9 @@ def check(args: argparse.Namespace) -> None:
         raise ConfigError(
             f"--teacher '{args.teacher}' is none of the models compared: {', '.join(args.models)}"
         )
+    for option in ("include_path", "limit"):
+        if getattr(args, option) is not None and not args.tasks:
+            raise ConfigError(f"--{option.replace('_', '-')} needs --tasks, whose it is")
     if args.include_path is not None and not Path(args.include_path).is_dir():
         raise ConfigError(f"--include-path '{args.include_path}' is not a folder")
     if args.run is not None and not (args.run / "config.toml").is_file():
@@ -178,7 +182,7 @@ def task_scores(entry: Entry, args: argparse.Namespace, device: str) -> TaskScor
 
     Raises:
         ConfigError: naming the first task that does not exist.
-        ModelError: if the model cannot be loaded.
+        ModelError: if the model cannot be loaded, or a value is not finite.
     """
     from lm_eval import simple_evaluate
 
@@ -193,6 +197,8 @@ def task_scores(entry: Entry, args: argparse.Namespace, device: str) -> TaskScor
     results = simple_evaluate(
         model=model, tasks=names, task_manager=tasks, limit=args.limit, bootstrap_iters=1000
     )
+    with said_of(f"model '{entry.model}'"):
+        check_finite(results)
     return dict(scores(results["results"]))
 
 

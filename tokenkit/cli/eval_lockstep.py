@@ -19,6 +19,7 @@ tokens; special tokens and chat templates may differ (docs/evaluation.md).
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,8 +105,10 @@ def read_file(path: Path) -> tuple[list[ModelSettings], dict[str, Any]]:
                 )
         if not table.get("model"):
             raise ConfigError(f"{path}: a table [[models]] has no model = ...")
-        if table.get("weight", 1.0) <= 0:
-            raise ConfigError(f"{path}: weight = {table['weight']} is not a number above 0")
+        if not isinstance(table.get("step", -1), int):
+            raise ConfigError(f"{path}: [[models]] step = {table['step']} is not an integer")
+        if not 0 < table.get("weight", 1.0) < math.inf:
+            raise ConfigError(f"{path}: weight = {table['weight']} is not a finite number above 0")
     return [ModelSettings(**table) for table in tables], values.get("ensemble", {})
 
 
@@ -130,9 +133,9 @@ def open_ensemble(args: argparse.Namespace, models: list[ModelSettings], combine
     for settings in models:
         device = usable_device(settings.device or args.device)
         with opened_model(settings.model, settings.step) as name:
-            model, tokenizer, folder = open_folder(
-                name, settings.dtype or args.dtype, args.trust_remote_code
-            )
+            # The code of a folder that was made of a run a moment ago is tokenkit's own.
+            trusted = args.trust_remote_code or name != settings.model
+            model, tokenizer, folder = open_folder(name, settings.dtype or args.dtype, trusted)
             tok = load_tokenizer(settings.tokenizer or str(folder))
         parts.append((settings.model, model.to(device), tokenizer, tok, float(settings.weight)))
     return Ensemble(parts, combine)

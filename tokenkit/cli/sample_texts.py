@@ -35,35 +35,24 @@ def parse_arguments() -> argparse.Namespace:
     add("--max-tokens", type=at_least(1), default=192, help="longest text")
     add("--batch-size", type=at_least(1), default=32, help="texts sampled together")
     add("--start", default="", help="what texts begin with (default: BOS, or EOS)")
-    add("--prompts", type=Path, help="file of lines that texts go on from")
+    add("--prompts", type=Path, help="lines, or JSONL, that texts go on from")
     add("--chat", action="store_true", help="questions and answers instead of texts")
     add("--seed", type=at_least(0, SEED), default=0)
     parser.add_device()
     return parser.parse_args()
 
 
-def read_prompts(path: Path) -> list[str]:
-    """The lines of a file that have text.
-
-    Raises:
-        DataError: if the file cannot be read or has none.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"--prompts {path}: cannot be read ({error})") from error
-    found = [line for line in lines if line.strip()]
-    if not found:
-        raise DataError(f"--prompts {path}: no line has text")
-    return found
-
-
 def openings(start: str, prompts: list[str], model: TextModel) -> list[list[int]]:
-    """Ids that texts begin with, one after another in turn."""
+    """Ids that texts begin with, one after another in turn.
+
+    BOS is put first as ``tokenkit generate`` does, but not before a ``start`` that begins with it.
+    """
     tok = model.tok
     if not (start or prompts):
         return [[tok.eos_id if tok.bos_id is None else tok.bos_id]]
-    return [tok.encode_text(start + prompt) for prompt in prompts or [""]]
+    begin = tok.text_bos is not None and start.startswith(tok.text_bos)
+    encode = tok.encode_text if begin else model.encode_prompt
+    return [encode(start + prompt) for prompt in prompts or [""]]
 
 
 def sample(model: TextModel, starts: list[list[int]], max_tokens: int) -> list[str]:
@@ -123,11 +112,12 @@ def main() -> None:
     from tokenkit.evaluation.device import usable_device
     from tokenkit.export.run import opened_model
     from tokenkit.inference.model import load_text_model
+    from tokenkit.inference.prompts import read_texts_of
     from tokenkit.models.expanded_folder import is_expanded
     from tokenkit.models.weights import resolve_model_folder
 
     device = usable_device(args.device)
-    prompts = [] if args.prompts is None else read_prompts(args.prompts)
+    prompts = [] if args.prompts is None else read_texts_of(args.prompts)
     with said_of("--model"), opened_model(args.model) as folder:
         is_expanded(resolve_model_folder(folder))  # then transformers has been told of its class
         model = load_text_model(folder, device=device, dtype=torch.bfloat16)

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from lm_eval.models.huggingface import HFLM
 
+from tokenkit.errors import DataError
 from tokenkit.evaluation.bits_per_byte import Window, encode_documents, windows_of
 from tokenkit.log import logger
 from tokenkit.tokenizers import ByteifiedTokenizer
@@ -156,11 +157,21 @@ class ByteFairLM(HFLM):
         disable_tqdm: bool = False,
         override_bs: int | None = None,
     ) -> list[Answer]:
-        """As lm-eval's, and without a token in the continuation or the context, too."""
+        """As lm-eval's, and without a token in the continuation or the context, too.
+
+        Raises:
+            DataError: if a continuation is longer than what the model reads.
+        """
         requests = [(text, c or [self.prefix_token_id], ids) for text, c, ids in requests]
         # All are scored in one call: ranks that agree on a batch size must call alike.
         parts = [[r] if r[2] else self._two_encodings(r) for r in requests]
         scored = [part for two in parts for part in two if part[2]]
+        for _, _, ids in scored:
+            if len(ids) >= self.longest:  # one token before it is read, too
+                raise DataError(
+                    f"a continuation of {len(ids)} tokens cannot be scored: the model reads "
+                    f"{self.max_length} tokens, so at most {self.longest - 1} of one"
+                )
         across = any(not r[2] for r in requests)
         with self._each_alone() if across else nullcontext():
             found = iter(self._score(scored, disable_tqdm, override_bs) if scored else [])
@@ -176,9 +187,10 @@ class ByteFairLM(HFLM):
 
     def _two_encodings(self, request: TokenRequest) -> list[TokenRequest]:
         """Context with continuation, and context alone, each behind what both begin with."""
-        (context, continuation), *_ = request
-        whole = self.tok_encode(context + continuation) if context else []
-        alone = self.tok_encode(context) if context else []
+        (given, continuation), *_ = request
+        context = given.rstrip()  # as the harness: white space at its end is the continuation's
+        whole = self.tok_encode(given + continuation) if given else []
+        alone = self.tok_encode(context) if given else []
         before = [] if alone[:1] == [self.prefix_token_id] else [self.prefix_token_id]
         common = shared_prefix(whole, alone)
         before += whole[:common]

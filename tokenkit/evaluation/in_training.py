@@ -21,6 +21,8 @@ from tokenkit.evaluation.bits_per_byte import evaluate_bits_per_byte
 from tokenkit.evaluation.unseen import BITS, Validation
 from tokenkit.io import new_file
 from tokenkit.models.causal_lm import CausalLM
+from tokenkit.models.source import saved_generation
+from tokenkit.models.weights import resolve_model_folder
 from tokenkit.parallelisms import Parallel
 from tokenkit.tokenizers import ByteifiedTokenizer
 from tokenkit.training.teacher import Teacher
@@ -77,6 +79,11 @@ class Evaluation:
         also = [] if self.teacher is None else [tokenizers.teacher]
         self.validation = Validation(config, tokenizers.student, texts, student, parallel, also)
         self.tasks = tasks
+        # The student's own, and as exported; a teacher without a model is the student's start.
+        names = (config.student.model, config.teacher.model or config.student.model)
+        self.generation = [
+            saved_generation(Path(resolve_model_folder(name))) if tasks else {} for name in names
+        ]
         self.file = Path(config.job.output_dir) / FILE
 
     def _parts(self, step: int, last: bool) -> tuple[bool, bool]:
@@ -96,7 +103,7 @@ class Evaluation:
         if tasks:
             with torch.no_grad(), self.student.opened():
                 tok, hf_config = self.tokenizers.student, self.student.backbone.config
-                found |= self._run_tasks(self.student, tok, hf_config)
+                found |= self._run_tasks(self.student, tok, hf_config, self.generation[0])
         if step:
             return found | self._gaps(found)
         teachers = self._of_teacher(bits, tasks)
@@ -115,10 +122,13 @@ class Evaluation:
                 self.teacher.read, tok, self.validation.texts, self.config, self.parallel
             )
         if tasks:
-            found |= self._run_tasks(self.teacher.read, tok, self.teacher.hf_config)
+            hf_config, generation = self.teacher.hf_config, self.generation[1]
+            found |= self._run_tasks(self.teacher.read, tok, hf_config, generation)
         return found
 
-    def _run_tasks(self, read: Any, tok: ByteifiedTokenizer, hf_config: Any) -> dict[str, float]:
+    def _run_tasks(
+        self, read: Any, tok: ByteifiedTokenizer, hf_config: Any, generation: dict[str, Any]
+    ) -> dict[str, float]:
         """Every metric of every task; {} on ranks that need not know."""
         from lm_eval.evaluator import evaluate
 
@@ -128,7 +138,7 @@ class Evaluation:
 
         settings = self.config.eval
         model = LiveLM(
-            read, tok, hf_config, self.parallel,
+            read, tok, hf_config, self.parallel, generation=generation,
             batch_size=settings.batch_size, max_bytes=settings.max_bytes,
         )  # fmt: skip
         for task in self.tasks["tasks"].values():

@@ -8,8 +8,8 @@ those of one process. A sharded model needs every rank in every forward pass: id
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Collection
-from types import SimpleNamespace
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import AutoTokenizer
 from transformers.generation.logits_process import (
     LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -35,6 +36,19 @@ from tokenkit.parallelisms import Parallel
 from tokenkit.tokenizers import ByteifiedTokenizer
 from tokenkit.tokenizers.families import EOT
 
+# Settings of a generation config that choose other tokens, and values by which they do not.
+ONLY_EXPORTED = {
+    **dict.fromkeys(("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "min_length"), 0),
+    **dict.fromkeys(("num_beams", "num_beam_groups", "encoder_repetition_penalty"), 1),
+    **dict.fromkeys(("suppress_tokens", "begin_suppress_tokens", "bad_words_ids"), []),
+    **dict.fromkeys(("min_new_tokens", "forced_bos_token_id", "forced_eos_token_id")),
+    **dict.fromkeys(("sequence_bias", "exponential_decay_length_penalty", "guidance_scale")),
+}
+ONLY_EXPORTED_DRAWS = {
+    **dict.fromkeys(("epsilon_cutoff", "eta_cutoff", "min_p"), 0.0),
+    **dict.fromkeys(("top_h",)),
+    "typical_p": 1.0,
+}
 Read = Callable[[Sequences, Collection[str]], Outputs]
 
 
@@ -45,6 +59,7 @@ class LiveLM(ByteFairLM):
         read: a student, or a teacher's ``read``.
         tok: its tokenizer.
         hf_config: says how many tokens the model can read.
+        generation: values of its ``generation_config.json``: defaults of what tasks say.
         options: ``batch_size``, ``max_bytes``.
     """
 
@@ -54,6 +69,7 @@ class LiveLM(ByteFairLM):
         tok: ByteifiedTokenizer,
         hf_config: Any,
         parallel: Parallel,
+        generation: Mapping[str, Any] = MappingProxyType({}),
         **options: Any,
     ) -> None:
         with tempfile.TemporaryDirectory(prefix="tokenkit-") as folder:
@@ -61,7 +77,7 @@ class LiveLM(ByteFairLM):
             hf_tokenizer = AutoTokenizer.from_pretrained(folder)
         stands_in = SimpleNamespace(device=parallel.device, config=hf_config, name_or_path="")
         super().__init__(stands_in, hf_tokenizer, lambda: tok, backend="causal", **options)
-        self.read, self.parallel = read, parallel
+        self.read, self.parallel, self.generation = read, parallel, generation
 
     @property
     def longest(self) -> int:
@@ -120,7 +136,7 @@ class LiveLM(ByteFairLM):
     ) -> Tensor:
         """Context ``[B, T]`` (padded on the left) with up to ``max_length - T`` more tokens."""
         mask = options.pop("attention_mask").bool()
-        pick = _picker(options)
+        penalty, pick = _penalty(options, self.generation), _picker(options, self.generation)
         size, room = len(context), max_length - context.shape[1]
         made = torch.zeros(size, room, dtype=torch.int64)
         ranks = self.parallel.dp_size
@@ -137,7 +153,8 @@ class LiveLM(ByteFairLM):
                 if done[at]:
                     row.append(self.tok.pad_id)
                     continue
-                row.append(pick(own[None], seed=(mine or [0])[at] * room + step))
+                chosen_from = penalty(torch.tensor([row]), own[None])
+                row.append(pick(chosen_from, seed=(mine or [0])[at] * room + step))
                 new = torch.tensor([row[begin[at] :]])
                 done[at] = row[-1] in ends or any(bool(c(new, None)) for c in stops[at])
             left = torch.tensor([float(not all(done))])
@@ -168,13 +185,30 @@ class LiveLM(ByteFairLM):
         return outputs.vocabulary.block_logits(hidden)
 
 
-def _picker(options: dict[str, Any]) -> Callable[..., int]:
+def _penalty(options: dict[str, Any], saved: Mapping[str, Any]) -> LogitsProcessorList:
+    """The repetition penalty of a task (taken out of its options), else of the model."""
+    value = float(options.pop("repetition_penalty", saved.get("repetition_penalty")) or 1.0)
+    return LogitsProcessorList([RepetitionPenaltyLogitsProcessor(value)] if value != 1.0 else [])
+
+
+def _picker(options: dict[str, Any], saved: Mapping[str, Any]) -> Callable[..., int]:
     """How the next token is chosen from logits ``[1, V]``: the likeliest, or drawn by a seed.
+
+    Args:
+        saved: of the model's ``generation_config.json``.
 
     Raises:
         DataError: for what only an exported model can do.
     """
+    refused = ONLY_EXPORTED | (ONLY_EXPORTED_DRAWS if options.get("do_sample") else {})
+    for name, nothing in refused.items():
+        if saved.get(name) not in (None, nothing):
+            raise DataError(
+                f"eval.tasks: {name} = {saved[name]} of the model's generation_config.json is not "
+                "supported in training; evaluate the exported model with tokenkit eval"
+            )
     known = {"do_sample", "temperature", "top_k", "top_p"}
+    options = {name: saved[name] for name in ("top_k", "top_p") if name in saved} | options
     if unknown := sorted(set(options) - known):
         raise DataError(
             f"eval.tasks: generation_kwargs.{unknown[0]} of a task is not supported in training; "
@@ -182,10 +216,12 @@ def _picker(options: dict[str, Any]) -> Callable[..., int]:
         )
     if not options.get("do_sample"):
         return lambda logits, seed: int(logits.argmax())
+    top_k = options.get("top_k")
+    top_k = 50 if top_k is None else int(top_k)  # as transformers by default; 0 cuts nothing
     warpers = LogitsProcessorList(
         [
             TemperatureLogitsWarper(float(options.get("temperature") or 1.0)),
-            TopKLogitsWarper(int(options.get("top_k") or 50)),  # as transformers by default
+            *([TopKLogitsWarper(top_k)] if top_k else []),
             TopPLogitsWarper(float(options.get("top_p") or 1.0)),
         ]
     )

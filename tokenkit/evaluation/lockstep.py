@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
-from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
+from transformers import LogitsProcessorList
 
 from tokenkit.errors import DataError
 from tokenkit.evaluation.harness import AUTO_ON_CPU, Answer, ByteFairLM, TokenRequest
@@ -144,12 +144,10 @@ class LockstepLM(ByteFairLM):
         pairs = zip(self._texts, rows, strict=True)
         read = [self._contexts(text, ids, scored=False) for text, ids in pairs]
         by_member = [list(contexts) for contexts in zip(*read, strict=True)]
-        processors = LogitsProcessorList([Lockstep(self.ensemble, by_member)])
-        # It changes scores of the pivot alone, before they are combined; so it comes after.
+        # It is of logits, so of each member's before they are combined.
         default = getattr(self.model.generation_config, "repetition_penalty", None)
-        penalty = options.pop("repetition_penalty", default) or 1.0
-        if penalty != 1.0:
-            processors.append(RepetitionPenaltyLogitsProcessor(penalty))
+        penalty = float(options.pop("repetition_penalty", default) or 1.0)
+        processors = LogitsProcessorList([Lockstep(self.ensemble, by_member, penalty, mask)])
         return super()._model_generate(
             context, max_length, stop, logits_processor=processors, repetition_penalty=1.0,
             **options,

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from transformers import GenerationConfig
 
-from tokenkit.models.causal_lm import SourceModel
+from tokenkit.models.source import SourceModel, saved_generation
 from tokenkit.tokenizers import ByteifiedTokenizer
 from tokenkit.tokenizers.families import EOT
 from tokenkit.tokenizers.translation import IdTranslation
 
 # Keys that hold ids without saying so in their names
 _ID_LISTS = ("suppress_tokens", "begin_suppress_tokens")
-_FILE = "generation_config.json"
 
 
 def translated_generation(
@@ -24,7 +20,7 @@ def translated_generation(
 
     Generation ends where the source's did, and at the target's EOS and end of turn.
     """
-    values = _saved(source)
+    values = saved_generation(source.folder)
     translate = IdTranslation(source_tok, target_tok)
     for key, value in list(values.items()):
         if key.endswith("_token_id") or key in _ID_LISTS:
@@ -39,13 +35,3 @@ def translated_generation(
     values["pad_token_id"] = target_tok.pad_id
     values["bos_token_id"] = target_tok.bos_id
     return GenerationConfig(**values)
-
-
-def _saved(source: SourceModel) -> dict[str, Any]:
-    """The source's ``generation_config.json``, {} without one."""
-    path = None if source.folder is None else source.folder / _FILE
-    if path is None or not path.is_file():
-        return {}
-    values = json.loads(path.read_text(encoding="utf-8"))
-    values.pop("transformers_version", None)
-    return values

@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from tokenkit.errors import DataError
+from tokenkit.inference.processors import RepetitionPenalty
 from tokenkit.inference.token_maps import TokenMap, mined_map, shared_map
 from tokenkit.tokenizers import ByteifiedTokenizer
 from tokenkit.tokenizers.roles import context_id
@@ -141,14 +142,16 @@ class Stream:
 
     Args:
         contexts: own ids of each row.
+        penalty: of logits of tokens that stand in a row already; 1: none.
     """
 
-    def __init__(self, member: Member, contexts: list[list[int]]) -> None:
-        self.member, self.cache = member, None
+    def __init__(self, member: Member, contexts: list[list[int]], penalty: float = 1.0) -> None:
+        self.member, self.cache, self.penalty = member, None, penalty
         length = max(map(len, contexts))
         pads = [length - len(row) for row in contexts]
         self.ids = torch.tensor([[0] * n + row for n, row in zip(pads, contexts, strict=True)])
         self.mask = torch.tensor([[0] * n + [1] * (length - n) for n in pads])
+        self.seen = self.ids  # all that was read, ``[B, T]``
 
     @torch.no_grad()
     def next_logprobs(self, new: Tensor | None) -> Tensor:
@@ -161,6 +164,7 @@ class Stream:
             # A row that has ended goes on with anything.
             self.ids = self.member.map.reads[new.cpu()].clamp(min=0)[:, None]
             self.mask = torch.cat([self.mask, torch.ones_like(self.ids)], 1)
+            self.seen = torch.cat([self.seen, self.ids], 1)
         device = self.member.model.device
         positions = (self.mask.cumsum(1) - 1).clamp(min=0)[:, -self.ids.shape[1] :]
         found = self.member.model(
@@ -168,7 +172,14 @@ class Stream:
             position_ids=positions.to(device), past_key_values=self.cache, use_cache=True,
         )  # fmt: skip
         self.cache = found.past_key_values
-        return self.member.map.to_pivot(found.logits[:, -1].float().log_softmax(-1))
+        real = self.mask.bool().to(device)
+        logits = penalised(found.logits[:, -1].float(), self.seen.to(device), real, self.penalty)
+        return self.member.map.to_pivot(logits.log_softmax(-1))
+
+
+def penalised(logits: Tensor, ids: Tensor, real: Tensor, penalty: float) -> Tensor:
+    """Logits ``[B, V]`` after ids ``[B, T]``, of which those that are not ``real`` are padding."""
+    return logits if penalty == 1.0 else RepetitionPenalty(penalty, real)(ids, logits)
 
 
 class Lockstep(LogitsProcessor):
@@ -176,17 +187,28 @@ class Lockstep(LogitsProcessor):
 
     Args:
         contexts: of each member but the pivot, own ids of each row.
+        penalty: repetition penalty of each member's logits, by the tokens that it has read itself;
+            ``generate`` must have none of its own. Of the pivot, ``real`` says which are padding.
+        real: bool ``[B, P]``, tokens of the pivot's contexts; None: all.
     """
 
-    def __init__(self, ensemble: Ensemble, contexts: list[list[list[int]]]) -> None:
-        self.ensemble = ensemble
+    def __init__(
+        self,
+        ensemble: Ensemble,
+        contexts: list[list[list[int]]],
+        penalty: float = 1.0,
+        real: Tensor | None = None,
+    ) -> None:
+        self.ensemble, self.penalty, self.real = ensemble, penalty, real
         others = ensemble.members[1:]
-        self.streams = [Stream(m, rows) for m, rows in zip(others, contexts, strict=True)]
+        self.streams = [Stream(m, rows, penalty) for m, rows in zip(others, contexts, strict=True)]
         self.begun = False
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         new, self.begun = input_ids[:, -1] if self.begun else None, True
-        own = self.ensemble.pivot.map.to_pivot(scores.float().log_softmax(-1))
+        real = torch.ones_like(input_ids).bool() if self.real is None else self.real
+        logits = penalised(scores.float(), input_ids, real, self.penalty)
+        own = self.ensemble.pivot.map.to_pivot(logits.log_softmax(-1))
         found = self.ensemble.combine([own, *(s.next_logprobs(new) for s in self.streams)])
         found = found.masked_fill(~self.ensemble.readable.to(found.device), -torch.inf)
         result = torch.full_like(scores, -torch.inf)  # rows without token stay impossible

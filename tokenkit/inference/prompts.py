@@ -88,7 +88,7 @@ def read_texts_of(path: Path) -> list[str]:
     """
     prompts = read_prompts(path)
     if any(prompt.messages for prompt in prompts):
-        raise DataError(f"--prompts {path}: has 'messages', but only texts are compared")
+        raise DataError(f"--prompts {path}: has 'messages', but only texts are read here")
     return [prompt.text for prompt in prompts]
 
 

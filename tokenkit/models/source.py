@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +106,16 @@ def open_source_model(
         Path(folder),
         expansion,
     )
+
+
+def saved_generation(folder: Path | None) -> dict[str, Any]:
+    """A model folder's ``generation_config.json``, {} without one."""
+    path = None if folder is None else folder / "generation_config.json"
+    if path is None or not path.is_file():
+        return {}
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values.pop("transformers_version", None)
+    return values
 
 
 def fit_rows(matrix: Tensor, rows: int) -> Tensor:

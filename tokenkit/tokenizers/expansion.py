@@ -74,25 +74,6 @@ class InputExpander:
         symbols = self._symbols(ids, mask)
         return self.trie.longest(symbols, np.zeros(ids.shape, bool) if begins is None else begins)
 
-    def expand_last(self, context: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-        """Longest subword that ends at the last position, for generation.
-
-        Args:
-            context: integers ``[B, T]``, the newest ``longest`` ids of each row or more (all
-                there are, at the start of a row).
-            mask: bool ``[B, T]``, False for padding on the left.
-
-        Returns:
-            int32 ``[B]``, the last column that :meth:`expand` gives for the whole rows.
-
-        Raises:
-            TokenizerError: as :meth:`expand`, and if a row is empty.
-        """
-        if context.ndim == 2 and context.shape[1] == 0:
-            raise TokenizerError("cannot expand the last id of empty rows")
-        symbols = self._symbols(context, mask)[:, -self.longest :]
-        return self.trie.longest(symbols, np.zeros(symbols.shape, bool), last=1)[:, 0]
-
     def _symbols(self, ids: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
         """Ids ``[B, T]``, those that do not count replaced."""
         if ids.ndim != 2 or (mask is not None and mask.shape != ids.shape):

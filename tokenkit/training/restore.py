@@ -9,8 +9,9 @@ from torch import Tensor
 
 from tokenkit.config import Config, load_config
 from tokenkit.errors import CheckpointError
-from tokenkit.models.causal_lm import CausalLM, SourceModel
+from tokenkit.models.causal_lm import CausalLM
 from tokenkit.models.lora import merge_state_dict
+from tokenkit.models.source import SourceModel
 from tokenkit.tokenizers.sampling.token_forms import TokenForms
 from tokenkit.training.checkpoint import (
     load_tensors,

@@ -13,7 +13,7 @@ from tokenkit.errors import ModelError
 from tokenkit.evaluation.bits_per_byte import encode_documents
 from tokenkit.evaluation.comparison.entry import Entry
 from tokenkit.log import logger
-from tokenkit.models.causal_lm import open_source_model
+from tokenkit.models.source import open_source_model
 from tokenkit.tokenizers import ByteifiedTokenizer
 from tokenkit.tokenizers.inspect import visible
 

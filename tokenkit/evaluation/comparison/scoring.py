@@ -123,6 +123,9 @@ def score(entry: Entry, data: dict[str, Texts], own: Sequence[OwnText], windows:
 
     Of a text that goes on from a prompt, only what the teacher wrote counts: bits of both together
     less those of the prompt alone.
+
+    Raises:
+        ModelError: if bits are not finite.
     """
     model = scorer(entry, windows.device)
     options: dict[str, Any] = {
@@ -132,7 +135,13 @@ def score(entry: Entry, data: dict[str, Texts], own: Sequence[OwnText], windows:
     }
 
     def bits(texts: Sequence[str]) -> np.ndarray:
-        return document_bits(model, entry.tok, texts, **options).numpy()
+        found = document_bits(model, entry.tok, texts, **options).numpy()
+        if not np.isfinite(found).all():
+            raise ModelError(
+                f"model '{entry.model}' gives {found[~np.isfinite(found)][0]} bits for a text: its "
+                "activations overflow, or its weights are damaged"
+            )
+        return found
 
     found, tokens = {}, {}
     for file, texts in data.items():
