@@ -135,3 +135,24 @@ def test_a_killed_run_is_taken_over(base_arguments, tmp_path):
     assert (folder / NAME).exists()
     train(argv, 1, tmp_path / "log")
     assert len(read_losses(folder)) == 12 and not (folder / NAME).exists()
+
+
+def test_of_another_machine_and_untouched_for_long(tmp_path, caplog):
+    """After a node has died, the run starts on another one."""
+    write_lock(tmp_path, host="elsewhere", pid=1, start="1")
+    old = time.time() - 301
+    os.utime(tmp_path / "run.lock", (old, old))
+    with RunLock(tmp_path) as lock:
+        lock.take()
+    assert not (tmp_path / "run.lock").exists()
+
+
+def test_a_run_touches_its_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("tokenkit.training.run_lock.BEAT", 0.01)
+    with RunLock(tmp_path) as lock:
+        lock.take()
+        os.utime(tmp_path / "run.lock", (0, 0))
+        end = time.time() + 5
+        while (tmp_path / "run.lock").stat().st_mtime == 0 and time.time() < end:
+            time.sleep(0.01)
+        assert (tmp_path / "run.lock").stat().st_mtime > 0

@@ -6,6 +6,8 @@ import fcntl
 import json
 import os
 import socket
+import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +23,8 @@ from tokenkit.processes import process_start
 NAME = "run.lock"
 # A killed run's processes take some time to vanish, those with a GPU most.
 PATIENCE = 5.0  # seconds
+# A run touches its file so often; of another machine's, one untouched for long has ended.
+BEAT, STALE = 30.0, 300.0
 
 
 @dataclass(frozen=True)
@@ -61,18 +65,20 @@ class RunLock:
     """Taken by rank 0 before it writes anything; let go of when the block is left.
 
     A run that was killed leaves the file behind; its process has ended, and the next run takes
-    over. Of another machine's processes nothing is known, so that a person must delete the file.
+    over. Another machine's processes cannot be looked at, but a run touches its file now and then.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.path = folder, folder / NAME
         self._mine: Owner | None = None
+        self._left = threading.Event()
 
     def __enter__(self) -> RunLock:
         return self
 
     def __exit__(self, *_: Any) -> None:
         mine, self._mine = self._mine, None
+        self._left.set()
         if mine is not None:
             with suppress(OSError, CheckpointError):  # the folder may be gone
                 if self._owner() == mine:
@@ -96,6 +102,7 @@ class RunLock:
                     f"job.output_dir = '{self.folder}' cannot be written: {error.strerror or error}"
                 ) from error
             if owner is None:
+                threading.Thread(target=self._beat, name="run lock", daemon=True).start()
                 return
             if not owner.is_here or time.monotonic() >= end:
                 raise ConfigError(self._refusal(owner))
@@ -108,7 +115,7 @@ class RunLock:
             owner = self._owner()
             if owner is not None and owner == self._mine:
                 return None
-            if owner is not None and not owner.has_ended:
+            if owner is not None and not (owner.has_ended or self._is_stale(owner)):
                 return owner
             if owner is not None:
                 logger.info(f"the last run in {self.folder} was killed ({owner}): taking over")
@@ -116,6 +123,22 @@ class RunLock:
             with new_file(self.path) as file:
                 json.dump(asdict(self._mine), file)
         return None
+
+    def _beat(self) -> None:
+        while not self._left.wait(BEAT):
+            with suppress(OSError):
+                os.utime(self.path)
+
+    def _is_stale(self, owner: Owner) -> bool:
+        """Whether a run of another machine has long stopped touching its file.
+
+        By the clock of the disk: those of machines differ.
+        """
+        if owner.is_here:
+            return False
+        with tempfile.NamedTemporaryFile(dir=self.folder) as now, suppress(OSError):
+            return os.stat(now.name).st_mtime - self.path.stat().st_mtime > STALE
+        return False
 
     def _owner(self) -> Owner | None:
         try:
@@ -133,7 +156,7 @@ class RunLock:
             return f"{where}; wait for its end, or choose another folder"
         return (
             f"{where}, which this machine cannot look at; choose another folder, or, if that run "
-            f"has ended, delete '{self.path}'"
+            f"has ended, wait {STALE / 60:.0f} minutes or delete '{self.path}'"
         )
 
 
