@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,11 @@ from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 
 from tests.evaluation.conftest import ROOT, TASKS
-from tests.launch import train
+from tests.launch import SPEC_A, train
 from tokenkit.evaluation.live import _picker
 from tokenkit.evaluation.tasks import scores
 from tokenkit.export.run import export_run
+from tokenkit.tokenizers import load_tokenizer
 
 BITS = "validation/bits_per_byte"
 ACC = "eval/tokenkit_arithmetic/acc"
@@ -51,8 +53,11 @@ def evaluations(folder: Path) -> dict[int, dict[str, float]]:
     return {row.pop("step"): row for row in rows if "loss" not in row}
 
 
-def test_steps_teacher_and_gap_closed(run, tmp_path):
-    found = run("run", 1, "--checkpoint.enable", "true")
+def test_steps_teacher_and_gap_closed(run, tiny_llama, tmp_path):
+    model = shutil.copytree(tiny_llama, tmp_path / "m")
+    generation = {"repetition_penalty": 1.3, "eos_token_id": load_tokenizer(SPEC_A).eos_id}
+    (model / "generation_config.json").write_text(json.dumps(generation))
+    found = run("run", 1, "--checkpoint.enable", "true", "--student.model", str(model))
     assert list(found) == [0, 1, 2, 3]
     assert BITS not in found[1] and BITS in found[2] and BITS in found[3]
     start = found[0]

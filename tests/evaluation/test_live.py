@@ -55,15 +55,16 @@ def repeating(folders, tmp_path):
 
 
 def written(model, **options) -> list[str]:
-    options = {"until": ["\n\n"], "max_gen_toks": 12, "do_sample": False} | options
+    options = {"until": ["\n\n"], "max_gen_toks": 24, "do_sample": False} | options
     requests = [asked(text, options) for text in PROMPTS]
     return model.generate_until(requests, disable_tqdm=True)
 
 
 @pytest.mark.parametrize("make", [live, lockstep])
-def test_a_repetition_penalty_of_the_model(make, repeating):
+@pytest.mark.parametrize("penalty", [1.05, 1.3])
+def test_a_repetition_penalty_of_the_model(make, penalty, repeating):
     plain = written(HFLM(str(repeating()), batch_size=1, **FLOAT))
-    folder = repeating(repetition_penalty=1.3)
+    folder = repeating(repetition_penalty=penalty)
     wanted = written(HFLM(str(folder), batch_size=1, **FLOAT))
     assert wanted != plain
     assert written(make(folder)) == wanted
@@ -71,7 +72,7 @@ def test_a_repetition_penalty_of_the_model(make, repeating):
 
 
 def test_penalty_in_lockstep_does_not_depend_on_the_batch(repeating):
-    folder = repeating(repetition_penalty=1.3)
+    folder = repeating(repetition_penalty=1.05)
     model = LockstepLM(Ensemble([part(folder, 2.0), part(folder)], "mean_logits"), batch_size=3)
     assert written(model) == written(HFLM(str(folder), batch_size=1, **FLOAT))
 

@@ -50,7 +50,7 @@ def openings(start: str, prompts: list[str], model: TextModel) -> list[list[int]
     tok = model.tok
     if not (start or prompts):
         return [[tok.eos_id if tok.bos_id is None else tok.bos_id]]
-    begin = tok.text_bos is not None and start.startswith(tok.text_bos)
+    begin = bool(tok.text_bos) and start.startswith(tok.text_bos)
     encode = tok.encode_text if begin else model.encode_prompt
     return [encode(start + prompt) for prompt in prompts or [""]]
 

@@ -79,11 +79,10 @@ class Evaluation:
         also = [] if self.teacher is None else [tokenizers.teacher]
         self.validation = Validation(config, tokenizers.student, texts, student, parallel, also)
         self.tasks = tasks
-        # The student's own, and as exported; a teacher without a model is the student's start.
-        names = (config.student.model, config.teacher.model or config.student.model)
-        self.generation = [
-            saved_generation(Path(resolve_model_folder(name))) if tasks else {} for name in names
-        ]
+        # Of the student as it is exported; a teacher without a model is the student's start.
+        self.generation = generation_of(config.student.model) if tasks else {}
+        own = tasks and self.teacher is not None and config.teacher.model
+        self.teacher_generation = generation_of(own) if own else self.generation
         self.file = Path(config.job.output_dir) / FILE
 
     def _parts(self, step: int, last: bool) -> tuple[bool, bool]:
@@ -103,7 +102,7 @@ class Evaluation:
         if tasks:
             with torch.no_grad(), self.student.opened():
                 tok, hf_config = self.tokenizers.student, self.student.backbone.config
-                found |= self._run_tasks(self.student, tok, hf_config, self.generation[0])
+                found |= self._run_tasks(self.student, tok, hf_config, self.generation)
         if step:
             return found | self._gaps(found)
         teachers = self._of_teacher(bits, tasks)
@@ -122,7 +121,7 @@ class Evaluation:
                 self.teacher.read, tok, self.validation.texts, self.config, self.parallel
             )
         if tasks:
-            hf_config, generation = self.teacher.hf_config, self.generation[1]
+            hf_config, generation = self.teacher.hf_config, self.teacher_generation
             found |= self._run_tasks(self.teacher.read, tok, hf_config, generation)
         return found
 
@@ -162,6 +161,11 @@ class Evaluation:
             for name, value in now.items()
             if name in start and name in teacher and teacher[name] != start[name]
         }
+
+
+def generation_of(model: str) -> dict[str, Any]:
+    """What the generation config of a model folder or hub id says."""
+    return saved_generation(Path(resolve_model_folder(model)))
 
 
 @contextmanager
