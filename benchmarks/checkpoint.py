@@ -2,9 +2,9 @@
 
     python benchmarks/checkpoint.py [--quick] [--gigabytes 1] [--folder DIR]
 
-Both end on the disk (fsync). ``verify`` reads the files back and compares their hashes, which a
-resume does. The last line is JSON: seconds of each, ``write_ratio`` (plain / ours, writing alone)
-and ``speed_ratio`` (plain / ours written and verified).
+Both end on the disk (fsync); old checkpoints are deleted between the rounds. ``verify`` reads the
+files back and compares their hashes, which a resume does. The last line is JSON: seconds of each,
+``write_ratio`` (plain / ours, writing alone) and ``speed_ratio`` (plain / ours, both).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -62,7 +63,7 @@ def main() -> None:
     optimizer = torch.optim.AdamW(model.parameters())
     seconds: dict[str, list[float]] = {"plain": [], "write": [], "verify": []}
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
-        settings = {"keep_latest_k": 1}
+        settings = {"keep_latest_k": 0}
         config = config_from_dict({"job": {"output_dir": name}, "checkpoint": settings})
         checkpointer = Checkpointer(config, model, optimizer, parallel)
         for step in range(1, args.rounds + 1):
@@ -75,6 +76,7 @@ def main() -> None:
             assert damage(checkpoint, list(files)) is None
             seconds["verify"].append(time.perf_counter() - begin)
             size = sum(entry["bytes"] for entry in files.values())
+            shutil.rmtree(checkpoint.folder)
             seconds["plain"].append(plain_write(Path(name) / "plain", size))
     dist.destroy_process_group()
     best = {key: min(values) for key, values in seconds.items()}

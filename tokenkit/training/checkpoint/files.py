@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,16 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     digest = xxhash.xxh3_128()
-    with path.open("wb", buffering=0) as file:
+    # Hashing and writing both let go of the interpreter, so that one runs beside the other.
+    with path.open("wb", buffering=0) as file, ThreadPoolExecutor(1) as beside:
+        hashed: Future[None] | None = None
         for data in (len(text).to_bytes(8, "little") + text, *(tensors[n] for n in names)):
             view = memoryview(_bytes_of(data) if isinstance(data, Tensor) else data)
             for begin in range(0, len(view), BLOCK):
                 block = view[begin : begin + BLOCK]
-                digest.update(block)
+                if hashed is not None:
+                    hashed.result()  # no more than one block is waiting
+                hashed = beside.submit(digest.update, block)
                 while len(block):
                     block = block[file.write(block) :]
         os.fsync(file.fileno())
