@@ -69,9 +69,9 @@ def make(title: str, command: str, output: Path, *arguments: str) -> None:
         run(title, command, *arguments, "--output", str(output))
 
 
-def bits_per_byte(model: Path, spec: str, data: Path, folder: Path) -> float:
-    """Bits per byte of an exported model, measured by eval-bpb."""
-    result = folder / f"{model.name}.bpb.json"
+def bits_per_byte(model: Path, spec: str, data: Path) -> float:
+    """Bits per byte of an exported model, measured by eval-bpb; kept with it, and goes with it."""
+    result = model / "bits_per_byte.json"
     if not result.exists():
         run(f"bits per byte of {model.name}", "eval-bpb", "--model", str(model),
             "--tokenizer", spec, "--data", str(data), "--json", str(result))  # fmt: skip
@@ -125,7 +125,7 @@ class Names:
     data: list[str]  # arguments of training
 
     def score(self, model: Path, spec: str) -> float:
-        return bits_per_byte(model, spec, self.held_out, self.folder)
+        return bits_per_byte(model, spec, self.held_out)
 
     def move(self, method: str, output: Path, *arguments: str) -> Path:
         """The teacher with tokenizer B, its rows made by a method of zett."""
