@@ -31,7 +31,7 @@ def train(config: Config, lock: RunLock) -> None:
 
     from tokenkit.data import build_train_loader, load_validation_texts
     from tokenkit.evaluation.in_training import Evaluation, load_tasks
-    from tokenkit.losses import build_losses, need_teacher
+    from tokenkit.losses import build_losses, need_teacher, pairings
     from tokenkit.parallelisms import init_parallel
     from tokenkit.tokenizers import load_pair_bias
     from tokenkit.training.checkpoint import Checkpointer
@@ -82,7 +82,7 @@ def train(config: Config, lock: RunLock) -> None:
     loader = build_train_loader(
         config, tokenizers.student, tokenizers.teacher, kinds, parallel.dp_rank, parallel.dp_size,
         pair_bias=pair_bias, source_rows=student.vocabulary.input.shape[0],
-        expander=tokenizers.expander,
+        expander=tokenizers.expander, pairings=pairings(losses),
     )  # fmt: skip
     validate_texts = load_validation_texts(config) if config.eval.interval else []
     evaluation = Evaluation(config, tokenizers, validate_texts, tasks, student, teacher, parallel)

@@ -9,7 +9,6 @@ Focal loss (Lin et al., arXiv 1708.02002): tokens that the student predicts well
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from torch import Tensor
 from tokenkit.batch import Sequences
 from tokenkit.config import Config, key
 from tokenkit.losses import LOSSES, Loss
+from tokenkit.losses.pairs import at, flat, how_many
 from tokenkit.models.outputs import Outputs
 
 
@@ -29,12 +29,18 @@ class FocalSettings:
     )
 
 
-class Match(NamedTuple):
+@dataclass(frozen=True)
+class Counted:
     """The tokens that count, ``[N]`` each."""
 
-    row: Tensor
-    place: Tensor
+    places: Tensor  # where they are predicted, one place before their own
     labels: Tensor
+
+
+def counted_tokens(student: Sequences, teacher: Sequences | None) -> Counted:
+    """Called where batches are made: a step need not ask the device how many tokens count."""
+    row, place = student.counted.nonzero(as_tuple=True)
+    return Counted(flat(row, place - 1, student.ids.shape[1]), student.ids[row, place])
 
 
 @LOSSES.register("focal")
@@ -44,20 +50,20 @@ class Focal(Loss):
     section, Settings = "focal", FocalSettings
     needs = frozenset({"hidden"})  # full logits are made from hidden states, some rows at a time
     needs_teacher = False
+    pair = staticmethod(counted_tokens)
 
     def __init__(self, config: Config, student_tok=None, teacher_tok=None) -> None:
         super().__init__(config)
         self.gamma = config.focal.gamma
 
-    def match(self, student: Sequences, teacher: Outputs | None) -> Match:
-        row, place = student.counted.nonzero(as_tuple=True)
-        return Match(row, place, student.ids[row, place])
+    def match(self, student: Sequences, teacher: Outputs | None) -> Counted:
+        return self.paired(student, None)
 
-    def count(self, match: Match) -> Tensor:
-        return torch.full((), float(len(match.row)), device=match.row.device)
+    def count(self, match: Counted) -> Tensor:
+        return how_many(match.places)
 
     def forward(
-        self, match: Match, student: Outputs, teacher: Outputs | None, count: Tensor
+        self, match: Counted, student: Outputs, teacher: Outputs | None, count: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         def focal(logits: Tensor, labels: Tensor) -> Tensor:
             logprob = logits.log_softmax(-1).gather(1, labels[:, None]).squeeze(1)
@@ -66,8 +72,7 @@ class Focal(Loss):
         def right(logits: Tensor, labels: Tensor) -> Tensor:
             return (logits.argmax(-1) == labels).float()
 
-        # A token is predicted from the hidden state one place before it.
-        hidden = student.hidden[match.row, match.place - 1]
+        hidden = at(student.hidden, match.places)
         total = student.vocabulary.chunked_loss(focal, hidden, match.labels)
         with torch.no_grad():
             correct = student.vocabulary.chunked_loss(right, hidden, match.labels)

@@ -57,6 +57,7 @@ class Sequences(_Movable):
         chunks: kind of alignment → int32 chunk ids, −1 for none.
         positions: int64, from 0 in each document of a packed row; None: a row is a document.
         subwords: int64, the second id of each position (input-id expansion); None: it has one.
+        pairs: on the student's side, by loss: what it pairs with the teacher's.
     """
 
     ids: Tensor
@@ -67,6 +68,7 @@ class Sequences(_Movable):
     chunks: dict[str, Tensor] = field(default_factory=dict)
     positions: Tensor | None = None
     subwords: Tensor | None = None
+    pairs: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(

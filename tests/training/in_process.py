@@ -7,7 +7,7 @@ import torch
 from tokenkit.batch import StepBatch
 from tokenkit.config import Config
 from tokenkit.data import build_train_loader
-from tokenkit.losses import build_losses, need_teacher
+from tokenkit.losses import build_losses, need_teacher, pairings
 from tokenkit.parallelisms import Parallel
 from tokenkit.training.optimizer import (
     build_optimizer,
@@ -39,7 +39,9 @@ class Training:
         self.student = build_student(config, source, tokenizers, parallel, losses)
         teacher = build_teacher(config, teacher_source, self.student, tokenizers, parallel)
         kinds = tuple(sorted({loss.chunk_kind for loss in losses if loss.chunk_kind}))
-        loader = build_train_loader(config, *toks, kinds, 0, 1, expander=tokenizers.expander)
+        loader = build_train_loader(
+            config, *toks, kinds, 0, 1, expander=tokenizers.expander, pairings=pairings(losses)
+        )
         self.batches = iter(loader)
         self.optimizer = build_optimizer(self.student, config.optimizer)
         self.optimizer.register_step_pre_hook(self._catch)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -102,6 +102,7 @@ class Collator:
         pair_bias: for the "unbiased" alignment.
         expander: of the student's ids; None: they are all it reads.
         skip_bad: a row that cannot be encoded is nothing, and counted.
+        pairings: by loss, what it pairs of both sides.
     """
 
     student_tok: ByteifiedTokenizer
@@ -114,6 +115,7 @@ class Collator:
     bias_threshold: float = 0.0
     expander: InputExpander | None = None
     skip_bad: bool = False
+    pairings: Mapping[str, Callable[[Sequences, Sequences], Any]] = field(default_factory=dict)
 
     def __call__(self, rows: Sequence[Row]) -> Batch:
         """Encode, align and pad.
@@ -168,13 +170,14 @@ class Collator:
         short = sides[0].truncated & (sides[0].read < SHORT * sides[-1].read)
         if self.teacher_tok is None:
             counted = [row.counted for row in sides[0].rows]
-            batch = Batch(sides[0].sequences(counted, {}, self.expander))
+            student, teacher = sides[0].sequences(counted, {}, self.expander), None
         else:
             found = self._align(*sides)
             student = sides[0].sequences(found.student_counted, found.student_chunks, self.expander)
             teacher = sides[1].sequences(found.teacher_counted, found.teacher_chunks)
-            batch = Batch(student, {TEACHER: teacher})
             stats |= found.stats
+        student.pairs = {name: pair(student, teacher) for name, pair in self.pairings.items()}
+        batch = Batch(student, {} if teacher is None else {TEACHER: teacher})
         cut = {"truncated_rows": int(truncated.sum()), "short_rows": int(short.sum())}
         batch.stats = {**stats, **cut, "bad_rows": 0}
         batch.places = [row.where for row in rows]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -247,6 +247,7 @@ def build_train_loader(
     pair_bias: Any = None,
     source_rows: int = 0,
     expander: InputExpander | None = None,
+    pairings: Mapping[str, Callable] | None = None,
 ) -> TrainLoader:
     """The optimizer steps of data-parallel rank ``dp_rank``; those of the identity phase are empty.
 
@@ -256,6 +257,7 @@ def build_train_loader(
         student_tok: with ``tokenizer_sampler.enable``, what sampled tokens are spelt with.
         source_rows: rows of the matrices that belong to it.
         expander: of the student's ids, where it reads a second one at each position.
+        pairings: what losses pair of both sides, see :func:`tokenkit.losses.pairings`.
 
     Raises:
         DataError: if a source is missing or unreadable, or a row of a local file is bad
@@ -274,6 +276,7 @@ def build_train_loader(
         config.alm.bias_threshold,
         expander,
         config.data.on_bad_row == "skip",
+        pairings or {},
     )
     collators: StepCollator | SampledCollator
     if config.data.check and config.data.on_bad_row == "error":

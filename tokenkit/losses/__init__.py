@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,7 +28,7 @@ from tokenkit.registry import did_you_mean
 if TYPE_CHECKING:
     from tokenkit.tokenizers import ByteifiedTokenizer
 
-__all__ = ["LOSSES", "Loss", "boundary_mask", "build_losses", "need_teacher"]
+__all__ = ["LOSSES", "Loss", "boundary_mask", "build_losses", "need_teacher", "pairings"]
 
 
 def need_teacher(config: Config) -> bool:
@@ -60,6 +60,11 @@ def build_losses(
         for loss in losses:
             loss.add_parameters(student_width, teacher_width)
     return losses
+
+
+def pairings(losses: Sequence[Loss]) -> dict[str, Callable]:
+    """By loss, what it pairs of both sides; for those who make batches."""
+    return {loss.name: loss.pair for loss in losses if loss.pair is not None}
 
 
 def boundary_mask(tok: ByteifiedTokenizer, config: Config) -> torch.Tensor:

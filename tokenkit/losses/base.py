@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
@@ -32,6 +32,9 @@ class Loss(nn.Module):
         chunk_kind: which alignment it reads; None for none.
         fixed_tokenizer: whether it reads tables that were made for one student's tokenizer.
         reaches_layers: whether its gradient passes the decoder.
+        pair: what of both sides meets, as far as the batch alone tells it; None for nothing. It is
+            called where batches are made (so it must pickle), lest a step has to ask the device how
+            much was found. It returns a dataclass of tensors.
     """
 
     name: ClassVar[str] = ""
@@ -42,6 +45,7 @@ class Loss(nn.Module):
     chunk_kind: str | None = None
     fixed_tokenizer: ClassVar[bool] = False
     reaches_layers: ClassVar[bool] = True
+    pair: Callable[[Sequences, Sequences | None], Any] | None = None
 
     def __init__(
         self,
@@ -58,6 +62,11 @@ class Loss(nn.Module):
 
     def add_parameters(self, student_width: int, teacher_width: int) -> None:
         """Make parameters of its own, for hidden states of these widths."""
+
+    def paired(self, student: Sequences, teacher: Sequences | None) -> Any:
+        """What :attr:`pair` says of a batch: it came with it, or is found now."""
+        found = student.pairs.get(self.name)
+        return self.pair(student, teacher) if found is None else found
 
     def match(self, student: Sequences, teacher: Outputs | None) -> Any:
         """What :meth:`count` and the value are computed from: which tokens meet which.

@@ -13,6 +13,7 @@ Names as in DSKD (Zhang et al., arXiv 2406.17328). With p the teacher and q the 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -71,8 +72,7 @@ def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 def _mix(log_a: Tensor, log_b: Tensor, share: float) -> Tensor:
     """log(share · a + (1 − share) · b)."""
-    part = torch.tensor(share, dtype=log_a.dtype, device=log_a.device)
-    return torch.logaddexp(log_a + part.log(), log_b + (1.0 - part).log())
+    return torch.logaddexp(log_a + math.log(share), log_b + math.log1p(-share))
 
 
 def _head_share(log_p: Tensor, log_q: Tensor, alpha: float) -> Tensor:

@@ -20,6 +20,7 @@ from tokenkit.config import Config, key
 from tokenkit.losses.base import Loss
 from tokenkit.losses.divergences import DIVERGENCES
 from tokenkit.losses.kd import make_divergence
+from tokenkit.losses.pairs import Pairs, at
 from tokenkit.losses.projection import linear
 from tokenkit.losses.registry import LOSSES
 from tokenkit.models.outputs import Outputs
@@ -42,8 +43,16 @@ class Projected(NamedTuple):
 
 
 class Match(NamedTuple):
+    """Both sides, and where their tokens that count are (not paired, and not equally many)."""
+
     student: Sequences
     teacher: Outputs
+    places: Pairs
+
+
+def counted_places(student: Sequences, teacher: Sequences) -> Pairs:
+    """Each side's tokens that count."""
+    return Pairs(*(side.counted.flatten().nonzero().squeeze(1) for side in (student, teacher)))
 
 
 @LOSSES.register("dskd")
@@ -53,6 +62,7 @@ class DSKD(Loss):
     section, Settings = "dskd", DskdSettings
     needs = frozenset({"embeddings", "hidden"})
     counts_student = True
+    pair = staticmethod(counted_places)
 
     def __init__(self, config: Config, student_tok=None, teacher_tok=None) -> None:
         super().__init__(config)
@@ -66,12 +76,12 @@ class DSKD(Loss):
         self.to_student_space = nn.Linear(teacher_width, student_width)
 
     def match(self, student: Sequences, teacher: Outputs) -> Match:
-        return Match(student, teacher)
+        return Match(student, teacher, self.paired(student, teacher.seq))
 
     def count(self, match: Match) -> Tensor:
         """``[12]``: tokens that count on both sides, then the number, sum and sum of squares of
         the teacher's paired embeddings, own embeddings and hidden states (for their spread)."""
-        student, teacher = match
+        student, teacher, _ = match
         on, now = teacher.seq.scored, teacher.embeddings
         counts = [student.counted.sum(), teacher.seq.counted.sum()]
         for states in (torch.cat([previous(now), now], -1), now, previous(teacher.hidden)):
@@ -86,9 +96,9 @@ class DSKD(Loss):
     ) -> Tensor:
         """Positions where projected teacher states predict the label, at the place left for it."""
         projected = self._project(student, teacher, count)
-        on = student.seq.counted
-        labels = student.seq.ids[on]
-        right = student.vocabulary.chunked_loss(_is_right, projected.teacher[on], labels)
+        on = match.places.student
+        states, labels = at(projected.teacher, on), at(student.seq.ids, on)
+        right = student.vocabulary.chunked_loss(_is_right, states, labels)
         return F.pad(right.view(1), (len(count) - 1, 0))
 
     def forward(
@@ -96,19 +106,17 @@ class DSKD(Loss):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         student_count, teacher_count, right_count = (count[k].clamp(min=1.0) for k in (0, 1, -1))
         projected = self._project(student, teacher, count)
-        on, teacher_on = student.seq.counted, teacher.seq.counted
-        labels = student.seq.ids[on]
+        on, teacher_on = match.places.student, match.places.teacher
+        states, labels = at(projected.teacher, on), at(student.seq.ids, on)
         chunked_loss = student.vocabulary.chunked_loss
-        cross_entropy = chunked_loss(
-            _cross_entropy, projected.teacher[on], labels, train_matrix=False
-        )
+        cross_entropy = chunked_loss(_cross_entropy, states, labels, train_matrix=False)
 
         def follow(logits: Tensor, hidden: Tensor, labels: Tensor) -> Tensor:
             given = student.vocabulary.block_logits(hidden)
             return self.divergence(logits, given) * _is_right(given, labels)
 
         in_student_space = chunked_loss(
-            follow, previous(student.hidden)[on], projected.teacher.detach()[on], labels
+            follow, at(previous(student.hidden), on), states.detach(), labels
         )
 
         def follow_teacher(logits: Tensor, hidden: Tensor) -> Tensor:
@@ -116,8 +124,8 @@ class DSKD(Loss):
 
         in_teacher_space = teacher.vocabulary.chunked_loss(
             follow_teacher,
-            projected.student[teacher_on],
-            previous(teacher.hidden)[teacher_on],
+            at(projected.student, teacher_on),
+            at(previous(teacher.hidden), teacher_on),
             train_matrix=False,
         )
         parts = {

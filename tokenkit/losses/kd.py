@@ -9,9 +9,8 @@ conversion), the two distributions answer different questions.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from tokenkit.batch import Sequences, previous
@@ -19,6 +18,7 @@ from tokenkit.config import Config, key
 from tokenkit.errors import ConfigError
 from tokenkit.losses.base import Loss
 from tokenkit.losses.divergences import DIVERGENCES, Divergence
+from tokenkit.losses.pairs import Pairs, at, flat
 from tokenkit.losses.registry import LOSSES
 from tokenkit.models.outputs import Outputs
 
@@ -63,12 +63,23 @@ def first_tokens(tok: ByteifiedTokenizer, text_mode: str) -> list[str]:
     return [tok.tokens[row.ids[0]] for row in encode_rows(tok, rows)]
 
 
-class Match(NamedTuple):
-    """The P tokens whose predictions are compared: rows and places, ``[P]`` each."""
+@dataclass(frozen=True)
+class SamePrefix(Pairs):
+    """Where both sides predict a token after having read the same ones."""
 
-    row: Tensor
-    place: Tensor
     left_out: Tensor  # [] tokens under the loss mask behind their row's first difference
+
+
+def same_prefix(student: Sequences, teacher: Sequences) -> SamePrefix:
+    """Of the tokens that count on both sides, those before their row's first difference."""
+    widths = student.ids.shape[1], teacher.ids.shape[1]
+    length = min(widths)
+    predicted = student.counted[:, :length] & teacher.counted[:, :length]
+    same = student.ids[:, :length] == teacher.ids[:, :length]
+    on = predicted & previous(same, True).cumprod(1).bool()
+    row, place = on.nonzero(as_tuple=True)
+    mine, theirs = (flat(row, place - 1, width) for width in widths)
+    return SamePrefix(mine, theirs, left_out=(predicted & ~on).sum())
 
 
 @LOSSES.register("kd")
@@ -78,6 +89,7 @@ class KD(Loss):
     section, Settings = "kd", KdSettings
     fixed_tokenizer = True
     needs = frozenset({"hidden"})
+    pair = staticmethod(same_prefix)
 
     def __init__(self, config: Config, student_tok=None, teacher_tok=None) -> None:
         """Check that the two tokenizers, if given, can be compared.
@@ -105,22 +117,16 @@ class KD(Loss):
                 "use an alm loss"
             )
 
-    def match(self, student: Sequences, teacher: Outputs) -> Match:
-        theirs = teacher.seq
-        length = min(student.ids.shape[1], theirs.ids.shape[1])
-        predicted = student.counted[:, :length] & theirs.counted[:, :length]
-        same = student.ids[:, :length] == theirs.ids[:, :length]
-        on = predicted & previous(same, True).cumprod(1).bool()
-        row, place = on.nonzero(as_tuple=True)
-        return Match(row, place, left_out=(predicted & ~on).sum())
+    def match(self, student: Sequences, teacher: Outputs) -> SamePrefix:
+        return self.paired(student, teacher.seq)
 
-    def count(self, match: Match) -> Tensor:
-        return torch.full((), float(len(match.row)), device=match.row.device)
+    def count(self, match: SamePrefix) -> Tensor:
+        return match.number
 
     def forward(
-        self, match: Match, student: Outputs, teacher: Outputs, count: Tensor
+        self, match: SamePrefix, student: Outputs, teacher: Outputs, count: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        mine, theirs = (side.hidden[match.row, match.place - 1] for side in (student, teacher))
+        mine, theirs = at(student.hidden, match.student), at(teacher.hidden, match.teacher)
 
         def divergence(logits: Tensor, hidden: Tensor) -> Tensor:
             return self.divergence(logits, teacher.vocabulary.block_logits(hidden))

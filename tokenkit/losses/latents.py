@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -19,7 +20,7 @@ from tokenkit.batch import Sequences
 from tokenkit.config import Config, key, to_toml
 from tokenkit.errors import ModelError
 from tokenkit.losses.base import Loss
-from tokenkit.losses.pairs import Pairs, chunk_end_pairs
+from tokenkit.losses.pairs import Pairs, at, ends_of_chunks
 from tokenkit.losses.projection import linear
 from tokenkit.losses.registry import LOSSES
 from tokenkit.models.outputs import Outputs
@@ -78,6 +79,7 @@ class Latents(Loss):
         self.kinds = latents.states.split("+")
         self.needs = frozenset(NEEDED[kind] for kind in self.kinds)
         self.chunk_kind = CHUNKS[latents.chunks]
+        self.pair = partial(ends_of_chunks, kind=self.chunk_kind, active=False)
         self.power = 2 if latents.normalization.startswith("l2") else 1
         self.channelwise = latents.normalization.endswith("channelwise")
         self.project = latents.project
@@ -89,15 +91,12 @@ class Latents(Loss):
             self.projection = nn.Linear(student_width, teacher_width)
 
     def match(self, student: Sequences, teacher: Outputs) -> Match:
-        pairs = chunk_end_pairs(
-            student.chunks[self.chunk_kind], teacher.seq.chunks[self.chunk_kind]
-        )
-        return Match(pairs, teacher)
+        return Match(self.paired(student, teacher.seq), teacher)
 
     def count(self, match: Match) -> Tensor:
         """``[1 + …]``: the number of chunks, and for every layer the sum of the teacher's norms."""
-        row, _, place = match.pairs
-        states = [self.at(state, row, place) for state in self._all(match.teacher)]
+        places = match.pairs.teacher
+        states = [at(state, places).float() for state in self._all(match.teacher)]
         sums = [state.abs().pow(self.power) for state in states]
         sums = [s.sum(0) if self.channelwise else s.sum().view(1) for s in sums]
         return torch.cat([match.pairs.number.view(1), *sums])
@@ -105,9 +104,8 @@ class Latents(Loss):
     def forward(
         self, match: Match, student: Outputs, teacher: Outputs, count: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        row, place, teacher_place = match.pairs
         chunks, norms = count[0].clamp(min=1.0), count[1:]
-        total = torch.zeros((), device=row.device)
+        total = torch.zeros((), device=count.device)
         for kind in self.kinds:
             ours, theirs = self._states(student, kind), self._states(teacher, kind)
             if len(ours) != len(theirs):
@@ -116,19 +114,14 @@ class Latents(Loss):
                     f"{len(theirs)}; use latents.states = 'last_hidden_state'"
                 )
             for mine, state in zip(ours, theirs, strict=True):
-                s = self.at(self._project(mine, state, kind), row, place)
-                t = self.at(state, row, teacher_place)
+                s = at(self._project(mine, state, kind), match.pairs.student).float()
+                t = at(state, match.pairs.teacher).float()
                 width = t.shape[-1]
                 part, norms = norms.split([n := width if self.channelwise else 1, len(norms) - n])
                 unit = part / (chunks if self.channelwise else chunks * width) + 1e-8
                 difference = ((s - t).abs().pow(self.power) / unit).sum()
                 total = total + difference / (chunks * width * len(ours))
         return total, {}
-
-    @staticmethod
-    def at(state: Tensor, row: Tensor, place: Tensor) -> Tensor:
-        """fp32 ``[P, D]`` of ``[B, T, D]``."""
-        return state[row, place].float()
 
     def _project(self, mine: Tensor, theirs: Tensor, kind: str) -> Tensor:
         projected = mine

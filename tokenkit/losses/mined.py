@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ from tokenkit.batch import Sequences, following
 from tokenkit.config import Config, key, to_toml
 from tokenkit.losses.base import Loss
 from tokenkit.losses.kd import make_divergence
-from tokenkit.losses.pairs import Pairs
+from tokenkit.losses.pairs import Pairs, at, flat, how_many
 from tokenkit.losses.registry import LOSSES
 from tokenkit.models.outputs import Outputs
 from tokenkit.ops.segments import chunk_ends, segment_sum
@@ -33,13 +32,42 @@ class MinedSettings:
     mapping: str = key("", "file written by tokenkit compute-mined-mapping", path=True)
 
 
-class Match(NamedTuple):
+KIND = "unconstrained"
+
+
+@dataclass(frozen=True)
+class OneToOne:
     """What is learned of the teacher, and what as it is."""
 
     single: Pairs  # ends of chunks of one token on both sides
-    row: Tensor  # [N] the student's other tokens: their rows,
-    place: Tensor  # [N] their places
+    others: Tensor  # [N] where the student's other tokens are predicted,
     labels: Tensor  # [N] and what they are
+
+
+def _active(side: Sequences) -> Tensor:
+    """Chunk ids ``[B, T]`` of tokens whose successor counts, −1 elsewhere."""
+    return torch.where(following(side.loss_mask, False), side.chunks[KIND].long(), -1)
+
+
+def one_to_one(student: Sequences, teacher: Sequences) -> OneToOne:
+    """Chunks of one token on both sides, and the tokens of all others."""
+    width, size = student.ids.shape[1], teacher.ids.shape[1]
+    mine, theirs = _active(student), _active(teacher)
+    tokens, teacher_tokens = (
+        segment_sum(side.scored.float(), ids, size)
+        for side, ids in ((student, mine), (teacher, theirs))
+    )
+    single = (tokens == 1) & (teacher_tokens == 1)
+    in_single = single.gather(1, mine.clamp(0, size - 1)) & (mine >= 0) & (mine < size)
+    others = (mine >= 0) & ~in_single & student.scored
+    row, chunk = single.nonzero(as_tuple=True)
+    ends = (
+        flat(row, chunk_ends(ids, size)[0][row, chunk], length)
+        for ids, length in ((mine, width), (theirs, size))
+    )
+    other_row, place = others.nonzero(as_tuple=True)
+    labels = student.ids[other_row, place]
+    return OneToOne(Pairs(*ends), flat(other_row, place - 1, width), labels)
 
 
 @LOSSES.register("mined")
@@ -64,7 +92,8 @@ class MinED(Loss):
             )
 
     needs = frozenset({"hidden"})
-    chunk_kind = "unconstrained"
+    chunk_kind = KIND
+    pair = staticmethod(one_to_one)
 
     def __init__(
         self, config: Config, student_tok=None, teacher_tok=None, mapping: Tensor | None = None
@@ -80,34 +109,17 @@ class MinED(Loss):
             )
         self.mapping = mapping.long()
 
-    def match(self, student: Sequences, teacher: Outputs) -> Match:
-        size = teacher.seq.ids.shape[1]
-        mine, theirs = (self._active(side) for side in (student, teacher.seq))
-        tokens, teacher_tokens = (
-            segment_sum(side.scored.float(), ids, size)
-            for side, ids in ((student, mine), (teacher.seq, theirs))
-        )
-        single = (tokens == 1) & (teacher_tokens == 1)
-        in_single = single.gather(1, mine.clamp(0, size - 1)) & (mine >= 0) & (mine < size)
-        others = (mine >= 0) & ~in_single & student.scored
-        row, chunk = single.nonzero(as_tuple=True)
-        ends = (chunk_ends(ids, size)[0][row, chunk] for ids in (mine, theirs))
-        other_row, place = others.nonzero(as_tuple=True)
-        return Match(Pairs(row, *ends), other_row, place, student.ids[other_row, place])
+    def match(self, student: Sequences, teacher: Outputs) -> OneToOne:
+        return self.paired(student, teacher.seq)
 
-    def _active(self, side: Sequences) -> Tensor:
-        """Chunk ids ``[B, T]`` of tokens whose successor counts, −1 elsewhere."""
-        chunks = side.chunks[self.chunk_kind].long()
-        return torch.where(following(side.loss_mask, False), chunks, -1)
-
-    def count(self, match: Match) -> Tensor:
-        return match.single.number + float(len(match.place))
+    def count(self, match: OneToOne) -> Tensor:
+        return match.single.number + how_many(match.others)
 
     def forward(
-        self, match: Match, student: Outputs, teacher: Outputs, count: Tensor
+        self, match: OneToOne, student: Outputs, teacher: Outputs, count: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        row, mine, theirs = match.single
-        mapping = self.mapping.to(row.device)
+        single = match.single
+        mapping = self.mapping = self.mapping.to(count.device)  # moved once
 
         def mapped(logits: Tensor, hidden: Tensor) -> Tensor:
             given = teacher.vocabulary.block_logits(hidden)[:, mapping]
@@ -118,12 +130,12 @@ class MinED(Loss):
             return -self.divergence.scale * log_q.gather(1, labels[:, None]).squeeze(1)
 
         chunked_loss = student.vocabulary.chunked_loss
-        from_teacher = chunked_loss(mapped, student.hidden[row, mine], teacher.hidden[row, theirs])
-        from_labels = chunked_loss(
-            one_hot, student.hidden[match.row, match.place - 1], match.labels
+        from_teacher = chunked_loss(
+            mapped, at(student.hidden, single.student), at(teacher.hidden, single.teacher)
         )
+        from_labels = chunked_loss(one_hot, at(student.hidden, match.others), match.labels)
         metrics = {
-            "mined/one_to_one": match.single.number / count,
-            "mined/one_hot": len(match.place) / count,
+            "mined/one_to_one": single.number / count,
+            "mined/one_hot": how_many(match.others) / count,
         }
         return (from_teacher + from_labels) / count, metrics

@@ -1,26 +1,46 @@
-"""Positions of the student and the teacher that are held against each other."""
+"""Positions of the student and the teacher that are held against each other.
+
+How many there are decides the sizes of tensors. So they are found where batches are made, on the
+CPU: found in the step, the device would have to be asked for their number, and waited for.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from tokenkit.batch import Sequences
 from tokenkit.ops.segments import chunk_ends
 
 
-class Pairs(NamedTuple):
-    """P pairs, ``[P]`` int64 each: ``states[row, student]`` meets ``states[row, teacher]``."""
+@dataclass(frozen=True)
+class Pairs:
+    """P pairs of places in the flattened rows, ``[P]`` int64 each; see :func:`at`."""
 
-    row: Tensor
     student: Tensor
     teacher: Tensor
 
     @property
     def number(self) -> Tensor:
         """P, 0-d fp32."""
-        return torch.full((), float(len(self.row)), device=self.row.device)
+        return how_many(self.student)
+
+
+def how_many(places: Tensor) -> Tensor:
+    """The length of ``places``, 0-d fp32 on their device, which writes it itself."""
+    return torch.full((), float(len(places)), device=places.device)
+
+
+def flat(row: Tensor, place: Tensor, length: int) -> Tensor:
+    """Where rows of ``length`` that follow each other have ``place`` of ``row``."""
+    return row * length + place
+
+
+def at(states: Tensor, places: Tensor) -> Tensor:
+    """``[P, ...]`` of ``[B, T, ...]``."""
+    return states.flatten(0, 1).index_select(0, places)
 
 
 def chunk_end_pairs(student: Tensor, teacher: Tensor) -> Pairs:
@@ -29,4 +49,11 @@ def chunk_end_pairs(student: Tensor, teacher: Tensor) -> Pairs:
     mine, in_student = chunk_ends(student, size)
     theirs, in_teacher = chunk_ends(teacher, size)
     row, chunk = (in_student & in_teacher).nonzero(as_tuple=True)
-    return Pairs(row, mine[row, chunk], theirs[row, chunk])
+    return Pairs(flat(row, mine[row, chunk], student.shape[1]), flat(row, theirs[row, chunk], size))
+
+
+def ends_of_chunks(student: Sequences, teacher: Sequences, kind: str, active: bool) -> Pairs:
+    """Where aligned chunks end; ``active``: only those of tokens under the loss mask."""
+    if active:
+        return chunk_end_pairs(student.active(kind), teacher.active(kind))
+    return chunk_end_pairs(student.chunks[kind], teacher.chunks[kind])

@@ -9,6 +9,7 @@ small pair bias are the same event on both sides, so their probabilities can be 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +20,7 @@ from tokenkit.batch import Sequences
 from tokenkit.config import Config, key
 from tokenkit.errors import ConfigError
 from tokenkit.losses.base import Loss
-from tokenkit.losses.pairs import Pairs, chunk_end_pairs
+from tokenkit.losses.pairs import Pairs, at, ends_of_chunks
 from tokenkit.losses.registry import LOSSES
 from tokenkit.models.outputs import Outputs
 
@@ -104,6 +105,9 @@ class SidePath(Loss):
         from tokenkit.tokenizers import load_pair_bias
 
         super().__init__(config)
+        self.pair = partial(
+            ends_of_chunks, kind=self.chunk_kind, active=True
+        )  # under the loss mask
         self.kind = config.side_path.diff_fn
         if pairs is None:
             bias = load_pair_bias(config.alm.pair_bias)
@@ -117,8 +121,7 @@ class SidePath(Loss):
         self.student_ids, self.teacher_ids = pairs
 
     def match(self, student: Sequences, teacher: Outputs) -> Pairs:
-        """Ends of chunks under the loss mask."""
-        return chunk_end_pairs(student.active(self.chunk_kind), teacher.seq.active(self.chunk_kind))
+        return self.paired(student, teacher.seq)
 
     def count(self, match: Pairs) -> Tensor:
         return match.number
@@ -126,10 +129,7 @@ class SidePath(Loss):
     def forward(
         self, match: Pairs, student: Outputs, teacher: Outputs, count: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        row, mine, theirs = match
-        student_ids, teacher_ids = (
-            ids.to(row.device) for ids in (self.student_ids, self.teacher_ids)
-        )
+        student_ids, teacher_ids = self._shared(count.device)
 
         def distance(logits: Tensor, hidden: Tensor) -> Tensor:
             log_q = logits.log_softmax(-1)[:, student_ids]
@@ -137,6 +137,13 @@ class SidePath(Loss):
             return difference(self.kind, log_q, log_p)
 
         total = student.vocabulary.chunked_loss(
-            distance, student.hidden[row, mine], teacher.hidden[row, theirs]
+            distance, at(student.hidden, match.student), at(teacher.hidden, match.teacher)
         )
         return total / count, {}
+
+    def _shared(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Both sides' ids of the shared tokens; they are moved once."""
+        self.student_ids, self.teacher_ids = (
+            ids.to(device) for ids in (self.student_ids, self.teacher_ids)
+        )
+        return self.student_ids, self.teacher_ids

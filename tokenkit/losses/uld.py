@@ -8,6 +8,7 @@ student's positions. As published, position t of the student meets position t of
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch import Tensor
 from tokenkit.batch import Sequences
 from tokenkit.config import Config, key
 from tokenkit.losses.base import Loss
-from tokenkit.losses.pairs import Pairs, chunk_end_pairs
+from tokenkit.losses.pairs import Pairs, at, ends_of_chunks, flat
 from tokenkit.losses.registry import LOSSES
 from tokenkit.models.outputs import Outputs
 
@@ -35,6 +36,14 @@ def sorted_distance(student: Tensor, teacher: Tensor) -> Tensor:
     return (a - b).abs().sum(-1)
 
 
+def same_places(student: Sequences, teacher: Sequences) -> Pairs:
+    """Position t of the student with position t of the teacher."""
+    widths = student.ids.shape[1], teacher.ids.shape[1]
+    length = min(widths)
+    row, place = (student.mask[:, :length] & teacher.mask[:, :length]).nonzero(as_tuple=True)
+    return Pairs(*(flat(row, place, width) for width in widths))
+
+
 @LOSSES.register("uld")
 class ULD(Loss):
     """Distance of sorted distributions, position by position."""
@@ -44,17 +53,13 @@ class ULD(Loss):
 
     def __init__(self, config: Config, student_tok=None, teacher_tok=None) -> None:
         super().__init__(config)
-        self.chunk_kind = "unconstrained" if config.uld.aligned else None
+        self.pair = same_places
+        if config.uld.aligned:
+            self.chunk_kind = "unconstrained"
+            self.pair = partial(ends_of_chunks, kind=self.chunk_kind, active=False)
 
     def match(self, student: Sequences, teacher: Outputs) -> Pairs:
-        if self.chunk_kind:
-            return chunk_end_pairs(
-                student.chunks[self.chunk_kind], teacher.seq.chunks[self.chunk_kind]
-            )
-        length = min(student.ids.shape[1], teacher.seq.ids.shape[1])
-        both = student.mask[:, :length] & teacher.seq.mask[:, :length]
-        row, place = both.nonzero(as_tuple=True)
-        return Pairs(row, place, place)
+        return self.paired(student, teacher.seq)
 
     def count(self, match: Pairs) -> Tensor:
         return match.number
@@ -64,7 +69,7 @@ class ULD(Loss):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         total = student.vocabulary.chunked_loss(
             lambda logits, hidden: sorted_distance(logits, teacher.vocabulary.block_logits(hidden)),
-            student.hidden[match.row, match.student],
-            teacher.hidden[match.row, match.teacher],
+            at(student.hidden, match.student),
+            at(teacher.hidden, match.teacher),
         )
         return total / count, {}

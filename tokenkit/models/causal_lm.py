@@ -17,7 +17,7 @@ from transformers import AutoModel
 
 from tokenkit.errors import ModelError
 from tokenkit.models.architectures import Architecture, embedding_scale
-from tokenkit.models.attention import attend_without_masks
+from tokenkit.models.attention import attend_causally
 from tokenkit.models.capture import capture
 from tokenkit.models.outputs import Outputs
 from tokenkit.models.source import SourceModel, open_source_model
@@ -160,7 +160,7 @@ def build_causal_lm(
     except (ValueError, ArithmeticError, LookupError, RuntimeError, ImportError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise ModelError(f"no model can be built of '{source.folder}' ({reason})") from error
-    attend_without_masks(backbone)
+    attend_causally(backbone, source.attn_implementation)
     setattr(backbone, source.architecture.embedding, None)
     vocabulary = build_vocabulary(source, rows, tied=tied, valid_vocab=valid_vocab, dtype=dtype)
     # Dropout would make teacher and student incomparable.

@@ -79,7 +79,8 @@ class Outputs(NamedTuple):
         label = scores.label_logprob.new_zeros(seq.ids.numel() + 1)
         if on_token is not None:
             label[:-1] = torch.where(seq.scored, on_token, 0.0).flatten()
-        boundary = None if on_boundary is None else on_boundary.flatten()[seq.real_index]
-        grad = hidden_gradient(scores, label[seq.real_index + 1], boundary)
+        index = seq.real_index
+        boundary = None if on_boundary is None else on_boundary.flatten().index_select(0, index)
+        grad = hidden_gradient(scores, label.index_select(0, index + 1), boundary)
         full = grad.new_zeros(seq.ids.numel(), grad.shape[-1])
-        return full.index_copy(0, seq.real_index, grad).view(*seq.ids.shape, -1)
+        return full.index_copy(0, index, grad).view(*seq.ids.shape, -1)

@@ -41,6 +41,7 @@ class SourceModel:
     trust_remote_code: bool = False
     folder: Path | None = None
     expansion: Expansion | None = None
+    attn_implementation: str = ""  # where it was asked for
 
     @property
     def width(self) -> int:
@@ -105,6 +106,7 @@ def open_source_model(
         trust_remote_code,
         Path(folder),
         expansion,
+        attn_implementation,
     )
 
 

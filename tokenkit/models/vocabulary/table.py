@@ -171,7 +171,8 @@ class Vocabulary(nn.Module):
         if self.embed_scale == 1.0:
             return embeddings
         # Gemma rounds the factor to the compute dtype, and so must we.
-        scale = torch.tensor(self.embed_scale, dtype=embeddings.dtype, device=embeddings.device)
+        # Written by the device: a number of the CPU's would be waited for.
+        scale = embeddings.new_full((), self.embed_scale)
         return embeddings * scale
 
     def scores(
@@ -188,11 +189,11 @@ class Vocabulary(nn.Module):
             boundary: also of boundaries, where the vocabulary knows which tokens these are.
             keep_directions: needed for :meth:`Outputs.hidden_gradient`.
         """
-        labels = F.pad(seq.ids.flatten()[1:], (0, 1))[seq.real_index]
+        labels = F.pad(seq.ids.flatten()[1:], (0, 1)).index_select(0, seq.real_index)
         own = self.placement.local(self.output_matrix)
         tokens = self.boundary if boundary else None
         return linear_scores(
-            hidden.flatten(0, 1)[seq.real_index],
+            hidden.flatten(0, 1).index_select(0, seq.real_index),
             own.matrix,
             labels,
             None if tokens is None else own.of(tokens),
