@@ -49,6 +49,7 @@ def write_inputs(folder: Path) -> list[str]:
         f"--training.batch_size={ROWS}", f"--training.max_teacher_length={LENGTH}",
         f"--training.max_student_length={LENGTH}", "--checkpoint.enable=false",
         "--metrics.log_interval=1", "--metrics.tensorboard=false", "--metrics.progress=false",
+        "--loss.balance_interval=1",
     ]  # fmt: skip
 
 

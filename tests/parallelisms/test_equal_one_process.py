@@ -14,7 +14,9 @@ from tokenkit.tokenizers.pairs.bias import FILES
 from tokenkit.tokenizers.pairs.mined import compute_mined_mapping, save_mined_mapping
 
 LORA = ["--student.train", "lora", "--lora.rank", "4", "--lora.alpha", "8"]
-APPROX = ["--loss.aggregation", "approx_gradmag_preserve_mag"]
+APPROX = [
+    "--loss.aggregation", "approx_gradmag_preserve_mag", "--loss.balance_interval", "1"
+]  # fmt: skip
 TP2 = ["--parallelism.tensor_parallel_degree", "2"]
 
 

@@ -33,7 +33,8 @@ EXPANDED = (
     "--training.max_student_length 160"
 )
 FOUR = "--training.micro_batch_size 2"
-BALANCED = "--loss.aggregation approx_gradmag_preserve_mag"
+EXACT = "--loss.balance_interval 1"
+BALANCED = f"--loss.aggregation approx_gradmag_preserve_mag {EXACT}"
 
 CASES = {
     "untied": "",
@@ -55,7 +56,7 @@ CASES = {
     "completion, balanced": f"--chat.loss_on completion {BALANCED}",
     "balanced": BALANCED,
     "balanced, accumulation": f"{BALANCED} {FOUR}",
-    "balanced, not normalised": f"--loss.aggregation approx_gradmag {FOUR}",
+    "balanced, not normalised": f"--loss.aggregation approx_gradmag {EXACT} {FOUR}",
     "balanced, three losses": f"{BALANCED} --loss.names sft,alm_unconstrained,alm_space "
     "--loss.weights 1,2,0.5 --loss.schedules constant,cosine,reverse_cosine",
     "balanced, linear schedules": f"{BALANCED} --loss.schedules linear,reverse_linear",

@@ -23,11 +23,13 @@ class Passes(Protocol):
     """A step's micro-batches, ready for the student, L losses each.
 
     Attributes:
+        step: its number.
         scale: ``[L]`` scheduled weights λ.
         parameters: the optimizer's, which may be sharded.
         group: ranks that have other rows of the step.
     """
 
+    step: int
     scale: Tensor
     parameters: list[Tensor]
     group: ProcessGroup

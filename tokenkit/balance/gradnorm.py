@@ -19,7 +19,10 @@ from tokenkit.config import Config
 class GradNorm(Weighted):
     """Trained weights; its whole state is tensors that are changed in place."""
 
+    always = True  # the weights are trained on them
+
     def __init__(self, config: Config, losses: int, device: torch.device) -> None:
+        super().__init__(config, losses, device)
         self.alpha = config.loss.gradnorm_alpha
         self.weights = torch.ones(losses, device=device, requires_grad=True)
         # Fused: its step counter is on the device, too, and can be put back there.

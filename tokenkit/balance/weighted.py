@@ -25,6 +25,18 @@ class Weighted(Balance):
         """Told the norms ``[L]`` and this rank's shares of the losses, after the backward pass."""
 
     measures = True  # whether the factors depend on the norms
+    always = False  # whether the norms of every step are needed
+
+    def __init__(self, config: Config, losses: int, device: torch.device) -> None:
+        self.interval = 1 if self.always else config.loss.balance_interval
+        self.norms = torch.ones(losses, device=device)  # as last measured
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"balance.norms": self.norms} if self.measures else {}
+
+    def due(self, step: int) -> bool:
+        """Whether norms are measured in ``step``: often at first, when they change fast."""
+        return step % self.interval == 0 or step & (step - 1) == 0
 
     @classmethod
     def problems(cls, config: Config) -> Iterator[str]:
@@ -47,6 +59,8 @@ class Weighted(Balance):
         norms = weights = None
         if not self.measures:
             weights = self.weigh(passes, None)
+        elif not self.due(passes.step):
+            weights = self.weigh(passes, self.norms)
         elif len(passes) > 1:
             norms = _norms_by_probe(passes)
             weights = self.weigh(passes, norms)
@@ -60,6 +74,7 @@ class Weighted(Balance):
             total = total.detach()
             metrics["loss"] = metrics["loss"] + total if "loss" in metrics else total
         if norms is not None:
+            self.norms.copy_(norms)
             self.learn(norms, metrics, passes)
         for k, name in enumerate(passes.names):
             metrics[f"same/weight/{name}"] = weights[k]

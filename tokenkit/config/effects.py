@@ -35,6 +35,8 @@ _READ: list[tuple[tuple[str, ...], Callable[[Config], object], str]] = [
      "lr_scheduler.prefix_steps"),
     (("loss.gradnorm_lr", "loss.gradnorm_alpha"), lambda c: c.loss.aggregation == "gradnorm",
      'loss.aggregation = "gradnorm"'),
+    (("loss.balance_interval",), lambda c: c.loss.aggregation.startswith("approx_gradmag"),
+     'loss.aggregation = "approx_gradmag" or "approx_gradmag_preserve_mag"'),
     (("teacher.attn_implementation", "teacher.trust_remote_code"), lambda c: c.teacher.model,
      "teacher.model"),
     (("student.embedding_init",),

@@ -251,6 +251,13 @@ class LossConfig:
         "approx_gradmag_preserve_mag | gradnorm, or a sum of their weighted gradients after "
         "gradmag, gradclip:LIMIT, pcgrad, joined by +",
     )
+    balance_interval: int = key(
+        10,
+        "steps between measurements of the norms that approx_gradmag balances (and at steps 1, 2, "
+        "4, 8, …), which serve in between; 1: exact, but with accumulation it costs one more "
+        "forward pass",
+        minimum=1,
+    )
     gradnorm_lr: float = key(0.025, "learning rate of gradnorm's weights", above=0)
     gradnorm_alpha: float = key(0.12, "how strongly gradnorm evens out learning rates", minimum=0)
 

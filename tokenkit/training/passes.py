@@ -35,10 +35,12 @@ class StudentPasses:
     """The :class:`~tokenkit.balance.Passes` of a step.
 
     Attributes:
+        step: number of the step.
         counts: global denominator of each loss.
         needs: what the losses need of the student.
     """
 
+    step: int
     student: CausalLM
     losses: list[Loss]
     micro_batches: list[MicroBatch]

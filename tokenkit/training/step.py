@@ -63,6 +63,7 @@ class TrainStep:
     def _prepare(self, batch: StepBatch, step: int) -> StudentPasses:
         micro_batches = [self._read(micro) for micro in batch.micro_batches]
         return StudentPasses(
+            step,
             self.student,
             self.losses,
             micro_batches,
