@@ -1,12 +1,14 @@
 """A whole optimizer step of train.py's components on a model of a real shape, drawn at random.
 
-    python benchmarks/step.py [--quick] [--shape 1b] [--cases plain,compile] [-- --section.key v]
+    python benchmarks/step.py [--quick] [--shape 1b] [--cases bare,compile] [-- --section.key v]
 
 Each case is a few steps in a process of its own: sft + alm, LoRA, self-distillation to another
 tokenizer, balanced by gradient norms, as ``train_configs/llama3_to_qwen2.toml`` does. ``plain``
 has the layers as they are, ``compile`` compiles them; ``recompute`` adds activation checkpointing
-of cheap operations. The first steps warm up. The last line is JSON: for every case
-``tokens_per_second`` (of the student), ``seconds`` a step, ``mfu`` (of the student's forward and
+of cheap operations. ``bare`` trains fully, in turns with the same work done by hand
+(:mod:`benchmarks.bare_loop`): ``ratio`` is ours / theirs in tokens per second,
+``overhead_seconds`` what a step of ours takes longer. The first steps warm up. The last line is
+JSON: for every case ``tokens_per_second`` (of the student), ``seconds`` a step, ``mfu`` (of the student's forward and
 backward alone: the teacher's pass is work that it does not count), ``memory_gib`` and ``waits``
 (how often a step makes the CPU wait for the device; null on a CPU).
 """
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -29,6 +32,7 @@ from transformers import AutoConfig
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.bare_loop import BareLoop  # noqa: E402
 from benchmarks.common import QWEN_WORDS, hardware, library_text, train_bpe  # noqa: E402
 from tests.training.in_process import Training  # noqa: E402
 from tokenkit.config import load_config, validate  # noqa: E402
@@ -38,6 +42,8 @@ from tokenkit.training.metrics import flops_per_token, memory_gib, peak_flops  #
 
 # Llama 3.2's shapes, and one that a CPU can train.
 SHAPES = {
+    "cpu": {"hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 6,
+            "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64},
     "tiny": {"hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 2,
              "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16},
     "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
@@ -46,12 +52,15 @@ SHAPES = {
            "num_attention_heads": 24, "num_key_value_heads": 8, "head_dim": 128},
 }  # fmt: skip
 CASES = {
+    "bare": {"student.train": "full"},
     "plain": {},
     "compile": {"compile.enable": "true"},
+    "static": {"compile.enable": "true", "compile.dynamic": "false"},
     "recompute": {"activation_checkpoint.mode": "selective_ops"},
     "both": {"compile.enable": "true", "activation_checkpoint.mode": "selective_ops"},
 }
 WARM_UP = 3
+LATER = 64  # timed steps are counted from here, where norms are measured every tenth step
 
 
 def settings(args: argparse.Namespace, folder: Path) -> list[str]:
@@ -104,6 +113,7 @@ def count_waits(training: Training, step: int, device: torch.device) -> int | No
 
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, float | int | None]:
     """Train some steps."""
+    start = time.perf_counter()
     config = load_config(settings(args, folder))
     validate(config, 1)
     set_up_process(config)
@@ -111,19 +121,22 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, float | int | N
     device = parallel.device
     training = Training(config, parallel)
     tokens, begin = 0, 0.0
+    print(f"  {time.perf_counter() - start:.0f} s to build", file=sys.stderr)
     for step in range(WARM_UP + args.steps):
         if step == WARM_UP:
             _wait(device)
+            print(f"  {time.perf_counter() - start:.0f} s to the end of warm-up", file=sys.stderr)
             tokens, begin = 0, time.perf_counter()
         batch = training.batch()
         tokens += batch.stats["student_tokens"]
-        training(batch.to(device), step)
+        training(batch.to(device), step if step < WARM_UP else LATER + step)
     _wait(device)
     seconds = time.perf_counter() - begin
     rate, peak = tokens / seconds, peak_flops(device)
     memory = memory_gib(device)
     if args.profile:
         profile(training, device)
+    beside = beside_bare(args, training, device) if args.case == "bare" else {}
     result = {
         "tokens_per_second": round(rate),
         "seconds": round(seconds / args.steps, 4),
@@ -131,9 +144,37 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, float | int | N
         "memory_gib": round(memory, 2),
         "waits": count_waits(training, WARM_UP, device),
         "rows": training.student.vocabulary.input.shape[0],
+        **beside,
     }
     dist.destroy_process_group()
     return result
+
+
+def beside_bare(args: argparse.Namespace, training: Training, device: torch.device) -> dict:
+    """Steps of ours and of a bare loop in turns, on the same batches."""
+    shape = dict(SHAPES[args.shape], tie_word_embeddings=True, rope_theta=500000.0)
+    teacher = training.step.teacher.model.vocabulary
+    rows = teacher.input.shape[0], training.student.vocabulary.input.shape[0]
+    bare = BareLoop(shape, rows, device)
+    seconds: dict[str, list[float]] = {"ours": [], "bare": []}
+    for step in range(args.steps + 1):
+        batch = training.batch().to(device)
+        sides = {
+            "ours": lambda b=batch, s=step: training(b, LATER + s),
+            "bare": lambda b=batch: bare(b),
+        }
+        for side, run in sides.items():
+            _wait(device)
+            begin = time.perf_counter()
+            run()
+            _wait(device)
+            if step:
+                seconds[side].append(time.perf_counter() - begin)
+    print(
+        {side: [round(s, 3) for s in values] for side, values in seconds.items()}, file=sys.stderr
+    )
+    ours, theirs = (statistics.mean(seconds[side]) for side in ("ours", "bare"))
+    return {"ratio": round(theirs / ours, 4), "overhead_seconds": round(ours - theirs, 4)}
 
 
 def profile(training: Training, device: torch.device) -> None:
@@ -157,7 +198,11 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add("--quick", action="store_true", help="a tiny model, two short steps")
     add("--shape", choices=SHAPES, default="1b")
-    add("--cases", default="plain,compile", help=f"of {', '.join(CASES)} (default: %(default)s)")
+    add(
+        "--cases",
+        default="bare,plain,compile",
+        help=f"of {', '.join(CASES)} (default: %(default)s)",
+    )
     add("--tokenizer", help="spec of the model's (default: one trained here, 32,000 tokens)")
     add("--target", help="spec of the new one (default: another trained here)")
     add("--steps", type=int, default=10, help="timed ones")
@@ -170,6 +215,9 @@ def parse_args() -> argparse.Namespace:
     add("--case", choices=CASES, help=argparse.SUPPRESS)
     add("overrides", nargs="*", help="further settings, after --")
     args = parser.parse_args()
+    if not torch.cuda.is_available() and args.shape == "1b" and not args.quick:
+        args.shape, args.batch_size, args.micro_batch_size, args.workers = "cpu", 8, 4, 0
+        args.dtype, args.length = "float32", 256
     if args.quick:
         args.shape, args.steps, args.batch_size, args.micro_batch_size = "tiny", 2, 4, 2
         args.length, args.workers, args.dtype = 64, 0, "float32"

@@ -80,6 +80,7 @@ def test_a_step_in_between_does_nothing_twice(training):
             training(batch, step)
         micro_batches = len(batch.micro_batches)
         counts[step] = forwards["student"] / micro_batches, matmuls.count / micro_batches
-    # Measured before: scores, and both directions. Scores, and in the backward pass: scores again, hidden states, matrix.
+    # Measured before: scores, and both directions. Then scores, and backward scores again, hidden
+    # states, and matrix.
     assert counts[3] == (1, 4)
     assert counts[2] == counts[4] == (2, 7)

@@ -173,6 +173,11 @@ class CompileConfig:
 
     enable: bool = key(False, "compile the decoder layers")
     backend: str = key("inductor", "backend of torch.compile")
+    dynamic: bool = key(
+        True,
+        "one graph for all lengths; false: one for each, which is faster but for its start (then "
+        "set data.pad_multiple to 64 or 128)",
+    )
 
 
 @dataclass

@@ -27,6 +27,9 @@ class DataConfig:
     num_workers: int = key(
         0, "processes per rank that prepare batches (0: none)", minimum=0, maximum=256
     )
+    pad_multiple: int = key(
+        8, "pad rows to a multiple of this many tokens (or to the limit)", minimum=1, maximum=2**12
+    )
     check: bool = key(
         True, "look at the rows of local files before training (for at most a minute)"
     )

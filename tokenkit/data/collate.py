@@ -27,7 +27,6 @@ from tokenkit.tokenizers import (
 )
 from tokenkit.tokenizers.sampling.token_forms import TokenForms
 
-PAD_MULTIPLE = 8
 SHORT = 0.9  # a student that reads less than this of what its teacher reads is cut too early
 TEACHER = "teacher"  # name of the only one
 
@@ -47,20 +46,26 @@ class _Side:
     rows: list[EncodedRow]
     truncated: np.ndarray  # [B] bool
     max_length: int
+    multiple: int  # of which the width is, unless it is the limit
 
     @classmethod
     def encode(
-        cls, tok: ByteifiedTokenizer, rows: Sequence[Row], reading: Reading, max_length: int
+        cls,
+        tok: ByteifiedTokenizer,
+        rows: Sequence[Row],
+        reading: Reading,
+        max_length: int,
+        multiple: int,
     ) -> _Side:
         encoded = encode_rows(tok, rows, reading, max_length)
         truncated = np.array([len(row.ids) > max_length for row in encoded], bool)
-        return cls(tok, [row.cut(max_length) for row in encoded], truncated, max_length)
+        return cls(tok, [row.cut(max_length) for row in encoded], truncated, max_length, multiple)
 
     @property
     def width(self) -> int:
-        """The longest row, rounded up to a multiple of eight (or to the limit)."""
+        """The longest row, rounded up."""
         longest = max((len(row.ids) for row in self.rows), default=0)
-        return min(self.max_length, max(1, -(-longest // PAD_MULTIPLE)) * PAD_MULTIPLE)
+        return min(self.max_length, max(1, -(-longest // self.multiple)) * self.multiple)
 
     @property
     def read(self) -> np.ndarray:
@@ -103,6 +108,7 @@ class Collator:
         expander: of the student's ids; None: they are all it reads.
         skip_bad: a row that cannot be encoded is nothing, and counted.
         pairings: by loss, what it pairs of both sides.
+        pad_multiple: widths of batches are multiples of it, or the limit.
     """
 
     student_tok: ByteifiedTokenizer
@@ -116,6 +122,7 @@ class Collator:
     expander: InputExpander | None = None
     skip_bad: bool = False
     pairings: Mapping[str, Callable[[Sequences, Sequences], Any]] = field(default_factory=dict)
+    pad_multiple: int = 8
 
     def __call__(self, rows: Sequence[Row]) -> Batch:
         """Encode, align and pad.
@@ -162,7 +169,7 @@ class Collator:
         rows = [normalised(row, form) for row in rows]
         lengths = (self.max_student_length, self.max_teacher_length)
         sides = [
-            _Side.encode(tok, rows, self.reading, length)
+            _Side.encode(tok, rows, self.reading, length, self.pad_multiple)
             for tok, length in zip(toks, lengths, strict=False)
         ]
         stats = {"rows": len(rows), "student_tokens": sides[0].tokens}

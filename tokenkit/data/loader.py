@@ -277,6 +277,7 @@ def build_train_loader(
         expander,
         config.data.on_bad_row == "skip",
         pairings or {},
+        config.data.pad_multiple,
     )
     collators: StepCollator | SampledCollator
     if config.data.check and config.data.on_bad_row == "error":

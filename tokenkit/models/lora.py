@@ -39,7 +39,7 @@ class LoRALinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.base(x)
         if self.enabled:
-            y = y + self.scale * self.lora_b(self.lora_a(x))
+            y = y + self.lora_b(self.scale * self.lora_a(x))  # scaled where it is small
         return y
 
 

@@ -13,4 +13,4 @@ def apply_compile(model: CausalLM, config: CompileConfig) -> None:
     # Gradient-norm aggregation runs the last layer's backward more than once.
     torch._functorch.config.donated_buffer = False
     for layer in model.layers:
-        layer.compile(backend=config.backend, dynamic=True)
+        layer.compile(backend=config.backend, dynamic=config.dynamic)
