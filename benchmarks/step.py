@@ -8,9 +8,9 @@ has the layers as they are, ``compile`` compiles them; ``recompute`` adds activa
 of cheap operations. ``bare`` trains fully, in turns with the same work done by hand
 (:mod:`benchmarks.bare_loop`): ``ratio`` is ours / theirs in tokens per second,
 ``overhead_seconds`` what a step of ours takes longer. The first steps warm up. The last line is
-JSON: for every case ``tokens_per_second`` (of the student), ``seconds`` a step, ``mfu`` (of the student's forward and
-backward alone: the teacher's pass is work that it does not count), ``memory_gib`` and ``waits``
-(how often a step makes the CPU wait for the device; null on a CPU).
+JSON: for every case ``tokens_per_second`` (of the student), ``seconds`` a step, ``mfu`` (of the
+student's forward and backward alone: the teacher's pass is work that it does not count),
+``memory_gib`` and ``waits`` (how often a step makes the CPU wait for the device; null on a CPU).
 """
 
 from __future__ import annotations
