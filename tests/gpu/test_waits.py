@@ -1,8 +1,4 @@
-"""A step never makes the CPU wait for the GPU: torch raises where it would.
-
-The losses that need pairs of positions (kd, uld, dskd, alm_latents, alm_side_path, mined) find them
-on the device and wait for their number; they are not among the cases.
-"""
+"""A step never makes the CPU wait for the GPU: torch raises where it would."""
 
 from __future__ import annotations
 
@@ -14,21 +10,12 @@ import torch
 from tests.training.in_process import Training
 from tests.training.small_runs import read_config
 from tests.training.test_skipped import phases_of, spoil_loss, state_of
-from tests.training.test_whole_step import CASES
+from tests.training.test_waits import NAMES, RUNS
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
 ]
-NAMES = (
-    "untied, accumulation", "LoRA, balanced, accumulation", "self tied, balanced, accumulation",
-    "gradients of one norm", "clipped, no conflicts",
-)  # fmt: skip
-LOSSES = ("sft,alm_space,lexical",)
-RUNS = {name: CASES[name] for name in NAMES} | {
-    losses: f"--loss.names {losses} --loss.weights {','.join('1' * (losses.count(',') + 1))}"
-    for losses in LOSSES
-}
 
 
 @contextmanager
@@ -44,8 +31,7 @@ def no_waiting():
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", [NAMES[0], "gradnorm"])
 def test_a_skipped_step_changes_and_waits_for_nothing(name, dtype, folder, parallel):
-    run = RUNS.get(name, "--loss.aggregation gradnorm")
-    training = Training(read_config(folder, f"{run} --training.dtype {dtype}"), parallel)
+    training = Training(read_config(folder, f"{RUNS[name]} --training.dtype {dtype}"), parallel)
     phases = phases_of(training, parallel)
     phases(training.batch().to(parallel.device), 0)
     before = state_of(training)
