@@ -8,6 +8,8 @@ import torch
 from tests.ops.test_linear_scores import OPTIONS, make_inputs
 from tokenkit.ops.chunked_loss import chunked_loss
 
+pytestmark = pytest.mark.usefixtures("alignment")
+
 
 def spread(logits, weight):
     """Some function of all logits of a position."""

@@ -7,6 +7,8 @@ import torch
 
 from tokenkit.ops.linear_scores import Scores, hidden_gradient, linear_scores
 
+pytestmark = pytest.mark.usefixtures("alignment")
+
 N, D, V = 7, 5, 11
 OPTIONS = {
     "plain": {},

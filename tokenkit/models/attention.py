@@ -52,8 +52,11 @@ def causal_attention(
         return sdpa_attention_forward(module, query, key, value, None, scaling=scaling, **others)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if query.is_cuda:
-        made = _flex(softcap)(query, key, value, scale, _blocks(length, window, query.device))
-        return made.transpose(1, 2), None
+        more = _few_lengths(length) - length  # on the right, where no position sees it
+        query, key, value = (F.pad(x, (0, 0, 0, more)) for x in (query, key, value))
+        blocks = _blocks(length + more, window, query.device)
+        made = _flex(softcap)(query, key, value, scale, blocks)
+        return made[:, :, :length].transpose(1, 2), None
     key, value = (repeat_kv(x, query.shape[1] // x.shape[1]) for x in (key, value))
     mask = _seen(length, window, query.device)
     if softcap is None:
@@ -63,6 +66,12 @@ def causal_attention(
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
         made = scores.softmax(-1, dtype=torch.float32).to(query.dtype) @ value
     return made.transpose(1, 2), None
+
+
+def _few_lengths(length: int) -> int:
+    """A length rounded up, so that few differ: masks and kernels are made for each."""
+    step = 128 if length <= 1024 else 512
+    return -(-length // step) * step
 
 
 @lru_cache(8)
@@ -96,7 +105,7 @@ def _flex(softcap: float | None) -> Callable[..., Tensor]:
         change = None if softcap is None else cap
         return flex_attention(query, key, value, change, blocks, scale, enable_gqa=True)
 
-    return torch.compile(attend, dynamic=False)
+    return torch.compile(attend)
 
 
 AttentionInterface.register(CAUSAL, causal_attention)

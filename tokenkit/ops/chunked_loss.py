@@ -14,6 +14,7 @@ from tokenkit.ops.logit_blocks import (
     LogitBlocks,
     accumulation_dtype,
     multiply,
+    round_up,
 )
 
 # function(logits [n, V], *rows [n, ...]) -> values [n]; fp32 (float64) logits it must not keep
@@ -34,13 +35,15 @@ class _ChunkedLoss(torch.autograd.Function):
         blocks = LogitBlocks(hidden, weight, bias, head, (rows_of_block, head.valid_vocab))
         total = hidden.new_zeros((), dtype=blocks.dtype)
         needed = [need and train for need in ctx.needs_input_grad[1:4]]
+        room = round_up(len(weight), blocks.alignment), weight.shape[1]  # for whole blocks
+        shapes = hidden.shape, room, None if bias is None else bias.shape
         grads = [
-            torch.zeros_like(tensor, dtype=blocks.dtype) if need else None
-            for tensor, need in zip((hidden, weight, bias), needed, strict=True)
+            hidden.new_zeros(shape, dtype=blocks.dtype) if need else None
+            for shape, need in zip(shapes, needed, strict=True)
         ]
         for columns, matrix in blocks:
             for rows in blocks.rows:
-                logits = blocks.logits(rows, columns, matrix)
+                logits = blocks.logits(rows, columns, matrix)[:, : head.valid_vocab]
                 given = [extra[rows] for extra in extras]
                 if not any(needed):
                     total += function(logits, *given).sum()
@@ -51,6 +54,8 @@ class _ChunkedLoss(torch.autograd.Function):
                 total += value.detach()
                 on_logits = _before_softcap(blocks, logits.detach(), on_logits)
                 _add_gradients(grads, blocks, on_logits, rows, columns, matrix)
+        if grads[1] is not None:
+            grads[1] = grads[1][: len(weight)]
         ctx.save_for_backward(*grads)
         ctx.dtypes = [None if t is None else t.dtype for t in (hidden, weight, bias)]
         return total
@@ -77,11 +82,12 @@ def _add_gradients(
     to_hidden, to_weight, to_bias = grads
     if to_bias is not None:
         to_bias[columns] += on_logits.sum(0)
-    on_logits = on_logits.to(blocks.factor_dtype)
+    on_logits = blocks.aligned(on_logits.to(blocks.factor_dtype))
     if to_hidden is not None:
         multiply(on_logits, matrix, to_hidden[rows])
     if to_weight is not None:
-        multiply(on_logits.T, blocks.hidden[rows], to_weight[columns], accumulate=True)
+        whole = to_weight[columns.start : columns.start + len(matrix)]
+        multiply(on_logits.T, blocks.hidden[rows], whole, accumulate=True)
 
 
 def _before_softcap(blocks: LogitBlocks, logits: Tensor, grad: Tensor) -> Tensor:

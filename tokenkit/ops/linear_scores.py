@@ -171,14 +171,14 @@ def _recompute(
             place, inside = labels.within(rows, columns)
             grad.scatter_add_(1, place, torch.where(inside, state.at_label[rows], 0.0)[:, None])
             if to_bias is not None:
-                to_bias[columns] += grad.sum(0)
+                to_bias[columns] += grad.sum(0)[: columns.stop - columns.start]
             grad = grad.to(blocks.factor_dtype)
             if to_hidden is not None:
                 multiply(grad, matrix, to_hidden[rows], accumulate=True)
             if sums is not None:
                 multiply(grad.T, hidden[rows], sums, accumulate=k > 0)
         if sums is not None and blocks.rows:
-            to_weight[columns] = sums
+            to_weight[columns] = sums[: columns.stop - columns.start]
     return [to_hidden, to_weight, to_bias]
 
 
@@ -186,7 +186,7 @@ def _logit_gradient(
     blocks: LogitBlocks, logits: Tensor, state: _BackwardRows, mask: Tensor | None, columns: slice
 ) -> Tensor:
     """Gradient ``[n, c]`` on a block of logits (before scale and soft-cap) but for the label's."""
-    mask = None if state.inside is None else mask[columns]
+    mask = None if state.inside is None else blocks.along(mask, columns)
     return weigh(logits, blocks.slope(logits), state.top, state.outside, state.inside, mask)
 
 

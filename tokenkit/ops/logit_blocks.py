@@ -18,6 +18,9 @@ from torch import Tensor
 # benchmarks/linear_scores.py), small beside the rest of a training step.
 BLOCK_BYTES = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
 MOST_ROWS = {"cpu": 4096, "cuda": 8192}
+# Widths of blocks are multiples of this: a GPU's fast matmuls want rows that begin at multiples of
+# 16 bytes, and a vocabulary may have an odd number of tokens.
+ALIGNMENT = {"cpu": 1, "cuda": 64}
 
 
 class Head(NamedTuple):
@@ -50,17 +53,25 @@ def multiply(a: Tensor, b: Tensor, out: Tensor, accumulate: bool = False) -> Non
         torch.mm(a, b, out=out, **options)
 
 
-def equal_slices(size: int, most: int) -> list[slice]:
-    """Cut ``range(size)`` into slices of (nearly) equal length, each of at most ``most``."""
+def round_up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
+
+
+def equal_slices(size: int, most: int, multiple: int = 1) -> list[slice]:
+    """Cut ``range(size)`` into slices of (nearly) equal length, each of at most ``most``.
+
+    All but the last are multiples of ``multiple``, which may make them longer than that.
+    """
     count = max(1, math.ceil(size / most))
-    step = max(1, math.ceil(size / count))
+    step = round_up(max(1, math.ceil(size / count)), multiple)
     return [slice(begin, min(begin + step, size)) for begin in range(0, size, step)]
 
 
 class LogitBlocks:
     """Blocks of ``hidden [N, D] @ weight[:valid].T + bias``, scaled and soft-capped.
 
-    A block is valid until the next one is asked for, and may be overwritten.
+    A block is valid until the next one is asked for, and may be overwritten. It may be wider than
+    the slice of columns that it stands for (see ALIGNMENT): a logit of no token is −inf.
 
     Attributes:
         hidden: ``[N, D]`` in the dtype that :func:`multiply` takes.
@@ -81,9 +92,10 @@ class LogitBlocks:
         self.hidden = hidden.to(self.factor_dtype)
         self.weight, self.bias = weight, bias
         rows, columns = block or default_block(hidden, head.valid_vocab)
+        self.alignment = ALIGNMENT.get(hidden.device.type, 1)
         self.rows = equal_slices(len(hidden), rows)
-        self.columns = equal_slices(head.valid_vocab, columns)
-        self._shape = (rows, columns)
+        self.columns = equal_slices(head.valid_vocab, columns, self.alignment)
+        self._shape = (rows, round_up(columns, self.alignment))
         self._buffers: dict[str, Tensor] = {}
 
     def buffer(self, name: str, rows: int, columns: int) -> Tensor:
@@ -94,21 +106,37 @@ class LogitBlocks:
         return self._buffers[name][: rows * columns].view(rows, columns)
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
-        """Columns and the output matrix's rows for them ``[c, D]``, ready for :func:`multiply`."""
+        """Columns and the output matrix's rows for them ``[c, D]``, ready for :func:`multiply`.
+
+        Rows of zeros are added to those of the last columns, if need be.
+        """
         for columns in self.columns:
-            yield columns, self.weight[columns].to(self.factor_dtype)
+            matrix = self.weight[columns].to(self.factor_dtype)
+            yield columns, self.aligned(matrix.T).T
+
+    def along(self, per_column: Tensor, columns: slice) -> Tensor:
+        """A block's part of a tensor ``[V]``, 0 where the block is wider than it."""
+        part = per_column[columns]
+        return torch.nn.functional.pad(part, (0, -len(part) % self.alignment))
+
+    def aligned(self, block: Tensor) -> Tensor:
+        """A block ``[n, c]`` with columns of zeros to make it as wide as a matmul wants."""
+        more = -block.shape[1] % self.alignment
+        return torch.nn.functional.pad(block, (0, more)) if more else block
 
     def logits(self, rows: slice, columns: slice, weight: Tensor) -> Tensor:
-        """One block ``[n, c]``; ``weight`` is that of ``columns``."""
+        """One block ``[n, c]``; ``weight`` is what was given with ``columns``."""
         hidden = self.hidden[rows]
         logits = self.buffer("logits", len(hidden), len(weight))
         multiply(hidden, weight.T, logits)
         if self.bias is not None:
-            logits.add_(self.bias[columns])
+            logits[:, : columns.stop - columns.start].add_(self.bias[columns])
         if self.head.logit_scale != 1.0:
             logits.mul_(self.head.logit_scale)
         if self.head.softcap is not None:
             logits.div_(self.head.softcap).tanh_().mul_(self.head.softcap)
+        if logits.shape[1] > columns.stop - columns.start:
+            logits[:, columns.stop - columns.start :] = -torch.inf
         return logits
 
     def slope(self, logits: Tensor) -> Tensor | None:
@@ -117,7 +145,8 @@ class LogitBlocks:
             return None
         one, scale = logits.new_ones(()), -1.0 / self.head.softcap**2
         out = self.buffer("slope", *logits.shape)
-        return torch.addcmul(one, logits, logits, value=scale, out=out)
+        slope = torch.addcmul(one, logits, logits, value=scale, out=out)
+        return slope if self.alignment == 1 else slope.clamp_(min=0.0)  # −inf where no token is
 
     def label_slope(self, at_label: Tensor) -> Tensor | float:
         """Slope ``[N]`` of soft-cap and scale at the labels' logits ``[N]``."""

@@ -74,7 +74,7 @@ class OnlineSoftmax:
         place, inside = labels.within(rows, columns)
         here = logits.gather(1, place).squeeze(1)
         self.at_label[rows] = torch.where(inside, here, self.at_label[rows])
-        mask = None if self.mask is None else self.mask[columns]
+        mask = None if self.mask is None else self.blocks.along(self.mask, columns)
         top, total, mass = exponentials(logits, self.top[rows], mask)
         shrink = (self.top[rows] - top).exp_()
         self.top[rows] = top

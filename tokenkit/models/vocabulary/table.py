@@ -233,7 +233,7 @@ class Vocabulary(nn.Module):
         blocks = LogitBlocks(hidden.to(own.matrix.dtype), own.matrix, None, head, whole)
         logits = hidden.new_empty(len(hidden), 0, dtype=blocks.dtype)
         for columns, factor in blocks:  # one block, or none on a rank without valid rows
-            logits = blocks.logits(slice(0, len(hidden)), columns, factor)
+            logits = blocks.logits(slice(0, len(hidden)), columns, factor)[:, :valid]
         return self.placement.join_columns(logits, self.rows, self.valid_vocab)
 
     def logits(self, hidden: Tensor) -> Tensor:
