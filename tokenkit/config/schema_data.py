@@ -28,7 +28,7 @@ class DataConfig:
         0, "processes per rank that prepare batches (0: none)", minimum=0, maximum=256
     )
     check: bool = key(
-        True, "look at the rows of local files before training (for at most a minute)"
+        True, "look at the rows before training, for at most a minute (not at streamed ones)"
     )
     on_bad_row: str = key(
         "error",
