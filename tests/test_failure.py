@@ -66,3 +66,19 @@ def test_a_full_disk_is_tried_again_and_may_have_space_then(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0 and done.stdout == "went on\n", done.stderr
     assert done.stderr.startswith("error: 'x' cannot be read or written")
+
+
+@pytest.mark.parametrize("end", ["pass", "raise KeyError('x')"])
+def test_the_end_of_a_rank_meets_no_look_at_the_store(end, tmp_path):
+    """One that Python's end meets aborts the process; here there is always one under way."""
+    body = f"failure.LOOK_EVERY = 0.0; failure.watch_for_failures(); time.sleep(0.5); {end}"
+    program = PROGRAM.format(body).replace(
+        "from", "import time\nfrom tokenkit import failure\nfrom", 1
+    )
+    (tmp_path / "program.py").write_text(program)
+    done = subprocess.run(
+        [sys.executable, "-m", "tokenkit.launcher", "program.py"], cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": ROOT}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == (0 if end == "pass" else 1)
+    assert "terminate" not in done.stderr and "SIGABRT" not in done.stderr

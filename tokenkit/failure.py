@@ -30,8 +30,11 @@ DISK_ERRORS = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN
 }  # fmt: skip
 
+WATCH = "failures of other ranks"  # name of the thread that looks for them
+
 # Whether the launcher has sent SIGTERM; set by who handles it.
 told_to_end = threading.Event()
+_over = threading.Event()  # this rank's work
 
 
 def _mark() -> str:
@@ -74,14 +77,23 @@ def watch_for_failures() -> None:
     def look() -> None:
         try:
             while not store.check([_mark()]):
-                time.sleep(LOOK_EVERY)
+                if _over.wait(LOOK_EVERY):
+                    return
         except RuntimeError:  # the launcher is gone; who else ends us is not known here
             return
-        time.sleep(GRACE)
-        _finish_saving()
-        os._exit(OTHERS_ERROR)
+        if not _over.wait(GRACE):
+            _finish_saving()
+            os._exit(OTHERS_ERROR)
 
-    threading.Thread(target=look, name="failures of other ranks", daemon=True).start()
+    threading.Thread(target=look, name=WATCH, daemon=True).start()
+
+
+def _stop_watching() -> None:
+    """Python's end in the midst of a look at the store would abort the process."""
+    _over.set()
+    for thread in threading.enumerate():
+        if thread.name == WATCH:
+            thread.join()
 
 
 def _finish_saving() -> None:
@@ -151,3 +163,5 @@ def run_rank(main: Callable[[], None]) -> None:
         _first_to_fail()
         _finish_saving()
         raise
+    finally:
+        _stop_watching()
