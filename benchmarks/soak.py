@@ -32,7 +32,9 @@ sys.path.insert(0, str(ROOT))
 
 from tokenkit.training.restore import load_run  # noqa: E402
 
-STEPS, INTERVAL, BATCH = 120, 2, 8
+STEPS, INTERVAL, BATCH = 80, 2, 8
+KILLS = 21  # of all campaigns together
+SECONDS = 240  # of each of the first two, before its run may end
 SETTINGS = [
     "--job.config_file", "train_configs/debug.toml", "--training.steps", str(STEPS),
     "--training.batch_size", str(BATCH), "--checkpoint.enable", "true",
@@ -172,7 +174,7 @@ def campaign(folder: Path, layouts: list[int], kills: int, deadline: float) -> T
             resumed = re.search(r"resumed from \S*step-0*(\d+)", life.said)
             tally.lost.append(known - (int(resumed[1]) if resumed else 0))
             if not final:
-                time.sleep(random.uniform(0.0, 2.0))
+                time.sleep(random.uniform(0.0, 1.2))
         if final or not life.running:
             code = life.end(300)
             assert code == 0, f"exit code {code}: {life.said[-2000:]}"
@@ -184,6 +186,7 @@ def campaign(folder: Path, layouts: list[int], kills: int, deadline: float) -> T
 def restarted_by_torchrun(folder: Path, kills: int) -> Tally:
     """Ranks are killed; the launcher starts them again."""
     tally = Tally()
+    assert kills < STEPS // (2 * INTERVAL)
     life = Life(folder, 2, [], restarts=kills)
     for _ in range(kills):
         begin = last_step(folder)
@@ -217,20 +220,21 @@ def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="three kills a campaign")
-    parser.add_argument("--kills", type=int, default=9, help="of each of the first two campaigns")
+    parser.add_argument("--kills", type=int, default=KILLS, help="of all campaigns together")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    kills = 3 if args.quick else args.kills
+    kills = 9 if args.quick else args.kills
+    share = round(0.38 * kills)
     random.seed(args.seed)
-    deadline = time.time() + 60 * 8  # then runs may end
-    with tempfile.TemporaryDirectory() as name:
-        root = Path(name)
+    with tempfile.TemporaryDirectory() as place:
+        root = Path(place)
         assert Life(root / "whole", 2, []).end(300) == 0, (root / "whole.log").read_text()[-2000:]
-        runs = {
-            "same": campaign(root / "same", [2], kills, deadline - 200),
-            "changing": campaign(root / "changing", [1, 2, 4], kills, deadline),
-            "restarted": restarted_by_torchrun(root / "restarted", 3),
-        }
+        runs: dict[str, Tally] = {}
+        for name, layouts in (("same", [2]), ("changing", [1, 2, 4])):
+            runs[name] = campaign(root / name, layouts, share, time.time() + SECONDS)
+        # Its lives are the shortest, so it has what the others had no time for.
+        left = kills - sum(tally.kills for tally in runs.values())
+        runs["restarted"] = restarted_by_torchrun(root / "restarted", left)
         whole = weights(root / "whole")
         differences = {run: difference(whole, weights(root / run)) for run in runs}
     for run, tally in runs.items():

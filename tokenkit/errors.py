@@ -42,6 +42,10 @@ class CheckpointError(TokenkitError):
     """A checkpoint is missing, damaged, or belongs to another run."""
 
 
+class DiskError(CheckpointError):
+    """A disk is full, read-only or gone. Unlike other errors, another try may meet it no more."""
+
+
 def one_line(message: object, longest: int = LONGEST) -> str:
     """A message on one line, shortened if need be.
 

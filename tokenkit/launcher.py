@@ -1,7 +1,8 @@
 """torchrun without its walls of text: ``python -m tokenkit.launcher [torchrun's options] FILE …``.
 
 A rank that fails has said why. torchrun then adds a table and a traceback of its own, and a stop by
-the user looks like a crash. Here the error stands alone, and the exit code is the rank's.
+the user looks like a crash. Here the error stands alone, and the exit code is the rank's. Where
+tokenkit is installed, torchrun itself behaves so when it starts a program of tokenkit.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ import logging
 import os
 import signal
 import sys
-from types import FrameType
+from pathlib import Path
+from types import FrameType, TracebackType
 
+PROGRAMS = ("train.py", "run_train.sh")
 HINTS = {
     "SIGKILL": ": out of memory?",
     "SIGBUS": ": was a file that it reads cut short, or is the disk full or gone?",
@@ -20,26 +23,77 @@ HINTS = {
 
 def main() -> int:
     """Start the ranks and wait for them; returns the exit code."""
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # connections that end with a rank
-
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "120")  # seconds to save in
-
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    _let_ranks_speak()
     from torch.distributed.run import parse_args, run
 
+    try:
+        run(parse_args(None))
+    except BaseException as error:
+        code = _exit_code(error)
+        if code is None:
+            raise
+        return code
+    return 0
+
+
+def plugin():
+    """What torchrun calls as it starts (entry point ``torchrun.handlers``), whatever it will run.
+
+    Of another's program nothing is changed. The group is made for rendezvous backends, and wants
+    one; there is none to choose here.
+    """
+    if _starts_tokenkit(sys.argv[1:]):
+        _let_ranks_speak()
+        sys.excepthook = _excepthook
+    return _no_backend
+
+
+def _starts_tokenkit(arguments: list[str]) -> bool:
+    """Whether a command line of torchrun names a program of tokenkit."""
+    for argument in arguments:
+        path = Path(argument)
+        if path.name == "tokenkit":
+            return True
+        if path.name in PROGRAMS:  # at the top of a checkout, or inside an installed package
+            return any((path.parent / f / "launcher.py").is_file() for f in ("tokenkit", ""))
+    return False
+
+
+def _no_backend(_parameters):
+    raise ValueError("tokenkit is no rendezvous backend; choose c10d, torchrun's default")
+
+
+def _let_ranks_speak() -> None:
+    """Settle what this process says itself and sends to its ranks."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # connections that end with a rank
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "120")  # seconds to save in
     logging.disable(logging.CRITICAL)  # torchrun's reports; ranks have their own logging
     # SLURM's warning ends a process that does not know it; the ranks take it like SIGTERM.
     signal.signal(signal.SIGUSR1, _as_sigterm)
-    try:
-        run(parse_args(None))
-    except ChildFailedError as error:
+
+
+def _excepthook(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    code = _exit_code(error)
+    if code is None:
+        sys.__excepthook__(kind, error, traceback)
+    else:
+        sys.exit(code)
+
+
+def _exit_code(error: BaseException) -> int | None:
+    """Of torchrun, where no more needs to be said of what ended it; None of other errors."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    if isinstance(error, ChildFailedError):
         return _report(error)
-    except SignalException as error:
+    if isinstance(error, SignalException):
         return 128 + int(error.sigval)
-    except KeyboardInterrupt:
+    if isinstance(error, KeyboardInterrupt):
         return 128 + int(signal.SIGINT)
-    return 0
+    return None
 
 
 def _as_sigterm(_number: int, _frame: FrameType | None) -> None:

@@ -7,15 +7,14 @@ import re
 import subprocess
 import sys
 import time
+import tomllib
+from pathlib import Path
 
 import pytest
 
 from tests.bad_inputs.files import contents
 from tests.bad_inputs.running import LIMIT, LONGEST, check_refused, run_command
 from tests.launch import ROOT, free_port
-
-# torchrun's own report of the rank that failed comes after the line and belongs to torchrun.
-REPORT = re.compile(r"^.*torch/?\.?distributed/?\.?elastic.*$|^[EWI]\d{4} ", re.MULTILINE)
 
 PATH = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
 
@@ -34,7 +33,25 @@ LAUNCHED = [
 ]  # fmt: skip
 
 
-def torchrun(way, world, argv, cwd, **variables):
+@pytest.fixture(scope="module", autouse=True)
+def installed(tmp_path_factory):
+    """torchrun finds the plugin as where tokenkit is installed by its pyproject.toml."""
+    place = tmp_path_factory.mktemp("installed")
+    project = tomllib.loads(Path(ROOT, "pyproject.toml").read_text())["project"]
+    plugins = project["entry-points"]["torchrun.handlers"]
+    folder = place / "tokenkit_as_installed-0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: tokenkit-as-installed\n")
+    (folder / "entry_points.txt").write_text(
+        "[torchrun.handlers]\n"
+        + "".join(f"{name} = {function}\n" for name, function in plugins.items())
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([ROOT, str(place)]))
+        yield
+
+
+def torchrun(way, world, argv, cwd, *options, **variables):
     """Exit code, and what was said, of a launch in one of the ways that users have."""
     environment = {
         **os.environ,
@@ -45,7 +62,7 @@ def torchrun(way, world, argv, cwd, **variables):
     }
     command = ["bash", f"{ROOT}/run_train.sh"]
     if way == "torchrun":
-        options = [f"--nproc-per-node={world}", f"--master-port={free_port()}"]
+        options = [f"--nproc-per-node={world}", f"--master-port={free_port()}", *options]
         command = [sys.executable, "-m", "torch.distributed.run", *options, f"{ROOT}/train.py"]
     begin = time.time()
     done = subprocess.run(
@@ -56,13 +73,13 @@ def torchrun(way, world, argv, cwd, **variables):
 
 
 def clear_line(code: int, text: str) -> str:
-    assert code > 0, text
-    before = text[: found.start()] if (found := REPORT.search(text)) else text
-    assert "Traceback" not in before, before
-    errors = {line for line in text.splitlines() if line.startswith("error: ")}
-    assert len(errors) == 1, text[-3000:]
+    """The error, which is shown once and after which nothing is said."""
+    assert code == 2, text
+    assert not re.search(r"Traceback|torch.distributed.elastic", text), text[-3000:]
+    errors = [line for line in text.splitlines() if "error: " in line]
+    assert len(errors) == 1 and text.splitlines()[-1] == errors[0], text[-3000:]
     (line,) = errors
-    assert len(line) <= LONGEST
+    assert line.startswith("error: ") and len(line) <= LONGEST
     return line
 
 
@@ -74,6 +91,25 @@ def test_through_torchrun(world, arguments, says, files, small_run, cwd):
     argv = small_run + [files.fill(argument) for argument in arguments]
     way = "torchrun" if world == 1 else "run_train.sh"
     check_refused(clear_line(*torchrun(way, world, argv, cwd)), says, cwd)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["settings", "row"])
+def test_what_was_refused_is_not_tried_again(when, files, small_run, cwd):
+    """Each of torchrun's restarts would meet the same error."""
+    argv = [*small_run, "--training.stepz=3"]
+    if when == "row":
+        argv = [*small_run, "--training.micro_batch_size=4", "--data.check=false"]
+        argv += [files.fill("--data.train={row_digits}")]
+    code, text = torchrun("torchrun", 2, argv, cwd, "--max-restarts=2")
+    assert re.search(r"stepz|row_digits\.jsonl:3", clear_line(code, text))
+
+
+def test_torchrun_of_other_programs_is_left_alone(cwd):
+    (cwd / "train.py").write_text("raise SystemExit(2)")
+    command = [sys.executable, "-m", "torch.distributed.run", f"--master-port={free_port()}"]
+    done = subprocess.run([*command, "train.py"], cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 1 and "ChildFailedError" in done.stderr
 
 
 @pytest.mark.parametrize("number", ["x", "0", "-1", "1.5", "", "a[0]", "99999"])

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from tests.data.support import SPEC_A, SPEC_B, make_config, write_rows
-from tokenkit.data import build_train_loader, reader
+from tokenkit.data import build_train_loader, check
 from tokenkit.data.mixing import build_order
 from tokenkit.errors import DataError
 from tokenkit.tokenizers import load_tokenizer
@@ -36,8 +36,20 @@ def test_bad_rows_are_found_before_the_first_step(tmp_path, toks, bad):
     assert len(next(iter(unchecked)).micro_batches) == 1
 
 
+def test_rows_of_a_dataset_are_looked_at_unless_streamed(tmp_path, toks):
+    rows = [*GOOD, {"text": ""}, {"text": " "}]
+    folder = tmp_path / "set"
+    folder.mkdir()
+    write_rows(folder / "train.jsonl", [*rows, {"text": None}])
+    config = make_config(f"hf:{folder}", data={"shuffle": False})
+    with pytest.raises(DataError, match=r"hf:.*set:23: "):
+        load(config, toks)
+    config.data.streaming = True
+    assert next(iter(load(config, toks))).micro_batches
+
+
 def test_the_look_ends_after_a_minute(tmp_path, toks, monkeypatch, caplog):
-    monkeypatch.setattr(reader, "CHECK_SECONDS", 0.0)
+    monkeypatch.setattr(check, "CHECK_SECONDS", 0.0)
     monkeypatch.setattr(logging.getLogger("tokenkit"), "propagate", True)
     caplog.set_level("INFO", "tokenkit")
     load(make_config(write_rows(tmp_path / "x.jsonl", [*GOOD, "{"])), toks)

@@ -31,7 +31,7 @@ class DataConfig:
         8, "pad rows to a multiple of this many tokens (or to the limit)", minimum=1, maximum=2**12
     )
     check: bool = key(
-        True, "look at the rows of local files before training (for at most a minute)"
+        True, "look at the rows before training, for at most a minute (not at streamed ones)"
     )
     on_bad_row: str = key(
         "error",

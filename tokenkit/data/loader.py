@@ -16,12 +16,10 @@ from torch.utils.data import IterableDataset, get_worker_info
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from tokenkit.batch import StepBatch, mapped
+from tokenkit.data.check import check_data
 from tokenkit.data.collate import Collator, StepCollator
 from tokenkit.data.mixing import Order, StreamedOrder, build_order
-from tokenkit.data.read_row import RowFormat
-from tokenkit.data.reader import Reader, check_rows
 from tokenkit.data.sampled import SampledCollator, TokenizerStream
-from tokenkit.data.sources import open_source
 from tokenkit.errors import DataError, TokenkitError
 from tokenkit.log import logger
 from tokenkit.processes import end_with_parent
@@ -225,18 +223,6 @@ class TrainLoader:
                     )
 
 
-def _check_files(config: Config, collate: Collator) -> None:
-    """Look at the rows of local files.
-
-    Raises:
-        DataError: at the first bad row.
-    """
-    data = config.data
-    names = [name for name in data.train if not name.startswith("hf:")]
-    sources = {name: open_source(name, data.split, data.text_field) for name in names}
-    check_rows(sources, Reader(RowFormat.of(config)), collate.look)
-
-
 def build_train_loader(
     config: Config,
     student_tok: ByteifiedTokenizer,
@@ -251,7 +237,8 @@ def build_train_loader(
 ) -> TrainLoader:
     """The optimizer steps of data-parallel rank ``dp_rank``; those of the identity phase are empty.
 
-    The rows of a step do not depend on ``dp_size``, ``micro_batch_size`` or ``num_workers``.
+    The rows of a step do not depend on ``dp_size``, ``micro_batch_size`` or ``num_workers``. Where
+    there is a process group, all ranks must call.
 
     Args:
         student_tok: with ``tokenizer_sampler.enable``, what sampled tokens are spelt with.
@@ -260,8 +247,8 @@ def build_train_loader(
         pairings: what losses pair of both sides, see :func:`tokenkit.losses.pairings`.
 
     Raises:
-        DataError: if a source is missing or unreadable, or a row of a local file is bad
-            (``data.check``; what it does not see is refused when reached).
+        DataError: if a source is missing or unreadable, or a row is bad (``data.check``; what
+            it does not see is refused when reached).
     """
     training = config.training
     where = Slice(training.batch_size, training.micro_batch_size, dp_rank, dp_size)
@@ -281,7 +268,7 @@ def build_train_loader(
     )
     collators: StepCollator | SampledCollator
     if config.data.check and config.data.on_bad_row == "error":
-        _check_files(config, collate)
+        check_data(config, collate.look)
     order = build_order(config)
     if isinstance(order, StreamedOrder):
         order.announces = dp_rank == 0

@@ -83,7 +83,7 @@ class Checkpointer:
         """Write a checkpoint of the state after ``step`` optimizer steps.
 
         Raises:
-            CheckpointError: on all ranks, if one of them cannot write; what was saved before stays.
+            DiskError: on all ranks, if one of them cannot write; what was saved before stays.
             TrainingError: on all ranks, if a tensor is not finite.
         """
         self.finish()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ import torch
 import xxhash
 from torch import Tensor
 
-BLOCK = 2**24  # bytes hashed and written together: in the processor's cache both times
+BLOCK = 2**22  # bytes hashed and written together: in the processor's cache both times
+FLUSH = 2**26  # bytes sent on to the disk while more are written
 DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16",
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
@@ -27,14 +28,8 @@ def _bytes_of(tensor: Tensor) -> Any:
     return flat.view(torch.uint8).numpy()
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    """Write a file, to the disk; returns its hash.
-
-    The library's writer would have the file read a second time for its hash.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
+def _blocks(tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
+    """The bytes of a safetensors file, in order."""
     # Large items first, so that each begins at a multiple of its size.
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     header: dict[str, object] = {}
@@ -46,19 +41,40 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
+    for data in (len(text).to_bytes(8, "little") + text, *(tensors[name] for name in names)):
+        view = memoryview(_bytes_of(data) if isinstance(data, Tensor) else data)
+        for begin in range(0, len(view), BLOCK):
+            yield view[begin : begin + BLOCK]
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Write a file, to the disk; returns its hash.
+
+    The library's writer would have the file read a second time for its hash, and the disk wait
+    until all of it is in memory.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
     digest = xxhash.xxh3_128()
-    # Hashing and writing both let go of the interpreter, so that one runs beside the other.
-    with path.open("wb", buffering=0) as file, ThreadPoolExecutor(1) as beside:
-        hashed: Future[None] | None = None
-        for data in (len(text).to_bytes(8, "little") + text, *(tensors[n] for n in names)):
-            view = memoryview(_bytes_of(data) if isinstance(data, Tensor) else data)
-            for begin in range(0, len(view), BLOCK):
-                block = view[begin : begin + BLOCK]
-                if hashed is not None:
-                    hashed.result()  # no more than one block is waiting
-                hashed = beside.submit(digest.update, block)
-                while len(block):
-                    block = block[file.write(block) :]
+    hashed: Future[None] | None = None
+    flushed: Future[None] | None = None
+    waiting = 0
+    # Hashing, writing and flushing let go of the interpreter, so that each runs beside the others.
+    with path.open("wb", buffering=0) as file, ThreadPoolExecutor(2) as beside:
+        for block in _blocks(tensors):
+            if hashed is not None:
+                hashed.result()  # no more than one block is waiting
+            hashed = beside.submit(digest.update, block)
+            waiting += len(block)
+            while len(block):
+                block = block[file.write(block) :]
+            if waiting >= FLUSH and (flushed is None or flushed.done()):
+                if flushed is not None:
+                    flushed.result()  # a disk tells its error once
+                flushed, waiting = beside.submit(os.fsync, file.fileno()), 0
+        if flushed is not None:
+            flushed.result()
         os.fsync(file.fileno())
     return digest.hexdigest()
 

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
-from tokenkit.errors import CheckpointError
+from tokenkit.errors import DiskError
 from tokenkit.log import logger
 from tokenkit.training.checkpoint.manifest import FILE, OLD, find_checkpoints
 
@@ -20,7 +20,7 @@ def new_partial(root: Path, step: int) -> Path:
     """A folder to write a checkpoint into; those that crashes left are removed.
 
     Raises:
-        CheckpointError: if it cannot be made.
+        DiskError: if it cannot be made.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ def new_partial(root: Path, step: int) -> Path:
         (partial / MARK).touch()
         partial.chmod(0o777 & ~_umask())
     except OSError as error:
-        raise CheckpointError(
+        raise DiskError(
             f"the checkpoint of step {step} cannot be written into '{root}' ({error})"
         ) from error
     return partial

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tokenkit.errors import CheckpointError
+from tokenkit.errors import DiskError
 from tokenkit.failure import SAVING
 from tokenkit.parallelisms import Parallel
 from tokenkit.training.checkpoint.agreement import Agreement
@@ -63,7 +63,7 @@ class Writing:
         """Write.
 
         Raises:
-            CheckpointError: on all ranks, if one of them cannot; what was saved before stays.
+            DiskError: on all ranks, if one of them cannot; what was saved before stays.
         """
         partial = self.ranks.first(lambda: new_partial(self.root, self.step))
         files: dict[str, dict[str, Any]] = {}
@@ -104,7 +104,7 @@ class Writing:
         except OSError as error:
             found, _ = find_checkpoints(self.root)
             left = f"that of step {found[0].step} is whole" if found else "there is none before it"
-            raise CheckpointError(
+            raise DiskError(
                 f"the checkpoint of step {self.step} cannot be written into '{self.root}' "
                 f"({error}); {left}"
             ) from error
