@@ -16,6 +16,7 @@ from tokenkit.tokenizers.pairs.mined import compute_mined_mapping, save_mined_ma
 LORA = ["--student.train", "lora", "--lora.rank", "4", "--lora.alpha", "8"]
 APPROX = ["--loss.aggregation", "approx_gradmag_preserve_mag"]
 TP2 = ["--parallelism.tensor_parallel_degree", "2"]
+SP2 = [*TP2, "--parallelism.sequence_parallel", "true"]
 
 
 STEPS = 10
@@ -134,6 +135,10 @@ CASES = [
     ("full", "DDP 2", 2, [*micro(4), "--parallelism.data_parallel_replicate_degree", "2"]),
     ("full", "TP 2", 2, TP2),
     ("full", "TP 2 x FSDP 2", 4, [*micro(4), *TP2]),
+    ("full", "TP 2 + SP, checkpoint full", 2, [*SP2, "--activation_checkpoint.mode", "full"]),
+    ("full", "TP 2 + SP, compile, checkpoint ops", 2,
+     [*SP2, "--compile.enable", "true", "--compile.backend", "aot_eager",
+      "--activation_checkpoint.mode", "selective_ops"]),
     ("full", "checkpoint full", 1, ["--activation_checkpoint.mode", "full"]),
     ("full", "checkpoint every 2nd", 1, ["--activation_checkpoint.mode", "every_n"]),
     ("full", "checkpoint ops, FSDP 2", 2,
@@ -147,11 +152,13 @@ CASES = [
     ("approx", "FSDP 2", 2, micro(4)),
     ("approx", "FSDP 2, accumulate 2", 2, micro(2)),
     ("approx", "TP 2 x FSDP 2", 4, [*micro(4), *TP2]),
+    ("approx", "TP 2 + SP x FSDP 2, accumulate 2", 4, [*micro(2), *SP2]),
     ("approx", "compile, accumulate 2", 1,
      [*micro(4), "--compile.enable", "true", "--compile.backend", "aot_eager"]),
     ("states", "accumulate 4", 1, micro(2)),
     ("states", "FSDP 2, checkpoint full", 2, [*micro(4), "--activation_checkpoint.mode", "full"]),
     ("states", "TP 2", 2, TP2),
+    ("states", "TP 2 + SP", 2, SP2),
     ("states approx", "FSDP 2, accumulate 2", 2, micro(2)),
     ("states approx", "TP 2 x FSDP 2", 4, [*micro(4), *TP2]),
     ("kd", "FSDP 2", 2, micro(4)),
@@ -168,6 +175,7 @@ CASES = [
     ("lora", "FSDP 2", 2, micro(4)),
     ("lora", "TP 2", 2, TP2),
     ("lora", "TP 2 x FSDP 2, accumulate 2", 4, [*micro(2), *TP2]),
+    ("lora", "TP 2 + SP x FSDP 2, accumulate 2", 4, [*micro(2), *SP2]),
     ("zett", "accumulate 4", 1, micro(2)),
     ("zett", "FSDP 2, accumulate 2", 2, micro(2)),
     ("zett", "FSDP 4", 4, micro(2)),

@@ -25,6 +25,8 @@ _READ: list[tuple[tuple[str, ...], Callable[[Config], object], str]] = [
      "profiling.enable"),
     (("activation_checkpoint.every_n",), lambda c: c.activation_checkpoint.mode == "every_n",
      'activation_checkpoint.mode = "every_n"'),
+    (("parallelism.sequence_parallel",), lambda c: c.parallelism.tensor_parallel_degree > 1,
+     "parallelism.tensor_parallel_degree > 1"),
     (("data.shuffle_buffer",), lambda c: c.data.streaming and c.data.shuffle, "data.streaming"),
     (("eval.max_documents", "data.validation"), lambda c: c.eval.interval, "eval.interval"),
     (("eval.batch_size", "eval.max_bytes"), lambda c: c.eval.interval or c.eval.tasks,

@@ -155,6 +155,9 @@ class ParallelismConfig:
         -1, "ranks that share one copy (FSDP; -1: all that remain)", minimum=-1
     )
     tensor_parallel_degree: int = key(1, "ranks that split each matrix", minimum=1)
+    sequence_parallel: bool = key(
+        False, "tensor-parallel ranks split the tokens between attention and MLP blocks, too"
+    )
 
 
 @dataclass

@@ -42,7 +42,7 @@ def parallelize(model: CausalLM, config: Config, mesh: DeviceMesh, *, train: boo
     compile sees the wrapped layer as one graph, and FSDP's hooks stay outside of all graphs.
     """
     if mesh["tp"].size() > 1:
-        apply_tensor_parallel(model, mesh["tp"])
+        apply_tensor_parallel(model, mesh["tp"], config.parallelism.sequence_parallel)
     if train and config.activation_checkpoint.mode != "none":
         apply_activation_checkpoint(model, config.activation_checkpoint)
     if config.compile.enable:
