@@ -16,6 +16,8 @@ from tokenkit.tokenizers.pairs.mined import compute_mined_mapping, save_mined_ma
 LORA = ["--student.train", "lora", "--lora.rank", "4", "--lora.alpha", "8"]
 APPROX = ["--loss.aggregation", "approx_gradmag_preserve_mag"]
 TP2 = ["--parallelism.tensor_parallel_degree", "2"]
+CP2 = ["--parallelism.context_parallel_degree", "2"]
+TEACHER_TP2 = ["--teacher.parallelism.tensor_parallel_degree", "2"]
 SP2 = [*TP2, "--parallelism.sequence_parallel", "true"]
 
 
@@ -139,6 +141,7 @@ CASES = [
     ("full", "TP 2 + SP, compile, checkpoint ops", 2,
      [*SP2, "--compile.enable", "true", "--compile.backend", "aot_eager",
       "--activation_checkpoint.mode", "selective_ops"]),
+    ("full", "CP 2", 2, CP2),
     ("full", "checkpoint full", 1, ["--activation_checkpoint.mode", "full"]),
     ("full", "checkpoint every 2nd", 1, ["--activation_checkpoint.mode", "every_n"]),
     ("full", "checkpoint ops, FSDP 2", 2,
@@ -153,12 +156,15 @@ CASES = [
     ("approx", "FSDP 2, accumulate 2", 2, micro(2)),
     ("approx", "TP 2 x FSDP 2", 4, [*micro(4), *TP2]),
     ("approx", "TP 2 + SP x FSDP 2, accumulate 2", 4, [*micro(2), *SP2]),
+    ("approx", "CP 2 x FSDP 2, accumulate 2", 4, [*micro(2), *CP2]),
     ("approx", "compile, accumulate 2", 1,
      [*micro(4), "--compile.enable", "true", "--compile.backend", "aot_eager"]),
     ("states", "accumulate 4", 1, micro(2)),
     ("states", "FSDP 2, checkpoint full", 2, [*micro(4), "--activation_checkpoint.mode", "full"]),
     ("states", "TP 2", 2, TP2),
     ("states", "TP 2 + SP", 2, SP2),
+    ("states", "CP 2 x TP 2 + SP", 4, [*SP2, *CP2]),
+    ("states approx", "CP 2", 2, CP2),
     ("states approx", "FSDP 2, accumulate 2", 2, micro(2)),
     ("states approx", "TP 2 x FSDP 2", 4, [*micro(4), *TP2]),
     ("kd", "FSDP 2", 2, micro(4)),
@@ -195,6 +201,7 @@ CASES = [
     ("none", "FSDP 2", 2, micro(4)),
     ("space", "FSDP 2", 2, micro(4)),
     ("teacher", "FSDP 2", 2, micro(4)),
+    ("teacher", "FSDP 2, the teacher TP 2", 2, [*micro(4), *TEACHER_TP2]),
     ("teacher", "TP 2 x FSDP 2", 4, [*micro(4), *TP2]),
 ]  # fmt: skip
 

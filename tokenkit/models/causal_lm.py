@@ -25,6 +25,7 @@ from tokenkit.models.source import SourceModel, open_source_model
 from tokenkit.models.vocabulary.expanded import ExpandedVocabulary
 from tokenkit.models.vocabulary.table import Vocabulary
 from tokenkit.models.weights import load_backbone
+from tokenkit.ops.linear_scores import Scores
 
 if TYPE_CHECKING:
     from tokenkit.batch import Sequences
@@ -47,6 +48,9 @@ class CausalLM(nn.Module):
         self.join_features: Callable[[Tensor], Tensor] = lambda features: features
         self.join_tokens: Callable[[Tensor], Tensor] = lambda states: states
         self.token_multiple = 1
+        # How embeddings come to be read, and who scores: by default, all that is here, here.
+        self.arrange: Callable[[Tensor, Callable[..., Tensor]], Tensor] = lambda x, read: read(x)
+        self.scores: Callable[..., Scores] = lambda vocabulary, *given: vocabulary.scores(*given)
 
     def adopt(self, losses: Mapping[str, nn.Module]) -> dict[str, Tensor]:
         """Take in modules of losses, so that they are sharded, trained and saved with the model.
@@ -81,9 +85,13 @@ class CausalLM(nn.Module):
         Rows must be padded on the right: under causal attention padding then changes nothing,
         and no mask is needed.
         """
+        return self.arrange(embeddings, self._read)
+
+    def _read(self, embeddings: Tensor, position_ids: Tensor | None = None) -> Tensor:
         length = embeddings.shape[1]
         padded = F.pad(embeddings, (0, 0, 0, -length % self.token_multiple))
-        hidden = self.backbone(inputs_embeds=padded, use_cache=False).last_hidden_state
+        places = {} if position_ids is None else {"position_ids": position_ids}
+        hidden = self.backbone(inputs_embeds=padded, use_cache=False, **places).last_hidden_state
         return hidden[:, :length]
 
     def forward(
@@ -114,7 +122,7 @@ class CausalLM(nn.Module):
         if "hidden_states" in needs:
             outputs = outputs._replace(hidden_states=(embeddings, *captured.layers, hidden))
         if "label" in needs or "boundary" in needs:
-            scores = vocabulary.scores(hidden, seq, "boundary" in needs, keep_directions)
+            scores = self.scores(vocabulary, hidden, seq, "boundary" in needs, keep_directions)
             outputs = outputs.with_scores(scores)
         return outputs
 

@@ -130,7 +130,7 @@ def _sum_gradients_of(
         if kept:
             made = sum_gradient(group, *(parameter for _, _, parameter in kept))
             for (part, name, _), tensor in zip(kept, made, strict=True):
-                part._parameters[name] = tensor  # type: ignore[assignment]
+                part._parameters[name] = tensor
 
     def put_back(module: nn.Module, args: tuple, output: Any) -> None:
         for part, name, parameter in kept:
@@ -159,10 +159,13 @@ def _split_layer(
     layer: nn.Module, plan: dict[str, str], mesh: DeviceMesh, sequence_parallel: bool
 ) -> None:
     group = mesh.get_group()
-    enter = partial(gather_tokens, dim=TOKENS, group=group)
-    leave = partial(scatter_tokens, dim=TOKENS, group=group)
-    if not sequence_parallel:
-        enter, leave = lambda x: sum_gradient(group, x)[0], partial(sum_parts, group=group)
+
+    def enter(x: Tensor) -> Tensor:
+        return gather_tokens(x, TOKENS, group) if sequence_parallel else sum_gradient(group, x)[0]
+
+    def leave(x: Tensor) -> Tensor:
+        return scatter_tokens(x, TOKENS, group) if sequence_parallel else sum_parts(x, group)
+
     for name, kind in plan.items():
         projection = _split_projection(layer, name, kind, mesh)
         if kind == "rowwise":
@@ -179,6 +182,8 @@ def apply_tensor_parallel(
     model: CausalLM,
     tp_mesh: DeviceMesh,
     sequence_parallel: bool = False,
+    *,
+    split_vocabulary: bool = True,
     key: str = "parallelism.tensor_parallel_degree",
 ) -> None:
     """Split every layer's projections by the family's plan, and the vocabulary by rows.
@@ -187,6 +192,7 @@ def apply_tensor_parallel(
 
     Args:
         sequence_parallel: split the tokens between blocks.
+        split_vocabulary: by rows; else every rank has all of them.
         key: of the degree, for errors.
 
     Raises:
@@ -195,7 +201,7 @@ def apply_tensor_parallel(
     _check(model, tp_mesh.size(), key)
     group = tp_mesh.get_group()
     model.join_features = partial(join, dim=-1, group=group)
-    if model.vocabulary.rows_are_parameters:
+    if split_vocabulary and model.vocabulary.rows_are_parameters:
         shard_rows(model.vocabulary, tp_mesh)
     for layer in model.layers:
         _split_layer(layer, model.architecture.tensor_parallel_plan, tp_mesh, sequence_parallel)

@@ -37,7 +37,8 @@ class TrainStep:
         self.config = config
         self.student, self.teacher, self.losses = student, teacher, losses
         self.optimizer = optimizer
-        self.dp_group, self.device = parallel.dp_group, parallel.device
+        self.dp_group, self.context = parallel.dp_group, parallel.context
+        self.device = parallel.device
         self.balance = build_balance(config, parallel.device)
         self.needs = frozenset().union(*(loss.needs for loss in losses))
         self.teacher_needs = frozenset().union(
@@ -71,6 +72,7 @@ class TrainStep:
             [p for group in self.optimizer.param_groups for p in group["params"]],
             self.dp_group,
             self.needs,
+            self.context,
         )
 
     def _read(self, batch: Batch) -> MicroBatch:
