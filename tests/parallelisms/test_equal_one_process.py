@@ -125,6 +125,14 @@ BASES = {
     "bytes": [*BYTES, "--loss.names", "sft,alm_unconstrained,alm_latents,dskd,uld", *APPROX],
     "bytes lora": [*BYTES, *LORA, "--loss.names", "alm_space,alm_side_path,lexical"],
     "teacher": ["--teacher.tokenizer", SPEC_A, "--alm.mode", "append_space"],
+    "teacher states": [
+        "--teacher.tokenizer",
+        SPEC_A,
+        "--loss.names",
+        "sft,alm_unconstrained,alm_latents,dskd,uld",
+        "--latents.states",
+        "all_hidden_states+qkv",
+    ],
 }
 
 CASES = [
@@ -202,6 +210,9 @@ CASES = [
     ("space", "FSDP 2", 2, micro(4)),
     ("teacher", "FSDP 2", 2, micro(4)),
     ("teacher", "FSDP 2, the teacher TP 2", 2, [*micro(4), *TEACHER_TP2]),
+    ("teacher", "CP 2, the teacher TP 2", 2, [*CP2, *TEACHER_TP2]),
+    ("teacher states", "FSDP 4, the teacher TP 2 x FSDP 2 and two micro-batches at once", 4,
+     [*micro(1), *TEACHER_TP2, "--teacher.micro_batch_size", "2"]),
     ("teacher", "TP 2 x FSDP 2", 4, [*micro(4), *TP2]),
 ]  # fmt: skip
 
@@ -239,7 +250,7 @@ def write_mapping(path: Path) -> Path:
 
 
 def arguments(base_arguments, tiny_llama, base, folder) -> list[str]:
-    extra = ["--teacher.model", str(tiny_llama)] if base == "teacher" else []
+    extra = ["--teacher.model", str(tiny_llama)] if base.startswith("teacher") else []
     if base == "chunks":
         extra = ["--alm.pair_bias", str(write_pair_bias(folder.parent / "pair_bias"))]
     if base == "mined":

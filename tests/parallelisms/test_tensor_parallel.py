@@ -23,7 +23,7 @@ def test_equal_transformers(tmp_path):
     for family in FAMILIES:
         save_tiny(tmp_path / "models" / family, family, **BIASES.get(family, {}))
     program = "tests.parallelisms.against_transformers"
-    train([str(tmp_path / "models"), "2"], 2, tmp_path / "log", program=program)
+    train([str(tmp_path / "models")], 2, tmp_path / "log", program=program)
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def collectives(model, backward: bool) -> Counter:
 @pytest.mark.parametrize("lora", [False, True])
 def test_two_all_reduces_a_layer_and_direction(lora, mesh, tmp_path):
     save_tiny(tmp_path / "m", "llama", num_hidden_layers=3)
-    model = split_model(tmp_path / "m", mesh, False, lora)
+    model = split_model(tmp_path / "m", mesh, "tensor", lora)
     assert collectives(model, backward=False) == {"allreduce": 2 * 3}
     # Adapters: their whole factors' gradients are summed in one (small) message a layer.
     assert collectives(model, backward=True) == {"allreduce": (2 + lora) * 3}
@@ -56,7 +56,7 @@ def test_two_all_reduces_a_layer_and_direction(lora, mesh, tmp_path):
 
 def test_sequence_parallel_gathers_and_scatters(mesh, tmp_path):
     save_tiny(tmp_path / "m", "llama", num_hidden_layers=3)
-    model = split_model(tmp_path / "m", mesh, True, False)
+    model = split_model(tmp_path / "m", mesh, "sequence", False)
     # Both ends: tokens are split without a message and joined again, and back the same way.
     blocks = {"allgather_base": 2 * 3 + 1, "reduce_scatter_base": 2 * 3}
     assert collectives(model, backward=False) == blocks

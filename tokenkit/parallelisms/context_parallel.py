@@ -94,12 +94,17 @@ class Context:
         return self.join(read(self.split(padded), position_ids=positions))[:, :length]
 
     def scores(
-        self, vocabulary: Vocabulary, hidden: Tensor, seq: Sequences, *options: Any
+        self,
+        vocabulary: Vocabulary,
+        hidden: Tensor,
+        seq: Sequences,
+        boundary: bool,
+        keep_directions: bool,
     ) -> Scores:
         """Scores ``[N]`` of all real tokens, of which this rank computes some."""
         number = len(seq.real_index)
         index = F.pad(seq.real_index, (0, -number % self.ranks)).chunk(self.ranks)[self.rank]
-        part = vocabulary.scores(hidden, seq, *options, index=index)
+        part = vocabulary.scores(hidden, seq, boundary, keep_directions, index)
         return Scores(
             *(None if x is None else gather_tokens(x, 0, self.group)[:number] for x in part)
         )
@@ -133,7 +138,7 @@ def _attention(
     **_: Any,
 ) -> tuple[Tensor, None]:
     """An attention function of transformers; rows are causal and padded on the right."""
-    context: Context = module.context  # type: ignore[assignment]
+    context: Context = module.context
     found = context.attend(query, key, value, scaling, sliding_window, softcap)
     return found.transpose(1, 2).contiguous(), None
 
@@ -147,7 +152,7 @@ def apply_context_parallel(model: CausalLM, group: dist.ProcessGroup) -> None:
     model.backbone.config._attn_implementation = ATTENTION
     for layer in model.layers:
         name = model.architecture.attention_inputs[0].rpartition(".")[0]
-        layer.get_submodule(name).context = context  # type: ignore[assignment]
+        layer.get_submodule(name).context = context
     tokens, features = model.join_tokens, model.join_features
     model.join_tokens = lambda states: context.join(tokens(states))
     model.join_features = lambda projection: context.join(features(projection))
