@@ -18,6 +18,9 @@ APPROX = [
     "--loss.aggregation", "approx_gradmag_preserve_mag", "--loss.balance_interval", "1"
 ]  # fmt: skip
 TP2 = ["--parallelism.tensor_parallel_degree", "2"]
+CP2 = ["--parallelism.context_parallel_degree", "2"]
+TEACHER_TP2 = ["--teacher.parallelism.tensor_parallel_degree", "2"]
+SP2 = [*TP2, "--parallelism.sequence_parallel", "true"]
 
 
 STEPS = 10
@@ -124,6 +127,14 @@ BASES = {
     "bytes": [*BYTES, "--loss.names", "sft,alm_unconstrained,alm_latents,dskd,uld", *APPROX],
     "bytes lora": [*BYTES, *LORA, "--loss.names", "alm_space,alm_side_path,lexical"],
     "teacher": ["--teacher.tokenizer", SPEC_A, "--alm.mode", "append_space"],
+    "teacher states": [
+        "--teacher.tokenizer",
+        SPEC_A,
+        "--loss.names",
+        "sft,alm_unconstrained,alm_latents,dskd,uld",
+        "--latents.states",
+        "all_hidden_states+qkv",
+    ],
 }
 
 CASES = [
@@ -136,6 +147,11 @@ CASES = [
     ("full", "DDP 2", 2, [*micro(4), "--parallelism.data_parallel_replicate_degree", "2"]),
     ("full", "TP 2", 2, TP2),
     ("full", "TP 2 x FSDP 2", 4, [*micro(4), *TP2]),
+    ("full", "TP 2 + SP, checkpoint full", 2, [*SP2, "--activation_checkpoint.mode", "full"]),
+    ("full", "TP 2 + SP, compile, checkpoint ops", 2,
+     [*SP2, "--compile.enable", "true", "--compile.backend", "aot_eager",
+      "--activation_checkpoint.mode", "selective_ops"]),
+    ("full", "CP 2", 2, CP2),
     ("full", "checkpoint full", 1, ["--activation_checkpoint.mode", "full"]),
     ("full", "checkpoint every 2nd", 1, ["--activation_checkpoint.mode", "every_n"]),
     ("full", "checkpoint ops, FSDP 2", 2,
@@ -149,11 +165,16 @@ CASES = [
     ("approx", "FSDP 2", 2, micro(4)),
     ("approx", "FSDP 2, accumulate 2", 2, micro(2)),
     ("approx", "TP 2 x FSDP 2", 4, [*micro(4), *TP2]),
+    ("approx", "TP 2 + SP x FSDP 2, accumulate 2", 4, [*micro(2), *SP2]),
+    ("approx", "CP 2 x FSDP 2, accumulate 2", 4, [*micro(2), *CP2]),
     ("approx", "compile, accumulate 2", 1,
      [*micro(4), "--compile.enable", "true", "--compile.backend", "aot_eager"]),
     ("states", "accumulate 4", 1, micro(2)),
     ("states", "FSDP 2, checkpoint full", 2, [*micro(4), "--activation_checkpoint.mode", "full"]),
     ("states", "TP 2", 2, TP2),
+    ("states", "TP 2 + SP", 2, SP2),
+    ("states", "CP 2 x TP 2 + SP", 4, [*SP2, *CP2]),
+    ("states approx", "CP 2", 2, CP2),
     ("states approx", "FSDP 2, accumulate 2", 2, micro(2)),
     ("states approx", "TP 2 x FSDP 2", 4, [*micro(4), *TP2]),
     ("kd", "FSDP 2", 2, micro(4)),
@@ -170,6 +191,7 @@ CASES = [
     ("lora", "FSDP 2", 2, micro(4)),
     ("lora", "TP 2", 2, TP2),
     ("lora", "TP 2 x FSDP 2, accumulate 2", 4, [*micro(2), *TP2]),
+    ("lora", "TP 2 + SP x FSDP 2, accumulate 2", 4, [*micro(2), *SP2]),
     ("zett", "accumulate 4", 1, micro(2)),
     ("zett", "FSDP 2, accumulate 2", 2, micro(2)),
     ("zett", "FSDP 4", 4, micro(2)),
@@ -189,6 +211,10 @@ CASES = [
     ("none", "FSDP 2", 2, micro(4)),
     ("space", "FSDP 2", 2, micro(4)),
     ("teacher", "FSDP 2", 2, micro(4)),
+    ("teacher", "FSDP 2, the teacher TP 2", 2, [*micro(4), *TEACHER_TP2]),
+    ("teacher", "CP 2, the teacher TP 2", 2, [*CP2, *TEACHER_TP2]),
+    ("teacher states", "FSDP 4, the teacher TP 2 x FSDP 2 and two micro-batches at once", 4,
+     [*micro(1), *TEACHER_TP2, "--teacher.micro_batch_size", "2"]),
     ("teacher", "TP 2 x FSDP 2", 4, [*micro(4), *TP2]),
 ]  # fmt: skip
 
@@ -226,7 +252,7 @@ def write_mapping(path: Path) -> Path:
 
 
 def arguments(base_arguments, tiny_llama, base, folder) -> list[str]:
-    extra = ["--teacher.model", str(tiny_llama)] if base == "teacher" else []
+    extra = ["--teacher.model", str(tiny_llama)] if base.startswith("teacher") else []
     if base == "chunks":
         extra = ["--alm.pair_bias", str(write_pair_bias(folder.parent / "pair_bias"))]
     if base == "mined":

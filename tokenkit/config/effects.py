@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from tokenkit.config.keys import all_keys
+from tokenkit.config.keys import all_keys, value_of
 from tokenkit.config.load import to_toml
 from tokenkit.config.schema import Config
 
@@ -25,6 +25,8 @@ _READ: list[tuple[tuple[str, ...], Callable[[Config], object], str]] = [
      "profiling.enable"),
     (("activation_checkpoint.every_n",), lambda c: c.activation_checkpoint.mode == "every_n",
      'activation_checkpoint.mode = "every_n"'),
+    (("parallelism.sequence_parallel",), lambda c: c.parallelism.tensor_parallel_degree > 1,
+     "parallelism.tensor_parallel_degree > 1"),
     (("data.shuffle_buffer",), lambda c: c.data.streaming and c.data.shuffle, "data.streaming"),
     (("eval.max_documents", "data.validation"), lambda c: c.eval.interval, "eval.interval"),
     (("eval.batch_size", "eval.max_bytes"), lambda c: c.eval.interval or c.eval.tasks,
@@ -82,6 +84,6 @@ def _beyond_the_end(config: Config) -> Iterator[str]:
 def _changed(config: Config, names: tuple[str, ...]) -> Iterator[str]:
     """``key = value`` of those keys, and keys of those sections, that are not the default."""
     for info in all_keys().values():
-        value = getattr(getattr(config, info.section), info.name)
+        value = value_of(config, info)
         if (info.section in names or info.full_name in names) and value != info.default:
             yield f"{info.full_name} = {to_toml(value)}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import copy
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
+from operator import attrgetter
 from typing import Any, get_type_hints
 
 from tokenkit.config.components import on_new_section, registered_sections
@@ -30,17 +32,48 @@ def all_keys() -> dict[str, KeyInfo]:
     """Every key by its full name ("training.steps"), in the order of the schema."""
     defaults, infos = Config(), {}
     for section in section_names():
-        values = getattr(defaults, section)
+        values = settings_of(defaults, section)
         types = get_type_hints(type(values))
         for f in fields(values):
+            if is_dataclass(types[f.name]):
+                continue
             info = KeyInfo(section, f.name, types[f.name], getattr(values, f.name), f.metadata)
             infos[info.full_name] = info
     return infos
 
 
+@cache
 def section_names() -> list[str]:
-    """Names of the TOML sections, in order: the core's, then those of components."""
-    return [section.name for section in fields(Config)] + list(registered_sections())
+    """Names of the TOML sections, in order: the core's, then those of components.
+
+    A section in another one ([teacher.parallelism]) has a dotted name.
+    """
+    names = []
+    for section in fields(Config):
+        names.append(section.name)
+        inner = fields(getattr(Config(), section.name))
+        types = get_type_hints(type(getattr(Config(), section.name)))
+        names += [f"{section.name}.{f.name}" for f in inner if is_dataclass(types[f.name])]
+    return names + list(registered_sections())
+
+
+def settings_of(config: Config, section: str) -> Any:
+    """The dataclass of a section's values."""
+    return attrgetter(section)(config)
+
+
+def value_of(config: Config, info: KeyInfo) -> Any:
+    """A key's value."""
+    return getattr(settings_of(config, info.section), info.name)
+
+
+def config_tables(config: Config) -> dict[str, dict[str, Any]]:
+    """``{section: {key: value}}``, from which ``config_from_dict`` makes an equal config."""
+    tables: dict[str, dict[str, Any]] = {name: {} for name in section_names()}
+    for info in all_keys().values():
+        tables[info.section][info.name] = copy.copy(value_of(config, info))
+    return tables
 
 
 on_new_section(all_keys.cache_clear)
+on_new_section(section_names.cache_clear)

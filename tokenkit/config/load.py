@@ -6,7 +6,6 @@ value came from. Whether values make sense together is for ``validate.py``.
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import json
 import os
@@ -18,7 +17,7 @@ from typing import Any, get_args, get_origin
 import tomli
 
 from tokenkit.config.components import absolute_path, import_custom
-from tokenkit.config.keys import KeyInfo, all_keys, section_names
+from tokenkit.config.keys import KeyInfo, all_keys, config_tables, section_names, settings_of
 from tokenkit.config.recipes import no_such_file, settings_file
 from tokenkit.config.schema import Config
 from tokenkit.errors import ConfigError
@@ -106,11 +105,6 @@ def config_from_dict(tables: dict[str, dict[str, Any]]) -> Config:
     return config
 
 
-def config_tables(config: Config) -> dict[str, dict[str, Any]]:
-    """``{section: {key: value}}``, from which :func:`config_from_dict` makes an equal config."""
-    return {name: dataclasses.asdict(getattr(config, name)) for name in section_names()}
-
-
 def save_config(config: Config, path: str | os.PathLike[str]) -> None:
     """Write every key as TOML that ``load_config`` reads back equal; replaces ``path`` at once."""
     lines = ["# Resolved settings of a run; use again with --job.config_file", ""]
@@ -128,7 +122,7 @@ def help_text() -> str:
     """Every key with type, default and documentation, grouped by section."""
     lines = [USAGE, ""]
     for section in section_names():
-        summary = (type(getattr(Config(), section)).__doc__ or "").splitlines()[0]
+        summary = (type(settings_of(Config(), section)).__doc__ or "").splitlines()[0]
         lines.append(f"[{section}]  {summary}")
         for info in all_keys().values():
             if info.section == section:
@@ -181,13 +175,16 @@ def _apply_tables(config: Config, tables: dict[str, Any], origin: str) -> None:
                 f"below a line [{section}]"
             )
         for name, value in table.items():
+            if f"{section}.{name}" in section_names():
+                _apply_tables(config, {f"{section}.{name}": value}, origin)
+                continue
             info = _find_key(f"{section}.{name}", value, origin)
             _assign(config, info.full_name, _check_type(info, value, origin))
 
 
 def _assign(config: Config, full_name: str, value: Any) -> None:
-    section, name = full_name.split(".", 1)
-    setattr(getattr(config, section), name, value)
+    section, _, name = full_name.rpartition(".")
+    setattr(settings_of(config, section), name, value)
 
 
 def _parse_arguments(argv: list[str]) -> Iterator[tuple[str, Any]]:
@@ -278,7 +275,7 @@ def _check_scalar(kind: Any, value: Any) -> Any:
 def _find_key(full_name: str, value: Any, origin: str) -> KeyInfo:
     if full_name in all_keys():
         return all_keys()[full_name]
-    section, name = full_name.split(".", 1)
+    section, _, name = full_name.rpartition(".")
     if section not in section_names():
         raise ConfigError(origin + _unknown_section(section, {name: value}))
     here = [info.name for info in all_keys().values() if info.section == section]

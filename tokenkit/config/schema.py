@@ -14,6 +14,7 @@ from tokenkit.config.components import registered_sections
 from tokenkit.config.key import key
 from tokenkit.config.schema_data import ChatConfig, DataConfig
 from tokenkit.config.schema_hypernet import HypernetConfig, TokenizerSamplerConfig
+from tokenkit.config.schema_teacher import TeacherConfig
 
 
 @dataclass
@@ -65,17 +66,6 @@ class StudentConfig:
     pad_vocab_multiple: int = key(
         1, "pad the vocabulary's rows to a multiple of this", minimum=1, maximum=2**16
     )
-    attn_implementation: str = key("", "attention of transformers (empty: the model's default)")
-    trust_remote_code: bool = key(False, "run Python code that comes with the model")
-
-
-@dataclass
-class TeacherConfig:
-    """The model to learn from; without model and cache, the student as it was at the start."""
-
-    model: str = key("", "hub id or local folder (empty: self-distillation)", path=True)
-    tokenizer: str = key("", "the teacher's tokenizer spec (a cache knows it)", path=True)
-    cache: str = key("", "folder of precomputed teacher scores, instead of a model", path=True)
     attn_implementation: str = key("", "attention of transformers (empty: the model's default)")
     trust_remote_code: bool = key(False, "run Python code that comes with the model")
 
@@ -148,13 +138,19 @@ class LoraConfig:
 
 @dataclass
 class ParallelismConfig:
-    """Ranks = replicate x shard x tensor-parallel degree."""
+    """Ranks = replicate x shard x context-parallel x tensor-parallel degree."""
 
     data_parallel_replicate_degree: int = key(1, "copies of the model (HSDP)", minimum=1)
     data_parallel_shard_degree: int = key(
         -1, "ranks that share one copy (FSDP; -1: all that remain)", minimum=-1
     )
     tensor_parallel_degree: int = key(1, "ranks that split each matrix", minimum=1)
+    sequence_parallel: bool = key(
+        False, "tensor-parallel ranks split the tokens between attention and MLP blocks, too"
+    )
+    context_parallel_degree: int = key(
+        1, "ranks that split the tokens of their rows, for long texts", minimum=1
+    )
 
 
 @dataclass

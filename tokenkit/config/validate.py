@@ -12,11 +12,12 @@ import re
 from collections.abc import Iterator
 
 from tokenkit.config.components import component_problems
-from tokenkit.config.keys import all_keys
+from tokenkit.config.keys import all_keys, value_of
 from tokenkit.config.load import to_toml
 from tokenkit.config.schema import Config
 from tokenkit.config.validate_hypernet import check_hypernet, check_sampler, trains_vocabulary
 from tokenkit.config.validate_installed import check_installed
+from tokenkit.config.validate_layout import check_parallelism
 from tokenkit.config.validate_paths import check_paths, conversions, tokenizer_path
 from tokenkit.config.validate_values import check_values
 from tokenkit.errors import ConfigError
@@ -38,7 +39,7 @@ def validate(config: Config, world_size: int) -> None:
 
 def _problems(config: Config, world_size: int) -> Iterator[str]:
     for info in all_keys().values():
-        yield from check_values(info, getattr(getattr(config, info.section), info.name))
+        yield from check_values(info, value_of(config, info))
     yield from _check_student(config)
     yield from _check_teacher(config)
     yield from _check_weights(config)
@@ -47,7 +48,7 @@ def _problems(config: Config, world_size: int) -> Iterator[str]:
     yield from check_sampler(config)
     yield from _check_data(config)
     yield from _check_optimizer(config)
-    yield from _check_parallelism(config, world_size)
+    yield from check_parallelism(config, world_size)
     yield from check_paths(config)
     yield from check_installed(config)
 
@@ -154,55 +155,6 @@ def _check_optimizer(config: Config) -> Iterator[str]:
                 f"optimizer.lr_scale_patterns: {to_toml(pattern)} is not a regular expression: "
                 f"{error}"
             )
-
-
-def _check_parallelism(config: Config, world_size: int) -> Iterator[str]:
-    layout = config.parallelism
-    replicate, tp = layout.data_parallel_replicate_degree, layout.tensor_parallel_degree
-    shard = layout.data_parallel_shard_degree
-    divisors = [n for n in range(1, world_size + 1) if world_size % n == 0]
-    allowed = ", ".join(map(str, divisors))
-    for name, degree in (
-        ("tensor_parallel_degree", tp),
-        ("data_parallel_replicate_degree", replicate),
-        ("data_parallel_shard_degree", shard),
-    ):
-        if degree != -1 and degree not in divisors:
-            also = " or -1" if name == "data_parallel_shard_degree" else ""
-            yield (
-                f"parallelism.{name} = {degree} does not divide the number of processes, "
-                f"{world_size}: use {allowed}{also}, or start another number of processes"
-            )
-    if world_size % (replicate * tp):
-        yield (
-            f"parallelism.data_parallel_replicate_degree = {replicate} x tensor_parallel_degree = "
-            f"{tp} does not divide the number of processes, {world_size}"
-        )
-    rest = world_size // (replicate * tp)
-    if shard not in (-1, rest):
-        yield (
-            f"parallelism.data_parallel_shard_degree = {shard}: replicate {replicate} x shard "
-            f"{shard} x tensor parallel {tp} is not the number of processes, {world_size}; use "
-            f"{rest} or -1"
-        )
-    yield from _check_batch(config, replicate * rest)
-
-
-def _check_batch(config: Config, dp_size: int) -> Iterator[str]:
-    batch, micro = config.training.batch_size, config.training.micro_batch_size
-    unit = micro * dp_size
-    if batch % unit:
-        works = [size for size in (batch // unit * unit, (batch // unit + 1) * unit) if size]
-        # The largest micro-batch that the wished batch size allows, if any does.
-        fitting = [size for size in range(micro, 0, -1) if batch % (size * dp_size) == 0]
-        smaller = f", or training.micro_batch_size = {fitting[0]}" if fitting else ""
-        ranks = [n for n in range(dp_size, 0, -1) if batch % (micro * n) == 0]
-        fewer = f", or start fewer processes, for {ranks[0]} such ranks" if ranks else ""
-        yield (
-            f"training.batch_size = {batch} is not divisible by micro_batch_size ({micro}) x "
-            f"data-parallel ranks ({dp_size}) = {unit}: use a multiple of {unit}, such as "
-            f"{' or '.join(map(str, works))}{smaller}{fewer}"
-        )
 
 
 def _same_length(name: str, values: list, other: str, others: list) -> Iterator[str]:

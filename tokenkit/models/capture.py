@@ -29,18 +29,20 @@ class Captured:
 
 
 @contextmanager
-def capture(model: CausalLM, what: Collection[str]) -> Iterator[Captured]:
-    """Record "hidden_states" and "qkv", where asked for, of one forward pass."""
+def capture(model: CausalLM, what: Collection[str], length: int) -> Iterator[Captured]:
+    """Record "hidden_states" and "qkv", where asked for, of one forward pass of T = ``length``."""
     captured, handles = Captured(), []
 
     def keep_layer(module: nn.Module, args: tuple, output: Tensor | tuple) -> None:
-        captured.layers.append(output if isinstance(output, Tensor) else output[0])
+        states = output if isinstance(output, Tensor) else output[0]
+        captured.layers.append(model.join_tokens(states)[:, :length])
 
     def keep_projection(module: nn.Module, args: tuple, output: Tensor) -> None:
-        captured.projections.append(model.join_features(output))
+        captured.projections.append(model.join_features(output)[:, :length])
 
     for layer in model.layers:
-        if "hidden_states" in what:
+        # The last layer's output is not recorded: what counts is the last norm's.
+        if "hidden_states" in what and layer is not model.layers[-1]:
             handles.append(layer.register_forward_hook(keep_layer))
         if "qkv" in what:
             inner = getattr(layer, "_checkpoint_wrapped_module", layer)

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModel
 
@@ -24,6 +25,7 @@ from tokenkit.models.source import SourceModel, open_source_model
 from tokenkit.models.vocabulary.expanded import ExpandedVocabulary
 from tokenkit.models.vocabulary.table import Vocabulary
 from tokenkit.models.weights import load_backbone
+from tokenkit.ops.linear_scores import Scores
 
 if TYPE_CHECKING:
     from tokenkit.batch import Sequences
@@ -41,8 +43,14 @@ class CausalLM(nn.Module):
         self.vocabulary = vocabulary
         self.architecture = architecture
         self.losses = nn.ModuleDict()
-        # All of a projection's features; a parallelism that splits them says how.
+        # All of a projection's features, and all tokens of what is between layers; a parallelism
+        # that splits them says how, and what their number must be a multiple of.
         self.join_features: Callable[[Tensor], Tensor] = lambda features: features
+        self.join_tokens: Callable[[Tensor], Tensor] = lambda states: states
+        self.token_multiple = 1
+        # How embeddings come to be read, and who scores: by default, all that is here, here.
+        self.arrange: Callable[[Tensor, Callable[..., Tensor]], Tensor] = lambda x, read: read(x)
+        self.scores: Callable[..., Scores] = lambda vocabulary, *given: vocabulary.scores(*given)
 
     def adopt(self, losses: Mapping[str, nn.Module]) -> dict[str, Tensor]:
         """Take in modules of losses, so that they are sharded, trained and saved with the model.
@@ -77,7 +85,14 @@ class CausalLM(nn.Module):
         Rows must be padded on the right: under causal attention padding then changes nothing,
         and no mask is needed.
         """
-        return self.backbone(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+        return self.arrange(embeddings, self._read)
+
+    def _read(self, embeddings: Tensor, position_ids: Tensor | None = None) -> Tensor:
+        length = embeddings.shape[1]
+        padded = F.pad(embeddings, (0, 0, 0, -length % self.token_multiple))
+        places = {} if position_ids is None else {"position_ids": position_ids}
+        hidden = self.backbone(inputs_embeds=padded, use_cache=False, **places).last_hidden_state
+        return hidden[:, :length]
 
     def forward(
         self,
@@ -95,7 +110,7 @@ class CausalLM(nn.Module):
         """
         vocabulary = vocabulary or self.vocabulary
         embeddings = vocabulary.embed(seq)
-        with capture(self, needs) as captured:
+        with capture(self, needs, seq.ids.shape[1]) as captured:
             hidden = self.run_backbone(embeddings)
         outputs = Outputs(
             seq,
@@ -105,9 +120,9 @@ class CausalLM(nn.Module):
             vocabulary=vocabulary,
         )
         if "hidden_states" in needs:
-            outputs = outputs._replace(hidden_states=(embeddings, *captured.layers[:-1], hidden))
+            outputs = outputs._replace(hidden_states=(embeddings, *captured.layers, hidden))
         if "label" in needs or "boundary" in needs:
-            scores = vocabulary.scores(hidden, seq, "boundary" in needs, keep_directions)
+            scores = self.scores(vocabulary, hidden, seq, "boundary" in needs, keep_directions)
             outputs = outputs.with_scores(scores)
         return outputs
 

@@ -10,8 +10,10 @@ from tokenkit.models.causal_lm import CausalLM
 from tokenkit.models.vocabulary.table import Vocabulary
 from tokenkit.parallelisms.activation_checkpoint import apply_activation_checkpoint
 from tokenkit.parallelisms.compile import apply_compile
+from tokenkit.parallelisms.context_parallel import apply_context_parallel
 from tokenkit.parallelisms.fsdp import apply_fsdp, shard_vocabulary
-from tokenkit.parallelisms.mesh import Parallel, init_parallel
+from tokenkit.parallelisms.mesh import Parallel, init_parallel, teacher_layout
+from tokenkit.parallelisms.shared_rows import SharedRows, share_rows
 from tokenkit.parallelisms.tensor_parallel import apply_tensor_parallel
 from tokenkit.parallelisms.vocabulary_rows import SharedPrediction, shard_rows
 
@@ -19,6 +21,7 @@ __all__ = [
     "Parallel",
     "init_parallel",
     "parallelize",
+    "parallelize_teacher",
     "parallelize_vocabulary",
     "share_prediction",
 ]
@@ -35,16 +38,42 @@ def _fsdp_mesh(config: Config, mesh: DeviceMesh) -> DeviceMesh | None:
     return mesh["replicate", "shard"] if mesh["replicate"].size() > 1 else mesh["shard"]
 
 
-def parallelize(model: CausalLM, config: Config, mesh: DeviceMesh, *, train: bool) -> None:
-    """Apply tensor parallelism, activation checkpointing, compile and FSDP, in this order.
+def parallelize(model: CausalLM, config: Config, parallel: Parallel, *, train: bool) -> None:
+    """Apply tensor and context parallelism, activation checkpointing, compile and FSDP, in order.
 
     Each step sees the previous one's layers: checkpointing wraps already split projections,
     compile sees the wrapped layer as one graph, and FSDP's hooks stay outside of all graphs.
     """
+    mesh = parallel.mesh
     if mesh["tp"].size() > 1:
-        apply_tensor_parallel(model, mesh["tp"])
+        apply_tensor_parallel(model, mesh["tp"], config.parallelism.sequence_parallel)
+    if parallel.context is not None:
+        apply_context_parallel(model, parallel.context)
     if train and config.activation_checkpoint.mode != "none":
         apply_activation_checkpoint(model, config.activation_checkpoint)
+    _compile_and_shard(model, config, mesh)
+
+
+def parallelize_teacher(model: CausalLM, config: Config, parallel: Parallel) -> None:
+    """Spread a frozen model as ``[teacher.parallelism]`` says, or as the student."""
+    layout = teacher_layout(config, parallel)
+    if layout is None:
+        parallelize(model, config, parallel, train=False)
+        return
+    if layout.mesh["tp"].size() > 1:
+        apply_tensor_parallel(
+            model,
+            layout.mesh["tp"],
+            config.parallelism.sequence_parallel,
+            split_vocabulary=layout.rows is None,
+            key="teacher.parallelism.tensor_parallel_degree",
+        )
+    if layout.rows is not None:
+        share_rows(model, SharedRows(*layout.rows))
+    _compile_and_shard(model, config, layout.mesh)
+
+
+def _compile_and_shard(model: CausalLM, config: Config, mesh: DeviceMesh) -> None:
     if config.compile.enable:
         apply_compile(model, config.compile)
     fsdp_mesh = _fsdp_mesh(config, mesh)

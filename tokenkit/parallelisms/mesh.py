@@ -1,7 +1,8 @@
-"""Process group and device mesh: replicate × shard × tensor-parallel ranks."""
+"""Process group and device meshes: replicate × shard (× context) × tensor-parallel ranks."""
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from datetime import timedelta
@@ -52,15 +53,15 @@ def init_distributed(timeout: timedelta = timedelta(minutes=30)) -> torch.device
     return device
 
 
-def build_mesh(config: Config, device: torch.device) -> DeviceMesh:
-    """Mesh with dimensions ``replicate``, ``shard``, ``tp`` (in this order, always all three)."""
-    parallel = config.parallelism
-    replicate, tp = parallel.data_parallel_replicate_degree, parallel.tensor_parallel_degree
-    shard = parallel.data_parallel_shard_degree
-    if shard == -1:
-        shard = dist.get_world_size() // (replicate * tp)
-    names = ("replicate", "shard", "tp")
-    return init_device_mesh(device.type, (replicate, shard, tp), mesh_dim_names=names)
+def _mesh(device: torch.device, **dimensions: int) -> DeviceMesh:
+    return init_device_mesh(
+        device.type, tuple(dimensions.values()), mesh_dim_names=tuple(dimensions)
+    )
+
+
+def _rest(*degrees: int) -> int:
+    """Ranks over the product of degrees."""
+    return dist.get_world_size() // math.prod(degrees)
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,11 @@ class Parallel:
     """This process's place among all ranks."""
 
     device: torch.device
-    mesh: DeviceMesh  # dimensions replicate, shard, tp
+    mesh: DeviceMesh  # dimensions replicate, shard, tp; a context's ranks are part of shard
     dp_rank: int  # which rows this rank sees
     dp_size: int
     dp_group: dist.ProcessGroup  # ranks that see different rows
+    context: dist.ProcessGroup | None = None  # ranks that see some tokens each of the same rows
 
     @property
     def shared_group(self) -> dist.ProcessGroup | None:
@@ -82,11 +84,58 @@ class Parallel:
     def is_main(self) -> bool:
         return dist.get_rank() == 0
 
+    @property
+    def is_first_of_rows(self) -> bool:
+        """Whether no rank before this one sees the same rows."""
+        in_context = 0 if self.context is None else dist.get_rank(self.context)
+        return self.mesh["tp"].get_local_rank() == 0 and in_context == 0
+
 
 def init_parallel(config: Config) -> Parallel:
     """Start the process group and lay out its ranks."""
     device = init_distributed(timedelta(minutes=config.job.startup_timeout_minutes))
-    mesh = build_mesh(config, device)
-    # One flattened dimension over replicate and shard: every rank of it has its own rows.
-    dp_mesh = mesh["replicate", "shard"]._flatten("dp")
-    return Parallel(device, mesh, dp_mesh.get_local_rank(), dp_mesh.size(), dp_mesh.get_group())
+    layout = config.parallelism
+    replicate, tp = layout.data_parallel_replicate_degree, layout.tensor_parallel_degree
+    mesh = _mesh(device, replicate=replicate, shard=_rest(replicate, tp), tp=tp)
+    context = layout.context_parallel_degree
+    if context > 1:
+        rows = _mesh(device, dp=_rest(context, tp), context=context, tp=tp)
+        dp_mesh, group = rows["dp"], rows["context"].get_group()
+    else:
+        # One flattened dimension over replicate and shard: every rank of it has its own rows.
+        dp_mesh = mesh["shard"] if replicate == 1 else mesh["replicate", "shard"]._flatten("dp")
+        group = None
+    at, size = dp_mesh.get_local_rank(), dp_mesh.size()
+    return Parallel(device, mesh, at, size, dp_mesh.get_group(), group)
+
+
+@dataclass(frozen=True)
+class TeacherLayout:
+    """How the teacher lies on the same ranks.
+
+    Attributes:
+        mesh: dimensions replicate, shard, tp.
+        rows: ranks that split its matrices and see different rows, on devices and on the CPU.
+    """
+
+    mesh: DeviceMesh
+    rows: tuple[dist.ProcessGroup, dist.ProcessGroup] | None
+
+
+def teacher_layout(config: Config, parallel: Parallel) -> TeacherLayout | None:
+    """The layout of ``[teacher.parallelism]``; None where it is the student's."""
+    own = config.teacher.parallelism
+    if own == type(own)():
+        return None
+    device, same_rows = parallel.device, dist.get_world_size() // parallel.dp_size
+    tp = own.tensor_parallel_degree or same_rows
+    replicate = own.data_parallel_replicate_degree or 1
+    mesh = _mesh(device, replicate=replicate, shard=_rest(replicate, tp), tp=tp)
+    if tp == same_rows:
+        return TeacherLayout(mesh, None)
+    sizes = {"others": _rest(tp), "rows": tp // same_rows, "same": same_rows}
+    group = mesh.get_group("tp") if same_rows == 1 else _mesh(device, **sizes).get_group("rows")
+    on_cpu = (
+        group if device.type == "cpu" else _mesh(torch.device("cpu"), **sizes).get_group("rows")
+    )
+    return TeacherLayout(mesh, (group, on_cpu))

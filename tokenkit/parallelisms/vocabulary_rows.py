@@ -10,6 +10,7 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from tokenkit.models.vocabulary.placement import Placement, Rows, Sharing
 from tokenkit.models.vocabulary.table import Vocabulary
+from tokenkit.parallelisms.collectives import sum_parts
 
 
 class ShardedRows(Placement):
@@ -36,7 +37,7 @@ class ShardedRows(Placement):
         return matrix.full_tensor() if isinstance(matrix, DTensor) else matrix
 
     def join_lookups(self, found: Tensor) -> Tensor:
-        return _SumOverRanks.apply(found, self.group)
+        return sum_parts(found, self.group)
 
     def join_columns(self, logits: Tensor, rows: int, valid: int) -> Tensor:
         step = self._step(rows)
@@ -47,18 +48,6 @@ class ShardedRows(Placement):
         dist.all_gather(parts, padded, group=self.group)
         joined = [part[:, :width] for part, width in zip(parts, widths, strict=True)]
         return torch.cat(joined, 1)
-
-
-class _SumOverRanks(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, tensor: Tensor, group: dist.ProcessGroup) -> Tensor:
-        total = tensor.clone()
-        dist.all_reduce(total, group=group)
-        return total
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        return grad, None  # what follows is the same on all ranks, and so is its gradient
 
 
 def shard_rows(vocabulary: Vocabulary, mesh: DeviceMesh) -> None:

@@ -72,6 +72,7 @@ class Watchdog:
         mesh = self.parallel.mesh
         groups = [None, self.parallel.dp_group]
         groups += [mesh.get_group(name) for name in mesh.mesh_dim_names or ()]
+        groups += [] if self.parallel.context is None else [self.parallel.context]
         for group in groups:
             set_timeout(timedelta(minutes=self.minutes), group)
 

@@ -21,7 +21,8 @@ def gradients_from(layer: torch.nn.Module) -> Iterator[None]:
     def start_recording(*_: object) -> None:
         torch.set_grad_enabled(True)
 
-    hook = layer.register_forward_pre_hook(start_recording)
+    # Before all other hooks: what they make of inputs and parameters is recorded, too.
+    hook = layer.register_forward_pre_hook(start_recording, prepend=True)
     try:
         with torch.no_grad():
             yield

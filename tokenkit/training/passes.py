@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from tokenkit.batch import Batch
 from tokenkit.losses import Loss
 from tokenkit.models.causal_lm import CausalLM
 from tokenkit.models.outputs import Outputs
+from tokenkit.ops.gradients import local_part
 from tokenkit.parallelisms.fsdp import kept_gathered
 from tokenkit.training.loss_graph import LossGraph, gradients_from
 
@@ -38,6 +40,7 @@ class StudentPasses:
         step: number of the step.
         counts: global denominator of each loss.
         needs: what the losses need of the student.
+        context: ranks that have the same rows, each a part of every gradient.
     """
 
     step: int
@@ -49,6 +52,7 @@ class StudentPasses:
     parameters: list[Tensor]
     group: dist.ProcessGroup
     needs: frozenset[str]
+    context: dist.ProcessGroup | None = None
 
     @property
     def names(self) -> list[str]:
@@ -77,8 +81,20 @@ class StudentPasses:
 
     def last_layer_gradients(self, graph: LossGraph, values: list[Tensor]) -> list[list[Tensor]]:
         with kept_gathered(self.student):
-            return [graph.last_layer_gradients(graph.gradients(value)) for value in values]
+            found = [graph.last_layer_gradients(graph.gradients(value)) for value in values]
+        return found if self.context is None else mean_over(found, self.context)
 
     def backward(self, graph: LossGraph, value: Tensor, retain: bool = False) -> None:
         # FSDP averages gradients over ranks; shares of losses are to be summed.
         graph.backward(value * dist.get_world_size(self.group), retain)
+
+
+def mean_over(gradients: list[list[Tensor]], group: dist.ProcessGroup) -> list[list[Tensor]]:
+    """The mean over ranks of each gradient, in one message; of a sharded one, of the parts here."""
+    parts = [local_part(gradient) for row in gradients for gradient in row]
+    joined = torch.cat([part.flatten() for part in parts])
+    dist.all_reduce(joined, group=group)
+    joined /= dist.get_world_size(group)
+    for part, mean in zip(parts, joined.split([part.numel() for part in parts]), strict=True):
+        part.copy_(mean.view_as(part))
+    return gradients

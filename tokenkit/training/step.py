@@ -16,7 +16,9 @@ from tokenkit.batch import Batch, StepBatch
 from tokenkit.config import Config
 from tokenkit.losses import Loss
 from tokenkit.models.causal_lm import CausalLM
+from tokenkit.models.outputs import Outputs
 from tokenkit.parallelisms import Parallel
+from tokenkit.training.joined_reads import read_joined
 from tokenkit.training.passes import MicroBatch, StudentPasses
 from tokenkit.training.teacher import Teacher
 from tokenkit.training.update import SKIPPED, put_back, update
@@ -37,7 +39,8 @@ class TrainStep:
         self.config = config
         self.student, self.teacher, self.losses = student, teacher, losses
         self.optimizer = optimizer
-        self.dp_group, self.device = parallel.dp_group, parallel.device
+        self.dp_group, self.context = parallel.dp_group, parallel.context
+        self.device = parallel.device
         self.balance = build_balance(config, parallel.device)
         self.needs = frozenset().union(*(loss.needs for loss in losses))
         self.teacher_needs = frozenset().union(
@@ -61,7 +64,7 @@ class TrainStep:
         return metrics
 
     def _prepare(self, batch: StepBatch, step: int) -> StudentPasses:
-        micro_batches = [self._read(micro) for micro in batch.micro_batches]
+        micro_batches = self._read(batch.micro_batches)
         return StudentPasses(
             step,
             self.student,
@@ -72,16 +75,20 @@ class TrainStep:
             [p for group in self.optimizer.param_groups for p in group["params"]],
             self.dp_group,
             self.needs,
+            self.context,
         )
 
-    def _read(self, batch: Batch) -> MicroBatch:
-        """What can be known of a micro-batch without the student."""
-        teacher = None
+    def _read(self, batches: list[Batch]) -> list[MicroBatch]:
+        """What can be known of micro-batches without the student."""
+        said: list[Outputs | None] = [None] * len(batches)
         if self.teacher is not None:
-            teacher = self.teacher.read(batch.teacher, self.teacher_needs)
-        return MicroBatch(
-            batch, teacher, [loss.match(batch.student, teacher) for loss in self.losses]
-        )
+            sides = [batch.teacher for batch in batches if batch.teacher is not None]
+            at_once = self.config.teacher.micro_batch_size // self.config.training.micro_batch_size
+            said = list(read_joined(self.teacher, sides, self.teacher_needs, at_once))
+        return [
+            MicroBatch(batch, teacher, [loss.match(batch.student, teacher) for loss in self.losses])
+            for batch, teacher in zip(batches, said, strict=True)
+        ]
 
     def _global_counts(self, micro_batches: list[MicroBatch]) -> list[Tensor]:
         """What each loss counts, over all ranks and micro-batches."""

@@ -137,7 +137,7 @@ def build_student(
     )
     if parallel is not None:
         share_prediction(model.vocabulary, parallel)
-        parallelize(model, config, parallel.mesh, train=True)
+        parallelize(model, config, parallel, train=True)
     device = torch.device("cpu") if parallel is None else parallel.device
     fill(model, source, (inputs, outputs), device)
     for name, values in drawn.items():

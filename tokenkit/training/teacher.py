@@ -22,7 +22,12 @@ from tokenkit.models.lora import adapters_off
 from tokenkit.models.outputs import Outputs
 from tokenkit.models.source import SourceModel, fit_rows, open_source_model, reconcile_rows
 from tokenkit.models.vocabulary.table import Vocabulary
-from tokenkit.parallelisms import DTYPES, Parallel, parallelize, parallelize_vocabulary
+from tokenkit.parallelisms import (
+    DTYPES,
+    Parallel,
+    parallelize_teacher,
+    parallelize_vocabulary,
+)
 from tokenkit.training.cache_meta import check_cache
 from tokenkit.training.fit import check_fit, check_length
 from tokenkit.training.teacher_cache import CachedTeacher
@@ -124,7 +129,7 @@ def build_teacher(
         vocabulary.set_boundary(boundary_mask(tokenizers.teacher, config))
         return SelfTeacher(student, vocabulary)
     model = build_causal_lm(source, rows, dtype=dtype, **options).requires_grad_(False)
-    parallelize(model, config, parallel.mesh, train=False)
+    parallelize_teacher(model, config, parallel)
     fill(model, source, matrices, parallel.device)
     model.vocabulary.set_boundary(boundary_mask(tokenizers.teacher, config))
     return LiveTeacher(model)

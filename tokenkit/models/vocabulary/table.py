@@ -181,6 +181,7 @@ class Vocabulary(nn.Module):
         seq: Sequences,
         boundary: bool = True,
         keep_directions: bool = False,
+        index: Tensor | None = None,
     ) -> Scores:
         """Scores ``[N]`` of what follows each real token, without ever holding ``[N, V]`` logits.
 
@@ -188,12 +189,14 @@ class Vocabulary(nn.Module):
             hidden: ``[B, T, D]`` last hidden states.
             boundary: also of boundaries, where the vocabulary knows which tokens these are.
             keep_directions: needed for :meth:`Outputs.hidden_gradient`.
+            index: of the tokens, if not of all real ones.
         """
-        labels = F.pad(seq.ids.flatten()[1:], (0, 1)).index_select(0, seq.real_index)
+        index = seq.real_index if index is None else index
+        labels = F.pad(seq.ids.flatten()[1:], (0, 1)).index_select(0, index)
         own = self.placement.local(self.output_matrix)
         tokens = self.boundary if boundary else None
         return linear_scores(
-            hidden.flatten(0, 1).index_select(0, seq.real_index),
+            hidden.flatten(0, 1).index_select(0, index),
             own.matrix,
             labels,
             None if tokens is None else own.of(tokens),

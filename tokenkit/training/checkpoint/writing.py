@@ -86,7 +86,7 @@ class Writing:
             files[name] = {
                 "hash": write_safetensors(partial / name, self.mine), "pieces": self.where
             }  # fmt: skip
-        if self.parallel.mesh["tp"].get_local_rank() == 0:
+        if self.parallel.is_first_of_rows:
             name = f"random-{self.parallel.dp_rank:05d}.json"
             files[name] = {"hash": write_json(partial / name, self.random), "pieces": {}}
         for name, entry in files.items():
