@@ -32,6 +32,7 @@ class Loss(nn.Module):
         chunk_kind: which alignment it reads; None for none.
         fixed_tokenizer: whether it reads tables that were made for one student's tokenizer.
         reaches_layers: whether its gradient passes the decoder.
+        streams: how many times it makes logits of its own, for figures of FLOPs.
     """
 
     name: ClassVar[str] = ""
@@ -42,6 +43,7 @@ class Loss(nn.Module):
     chunk_kind: str | None = None
     fixed_tokenizer: ClassVar[bool] = False
     reaches_layers: ClassVar[bool] = True
+    streams: ClassVar[int] = 0
 
     def __init__(
         self,

@@ -52,6 +52,7 @@ class DSKD(Loss):
 
     section, Settings = "dskd", DskdSettings
     needs = frozenset({"embeddings", "hidden"})
+    streams = 3
     counts_student = True
 
     def __init__(self, config: Config, student_tok=None, teacher_tok=None) -> None:

@@ -78,6 +78,7 @@ class KD(Loss):
     section, Settings = "kd", KdSettings
     fixed_tokenizer = True
     needs = frozenset({"hidden"})
+    streams = 1
 
     def __init__(self, config: Config, student_tok=None, teacher_tok=None) -> None:
         """Check that the two tokenizers, if given, can be compared.

@@ -64,6 +64,7 @@ class MinED(Loss):
             )
 
     needs = frozenset({"hidden"})
+    streams = 1
     chunk_kind = "unconstrained"
 
     def __init__(
