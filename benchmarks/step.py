@@ -111,7 +111,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, float | int | N
     set_up_process(config)
     parallel = init_parallel(config)
     device = parallel.device
-    training = Training(config, parallel)
+    training = Training(config, parallel, keep_gradients=False)
     stats: Counter[str] = Counter()
     begin = 0.0
     for step in range(WARM_UP + args.steps):

@@ -18,6 +18,7 @@ from torch import Tensor
 # benchmarks/linear_scores.py), small beside the rest of a training step.
 BLOCK_BYTES = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
 MOST_ROWS = {"cpu": 4096, "cuda": 8192}
+MIXED = ("cuda",)  # devices that multiply low-precision factors into fp32
 
 
 class Head(NamedTuple):
@@ -76,8 +77,8 @@ class LogitBlocks:
     ) -> None:
         self.head = head
         self.dtype = accumulation_dtype(hidden.dtype)
-        # Only CUDA multiplies low-precision factors into fp32; elsewhere they are converted.
-        self.factor_dtype = hidden.dtype if hidden.device.type == "cuda" else self.dtype
+        # Elsewhere low-precision factors are converted.
+        self.factor_dtype = hidden.dtype if hidden.device.type in MIXED else self.dtype
         self.hidden = hidden.to(self.factor_dtype)
         self.weight, self.bias = weight, bias
         rows, columns = block or default_block(hidden, head.valid_vocab)
