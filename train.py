@@ -38,7 +38,7 @@ def train(config: Config, lock: RunLock) -> None:
     from tokenkit.training.ends import StopSignal, Watchdog, say_end
     from tokenkit.training.environment import any_rank, build_profiler, set_up_process
     from tokenkit.training.identity import IdentityStep
-    from tokenkit.training.metrics import MetricsLogger, flops_per_token
+    from tokenkit.training.metrics import MetricsLogger
     from tokenkit.training.optimizer import (
         build_optimizer,
         scheduled_learning_rate,
@@ -53,6 +53,7 @@ def train(config: Config, lock: RunLock) -> None:
     from tokenkit.training.step import TrainStep
     from tokenkit.training.student import build_student, open_student_source
     from tokenkit.training.teacher import build_teacher, open_teacher_source
+    from tokenkit.training.throughput import step_flops
     from tokenkit.training.tokenizers import load_tokenizers
 
     check_output_dir(config)
@@ -96,21 +97,23 @@ def train(config: Config, lock: RunLock) -> None:
     checkpointer = Checkpointer(config, student, optimizer, parallel, phases.tensors())
     start_step = checkpointer.load()
     loader.seek(start_step)
-    metrics_logger = MetricsLogger(
-        config, output_dir, start_step, parallel.device, flops_per_token(student)
-    )
+    flops = step_flops(config, student, teacher, losses, parallel.dp_size)
+    metrics_logger = MetricsLogger(config, output_dir, start_step, parallel.device, flops)
+    clock = metrics_logger.clock
 
     # the loop
     if start_step == 0 and evaluation.due(0):
         metrics_logger.log_evaluation(0, evaluation(0))
     batches = iter(loader)
+    clock.restart()
     step = start_step - 1
     with build_profiler(config, output_dir) as profiler:
         for step in range(start_step, config.training.steps):
             watchdog.step()
             lr = scheduled_learning_rate(config, step)
             set_learning_rate(optimizer, lr)
-            batch = next(batches).to(parallel.device)
+            with clock.spent_on("data"):
+                batch = next(batches).to(parallel.device)
             metrics = phases(batch, step)
             metrics_logger.record(step + 1, metrics, batch.stats, lr, parallel.dp_group)
             if profiler is not None:
@@ -122,11 +125,13 @@ def train(config: Config, lock: RunLock) -> None:
             if last or stopping:
                 phases.finish()
             if checkpointer.due(step + 1, last or stopping, overdue):
-                checkpointer.save(step + 1, last)
+                with clock.spent_on("apart"):
+                    checkpointer.save(step + 1, last)
             if stopping:
                 break
             if evaluation.due(step + 1, last):
-                metrics_logger.log_evaluation(step + 1, evaluation(step + 1, last))
+                with clock.spent_on("apart"):
+                    metrics_logger.log_evaluation(step + 1, evaluation(step + 1, last))
 
     checkpointer.finish()
     metrics_logger.close()

@@ -8,9 +8,9 @@ has the layers as they are, ``compile`` compiles them; ``recompute`` adds activa
 of cheap operations. ``bare`` trains fully, in turns with the same work done by hand
 (:mod:`benchmarks.bare_loop`): ``ratio`` is ours / theirs in tokens per second,
 ``overhead_seconds`` what a step of ours takes longer. The first steps warm up. The last line is
-JSON: for every case ``tokens_per_second`` (of the student), ``seconds`` a step, ``mfu`` (of the
-student's forward and backward alone: the teacher's pass is work that it does not count),
-``memory_gib`` and ``waits`` (how often a step makes the CPU wait for the device; null on a CPU).
+JSON: for every case ``tokens_per_second`` (of the student), ``seconds`` a step, ``mfu`` (of student
+and teacher; null on a CPU), ``hfu`` (with all that is done twice), ``memory_gib`` and ``waits``
+(how often a step makes the CPU wait for the device; null on a CPU).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -38,7 +39,8 @@ from tests.training.in_process import Training  # noqa: E402
 from tokenkit.config import load_config, validate  # noqa: E402
 from tokenkit.parallelisms import init_parallel  # noqa: E402
 from tokenkit.training.environment import set_up_process  # noqa: E402
-from tokenkit.training.metrics import flops_per_token, memory_gib, peak_flops  # noqa: E402
+from tokenkit.training.metrics import memory_gib  # noqa: E402
+from tokenkit.training.throughput import peak_flops, speed, step_flops  # noqa: E402
 
 # Llama 3.2's shapes, and one that a CPU can train.
 SHAPES = {
@@ -119,28 +121,33 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, float | int | N
     set_up_process(config)
     parallel = init_parallel(config)
     device = parallel.device
-    training = Training(config, parallel)
-    tokens, begin = 0, 0.0
+    training = Training(config, parallel, keep_gradients=False)
+    stats: Counter[str] = Counter()
+    begin = 0.0
     print(f"  {time.perf_counter() - start:.0f} s to build", file=sys.stderr)
     for step in range(WARM_UP + args.steps):
         if step == WARM_UP:
             _wait(device)
             print(f"  {time.perf_counter() - start:.0f} s to the end of warm-up", file=sys.stderr)
-            tokens, begin = 0, time.perf_counter()
+            stats.clear()
+            begin = time.perf_counter()
         batch = training.batch()
-        tokens += batch.stats["student_tokens"]
+        stats.update(batch.stats)
         training(batch.to(device), step if step < WARM_UP else LATER + step)
     _wait(device)
     seconds = time.perf_counter() - begin
-    rate, peak = tokens / seconds, peak_flops(device)
+    flops = step_flops(config, training.student, training.step.teacher, training.step.losses, 1)
+    peak = peak_flops(device, config.training.dtype)
+    found = speed(flops, stats, seconds, 0.0, 1, peak)
     memory = memory_gib(device)
     if args.profile:
         profile(training, device)
     beside = beside_bare(args, training, device) if args.case == "bare" else {}
     result = {
-        "tokens_per_second": round(rate),
+        "tokens_per_second": round(found["tokens_per_second"]),
         "seconds": round(seconds / args.steps, 4),
-        "mfu": round(rate * flops_per_token(training.student) / peak, 4) if peak else None,
+        "mfu": round(found["mfu"], 4) if peak else None,
+        "hfu": round(found["hfu"], 4) if peak else None,
         "memory_gib": round(memory, 2),
         "waits": count_waits(training, WARM_UP, device),
         "rows": training.student.vocabulary.input.shape[0],

@@ -18,6 +18,7 @@ ROOMS = (
         "registry",
         "io",
         "ranks",
+        "cards",
         "processes",
         "shipped",
         "byte_model",
@@ -27,7 +28,7 @@ ROOMS = (
         "data",
     ),
     *("ops", "models", "transfer", "losses", "balance", "parallelisms"),
-    *("training", "inference", "evaluation", "export", "cli"),
+    *("training", "planning", "inference", "evaluation", "export", "cli"),
 )
 
 

@@ -26,10 +26,10 @@ class Training:
 
     Attributes:
         parameters: what is trained, by name.
-        gradients: of the last step, as the optimizer saw them (clipped).
+        gradients: of the last step, as the optimizer saw them (clipped), if they are kept.
     """
 
-    def __init__(self, config: Config, parallel: Parallel) -> None:
+    def __init__(self, config: Config, parallel: Parallel, keep_gradients: bool = True) -> None:
         self.config = config
         tokenizers = load_tokenizers(config, need_teacher(config))
         toks = tokenizers.student, tokenizers.teacher
@@ -44,7 +44,8 @@ class Training:
         )
         self.batches = iter(loader)
         self.optimizer = build_optimizer(self.student, config.optimizer)
-        self.optimizer.register_step_pre_hook(self._catch)
+        if keep_gradients:
+            self.optimizer.register_step_pre_hook(self._catch)
         self.parameters = trainable_parameters(self.student)
         self.step = TrainStep(config, self.student, teacher, losses, self.optimizer, parallel)
 

@@ -35,6 +35,7 @@ class Loss(nn.Module):
         pair: what of both sides meets, as far as the batch alone tells it; None for nothing. It is
             called where batches are made (so it must pickle), lest a step has to ask the device how
             much was found. It returns a dataclass of tensors.
+        streams: how many times it makes logits of its own, for figures of FLOPs.
     """
 
     name: ClassVar[str] = ""
@@ -46,6 +47,7 @@ class Loss(nn.Module):
     fixed_tokenizer: ClassVar[bool] = False
     reaches_layers: ClassVar[bool] = True
     pair: Callable[[Sequences, Sequences | None], Any] | None = None
+    streams: ClassVar[int] = 0
 
     def __init__(
         self,

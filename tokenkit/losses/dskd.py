@@ -61,6 +61,7 @@ class DSKD(Loss):
 
     section, Settings = "dskd", DskdSettings
     needs = frozenset({"embeddings", "hidden"})
+    streams = 3
     counts_student = True
     pair = staticmethod(counted_places)
 

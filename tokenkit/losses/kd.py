@@ -90,6 +90,7 @@ class KD(Loss):
     fixed_tokenizer = True
     needs = frozenset({"hidden"})
     pair = staticmethod(same_prefix)
+    streams = 1
 
     def __init__(self, config: Config, student_tok=None, teacher_tok=None) -> None:
         """Check that the two tokenizers, if given, can be compared.

@@ -94,6 +94,7 @@ class MinED(Loss):
     needs = frozenset({"hidden"})
     chunk_kind = KIND
     pair = staticmethod(one_to_one)
+    streams = 1
 
     def __init__(
         self, config: Config, student_tok=None, teacher_tok=None, mapping: Tensor | None = None

@@ -92,6 +92,7 @@ class SidePath(Loss):
     section, Settings = "side_path", SidePathSettings
     fixed_tokenizer = True
     needs = frozenset({"hidden"})
+    streams = 1
     chunk_kind = "unconstrained"
 
     def __init__(

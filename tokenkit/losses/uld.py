@@ -50,6 +50,7 @@ class ULD(Loss):
 
     section, Settings = "uld", UldSettings
     needs = frozenset({"hidden"})
+    streams = 1
 
     def __init__(self, config: Config, student_tok=None, teacher_tok=None) -> None:
         super().__init__(config)

@@ -21,6 +21,7 @@ MOST_ROWS = {"cpu": 4096, "cuda": 8192}
 # Widths of blocks are multiples of this: a GPU's fast matmuls want rows that begin at multiples of
 # 16 bytes, and a vocabulary may have an odd number of tokens.
 ALIGNMENT = {"cpu": 1, "cuda": 64}
+MIXED = ("cuda",)  # devices that multiply low-precision factors into fp32
 
 
 class Head(NamedTuple):
@@ -87,8 +88,8 @@ class LogitBlocks:
     ) -> None:
         self.head = head
         self.dtype = accumulation_dtype(hidden.dtype)
-        # Only CUDA multiplies low-precision factors into fp32; elsewhere they are converted.
-        self.factor_dtype = hidden.dtype if hidden.device.type == "cuda" else self.dtype
+        # Elsewhere low-precision factors are converted.
+        self.factor_dtype = hidden.dtype if hidden.device.type in MIXED else self.dtype
         self.hidden = hidden.to(self.factor_dtype)
         self.weight, self.bias = weight, bias
         rows, columns = block or default_block(hidden, head.valid_vocab)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import resource
 import sys
-import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,14 +17,14 @@ from tqdm.auto import tqdm
 
 from tokenkit.config import Config
 from tokenkit.log import logger
-from tokenkit.models.causal_lm import CausalLM
+from tokenkit.models.flops import StepFlops
+from tokenkit.training.throughput import Clock, peak_flops, speed
 
 COLORS = {
     "step": 36, "loss": 32, "tok/s": 34, "mfu": 35, "mem": 33, "lr": 90, "grad": 90, "skipped": 31,
 }  # fmt: skip
+NOTABLE_WAIT = 0.05  # share of the time spent waiting for data that is worth a word
 NOTABLE = 0.1  # share of rows cut for the student alone that is worth a warning
-# Dense bf16 peak of common GPUs, FLOP/s.
-PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "MI300X": 1300e12}
 
 
 def reduce_metrics(metrics: dict[str, Tensor], group: dist.ProcessGroup) -> dict[str, float]:
@@ -41,26 +40,12 @@ def reduce_metrics(metrics: dict[str, Tensor], group: dist.ProcessGroup) -> dict
     return {name.removeprefix("same/"): value for name, value in zip(names, values, strict=True)}
 
 
-def peak_flops(device: torch.device) -> float | None:
-    """Peak of this GPU, or None if it (or its peak) is unknown."""
-    if device.type != "cuda":
-        return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for key, peak in PEAK_FLOPS.items() if key in name), None)
-
-
 def memory_gib(device: torch.device) -> float:
     """Peak memory so far: of the GPU, or of this process on CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device) / 2**30
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
-
-
-def flops_per_token(student: CausalLM) -> float:
-    """Forward and backward of the student: 6 per weight used in a matmul (attention left out)."""
-    weights = sum(p.numel() for p in student.backbone.parameters() if p.ndim >= 2)
-    return 6.0 * (weights + student.vocabulary.input.numel())
 
 
 def cut_shares(counts: Mapping[str, float]) -> dict[str, float]:
@@ -78,7 +63,7 @@ class MetricsLogger:
     """Writes on rank 0; silent elsewhere.
 
     Args:
-        flops_per_token: of one student token, forward and backward, for MFU.
+        flops: of the run's steps, for MFU and HFU.
     """
 
     def __init__(
@@ -87,14 +72,13 @@ class MetricsLogger:
         output_dir: Path,
         start_step: int,
         device: torch.device,
-        flops_per_token: float,
+        flops: StepFlops,
     ) -> None:
         self.config, self.steps = config.metrics, config.training.steps
         self.training, self.start_step = config.training, start_step
-        self.device, self.flops_per_token = device, flops_per_token
+        self.device, self.flops, self.clock = device, flops, Clock()
         self.world = dist.get_world_size()
         self.active = dist.get_rank() == 0
-        self._since = time.perf_counter()
         self._stats: Counter[str] = Counter()
         self.writer: Any = None
         self.bar = None
@@ -174,20 +158,15 @@ class MetricsLogger:
         return shares
 
     def _log(self, step: int, metrics: dict[str, float], counts: dict[str, float]) -> None:
-        now = time.perf_counter()
-        rate = counts.get("student_tokens", 0.0) / max(now - self._since, 1e-9)
-        self._since = now
-        metrics = {**metrics, "tokens_per_second": rate, "memory_gib": memory_gib(self.device)}
-        peak = peak_flops(self.device)
-        if peak is not None:
-            metrics["mfu"] = rate * self.flops_per_token / (peak * self.world)
+        peak = peak_flops(self.device, self.training.dtype)
+        metrics |= speed(self.flops, counts, *self.clock.read(), self.world, peak)
+        metrics["memory_gib"] = memory_gib(self.device)
         if self.active:
             self._line(step, metrics)
             self._write(step, metrics)
 
     def log_evaluation(self, step: int, metrics: dict[str, float]) -> None:
         """Log validation results."""
-        self._since = time.perf_counter()
         if self.active:
             shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
             self._say(self._paint("step", f"step {step}") + "  " + self._paint("loss", shown))
@@ -236,6 +215,8 @@ class MetricsLogger:
             parts.append(self._paint("skipped", f"skipped {metrics['skipped_steps']:.0f}"))
         if "mfu" in metrics:
             parts.append(self._paint("mfu", f"mfu {metrics['mfu']:.1%}"))
+        if metrics["data_wait"] > NOTABLE_WAIT:
+            parts.append(self._paint("skipped", f"waited for data {metrics['data_wait']:.0%}"))
         self._say("  ".join(parts))
 
     def _write(self, step: int, metrics: dict[str, float]) -> None:

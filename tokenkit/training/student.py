@@ -85,6 +85,49 @@ def expansion_of(source: SourceModel, tokenizers: Tokenizers) -> Expansion | Non
     return Expansion(fit_rows(inputs, rows), expander.trie, expander.longest)
 
 
+def student_frame(
+    config: Config,
+    source: SourceModel,
+    rows: int,
+    *,
+    valid_vocab: int,
+    expansion: Expansion | None,
+    dtype: torch.dtype = torch.float32,
+) -> CausalLM:
+    """The student's modules on the meta device: adapters, kind of vocabulary, what is trained.
+
+    Args:
+        rows: of its matrices, without padding.
+        expansion: see :func:`expansion_of`.
+    """
+    student = config.student
+    model = build_causal_lm(
+        source,
+        round_up(rows, student.pad_vocab_multiple),
+        tied=source.tied and student.output_embeddings == "preserve",
+        valid_vocab=valid_vocab,
+        dtype=dtype,
+    )
+    if student.train == "lora":
+        add_lora(
+            model.backbone,
+            source.architecture,
+            config.lora.targets,
+            config.lora.rank,
+            config.lora.alpha,
+        )
+    elif student.train == "none":
+        model.backbone.requires_grad_(False)
+    kind = vocabulary_kind(config)
+    if kind is not None:
+        compute = DTYPES[config.training.dtype]
+        model.vocabulary = kind.over(model.vocabulary, config, compute, expansion)
+    for matrix in (model.vocabulary.input, model.vocabulary.output):
+        if matrix is not None:
+            matrix.requires_grad_(student.train_embeddings)
+    return model
+
+
 def build_student(
     config: Config,
     source: SourceModel,
@@ -106,32 +149,13 @@ def build_student(
             "tokenizer: leave student.target_tokenizer empty, or move the model it was made from"
         )
     inputs, outputs = initial_matrices(config, source, tokenizers)
-    tied = source.tied and student.output_embeddings == "preserve"
-    model = build_causal_lm(
+    model = student_frame(
+        config,
         source,
-        round_up(len(inputs), student.pad_vocab_multiple),
-        tied=tied,
+        len(inputs),
         valid_vocab=len(tokenizers.student),
-        dtype=torch.float32,
+        expansion=expansion_of(source, tokenizers),
     )
-    if student.train == "lora":
-        add_lora(
-            model.backbone,
-            source.architecture,
-            config.lora.targets,
-            config.lora.rank,
-            config.lora.alpha,
-        )
-    elif student.train == "none":
-        model.backbone.requires_grad_(False)
-    kind = vocabulary_kind(config)
-    if kind is not None:
-        dtype = DTYPES[config.training.dtype]
-        expansion = expansion_of(source, tokenizers)
-        model.vocabulary = kind.over(model.vocabulary, config, dtype, expansion)
-    for matrix in (model.vocabulary.input, model.vocabulary.output):
-        if matrix is not None:
-            matrix.requires_grad_(student.train_embeddings)
     drawn = model.adopt(
         {loss.name: loss for loss in losses if any(True for _ in loss.parameters())}
     )

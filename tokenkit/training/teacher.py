@@ -18,6 +18,7 @@ from tokenkit.models.causal_lm import (
     fill,
     materialize,
 )
+from tokenkit.models.flops import ModelSize
 from tokenkit.models.lora import adapters_off
 from tokenkit.models.outputs import Outputs
 from tokenkit.models.source import SourceModel, fit_rows, open_source_model, reconcile_rows
@@ -39,9 +40,11 @@ class Teacher(Protocol):
 
     Attributes:
         hf_config: the config of a model that can read any text; None if rows are fixed.
+        size: of the model that reads; None if none does.
     """
 
     hf_config: Any
+    size: ModelSize | None
 
     def read(self, seq: Sequences, needs: Collection[str]) -> Outputs:
         """What ``needs`` names, without gradient."""
@@ -53,7 +56,7 @@ class LiveTeacher:
 
     def __init__(self, model: CausalLM) -> None:
         self.model = model.requires_grad_(False)
-        self.hf_config = model.backbone.config
+        self.hf_config, self.size = model.backbone.config, ModelSize.of(self.model)
 
     @torch.no_grad()
     def read(self, seq: Sequences, needs: Collection[str]) -> Outputs:
@@ -69,6 +72,7 @@ class SelfTeacher:
     def __init__(self, student: CausalLM, source_vocabulary: Vocabulary) -> None:
         self.student, self.hf_config = student, student.backbone.config
         self.vocabulary = source_vocabulary.requires_grad_(False)
+        self.size = ModelSize.of(student, self.vocabulary)
 
     @torch.no_grad()
     def read(self, seq: Sequences, needs: Collection[str]) -> Outputs:

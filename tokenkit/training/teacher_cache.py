@@ -22,6 +22,7 @@ import torch
 from tokenkit.batch import Sequences, following, previous
 from tokenkit.errors import ConfigError, DataError, ModelError
 from tokenkit.io import new_folder
+from tokenkit.models.flops import ModelSize
 from tokenkit.models.outputs import Outputs
 
 BLOCK = 2**22  # scores that are looked through at once
@@ -103,6 +104,7 @@ class CachedTeacher:
     """
 
     hf_config = None
+    size: ModelSize | None = None
 
     def __init__(self, folder: Path, rows: int) -> None:
         self.folder = folder

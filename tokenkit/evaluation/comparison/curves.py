@@ -11,7 +11,10 @@ from tokenkit.errors import DataError
 Curve = list[tuple[int, float]]
 POINTS = 300  # of a curve that are drawn
 # Not about learning: what a machine did, or what is shown otherwise.
-LEFT_OUT = ("tokens_per_second", "memory_gib", "mfu", "alignment/")
+LEFT_OUT = (
+    *("tokens_per_second", "teacher_tokens_per_second", "memory_gib", "mfu", "hfu"),
+    *("data_wait", "alignment/"),
+)
 
 
 def read_curves(run: Path) -> dict[str, Curve]:

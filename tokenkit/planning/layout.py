@@ -1,0 +1,90 @@
+"""Which rank holds what: degrees of parallelism, and what follows from them for one rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tokenkit.config import Config
+from tokenkit.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Ranks = replicate × shard × tp.
+
+    Attributes:
+        micro_batch_size: rows a rank and forward pass.
+        recompute: ``activation_checkpoint.mode``.
+    """
+
+    replicate: int
+    shard: int
+    tp: int
+    micro_batch_size: int
+    recompute: str
+
+    @classmethod
+    def of(cls, config: Config, world_size: int) -> Layout:
+        """The config's own.
+
+        Raises:
+            ConfigError: if it does not divide the ranks.
+        """
+        wish = config.parallelism
+        replicate, tp = wish.data_parallel_replicate_degree, wish.tensor_parallel_degree
+        shard = wish.data_parallel_shard_degree
+        if shard == -1:
+            shard = max(1, world_size // (replicate * tp))
+        if replicate * shard * tp != world_size:
+            raise ConfigError(
+                f"--world-size {world_size} is not replicate {replicate} x shard {shard} x "
+                f"tensor parallel {tp}: change [parallelism] or the number of ranks"
+            )
+        mode = config.activation_checkpoint.mode
+        return cls(replicate, shard, tp, config.training.micro_batch_size, mode)
+
+    @property
+    def data_parallel(self) -> int:
+        return self.replicate * self.shard
+
+    @property
+    def world_size(self) -> int:
+        return self.data_parallel * self.tp
+
+    def micro_batches(self, config: Config) -> int:
+        """Of a rank and step.
+
+        Raises:
+            ConfigError: if the batch cannot be divided so.
+        """
+        unit = self.micro_batch_size * self.data_parallel
+        if config.training.batch_size % unit:
+            raise ConfigError(
+                f"training.batch_size = {config.training.batch_size} is not divisible by "
+                f"micro_batch_size ({self.micro_batch_size}) x data-parallel ranks "
+                f"({self.data_parallel}) = {unit}"
+            )
+        return config.training.batch_size // unit
+
+    def is_wrapped(self, config: Config) -> bool:
+        """Whether FSDP holds the models (see ``parallelisms``): one fp32 rank needs none."""
+        return self.data_parallel > 1 or config.training.dtype != "float32"
+
+    def settings(self) -> dict[str, Any]:
+        """As keys of a config."""
+        return {
+            "training.micro_batch_size": self.micro_batch_size,
+            "parallelism.data_parallel_replicate_degree": self.replicate,
+            "parallelism.data_parallel_shard_degree": self.shard,
+            "parallelism.tensor_parallel_degree": self.tp,
+            "activation_checkpoint.mode": self.recompute,
+        }
+
+    def applied(self, config: Config) -> Config:
+        """A copy of a config with this layout."""
+        made = config.copy()
+        for name, value in self.settings().items():
+            section, key = name.split(".")
+            setattr(getattr(made, section), key, value)
+        return made

@@ -1,0 +1,179 @@
+"""Memory of one rank at the peak of a step, by what it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tokenkit.balance import balance_of
+from tokenkit.cards import GIB
+from tokenkit.config import Config
+from tokenkit.models.causal_lm import CausalLM
+from tokenkit.parallelisms import DTYPES
+from tokenkit.planning.layout import Layout
+from tokenkit.planning.models import PlannedModels, Shapes, build_models
+from tokenkit.planning.rehearsal import Rehearsed, Workload, fsdp_units, rehearse
+
+MASTER = 4  # bytes of a weight that is trained, and of each of its two moments
+CONTEXT = 0.7 * GIB  # of CUDA and its libraries, a process
+COMMUNICATION = 0.8 * GIB  # of NCCL, with several ranks
+FRAGMENTS = 0.04  # share of the allocated that lies in pieces too small for anything
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one rank.
+
+    Attributes:
+        student: weights, as they are held between steps.
+        teacher: the same.
+        gathered: weights that FSDP joins for use, in the compute dtype.
+        optimizer: AdamW's moments.
+        gradients: at the end of backward.
+        activations: kept for the backward pass, and what the teacher said.
+        working: temporaries at the peak: blocks of logits, gradients on activations, messages.
+        framework: what a GPU holds beside tensors.
+    """
+
+    student: float
+    teacher: float
+    gathered: float
+    optimizer: float
+    gradients: float
+    activations: float
+    working: float
+    framework: float
+
+    @property
+    def allocated(self) -> float:
+        """All tensors: ``torch.cuda.max_memory_allocated``."""
+        return sum(vars(self).values()) - self.framework
+
+    @property
+    def total(self) -> float:
+        return self.allocated + self.framework
+
+    def parts(self) -> dict[str, float]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Numbers of parameters.
+
+    Attributes:
+        total, trained: of the student, all ranks together.
+        teacher: of its own model, or of the source vocabulary.
+    """
+
+    total: int
+    trained: int
+    teacher: int
+
+
+def numel(parameters: Iterable[Tensor]) -> int:
+    return sum(p.numel() for p in parameters)
+
+
+def modules(models: PlannedModels) -> list[nn.Module]:
+    """What holds the teacher's weights beside the student's."""
+    return [m for m in (models.teacher_model, models.beside) if m is not None]
+
+
+def count_sizes(models: PlannedModels) -> Sizes:
+    """Of models that are built whole (one tensor-parallel rank)."""
+    parameters = list(models.student.parameters())
+    trained = numel(p for p in parameters if p.requires_grad)
+    teacher = sum(numel(m.parameters()) for m in modules(models))
+    return Sizes(numel(parameters), trained, teacher)
+
+
+def gathered_bytes(model: CausalLM, size: int, depth: int) -> int:
+    """Weights of a sharded model that are whole at once: both ends, the last layer, and ``depth``
+    more, of the one that computes and the one that comes next."""
+    layers = [numel(layer.parameters()) for layer in model.layers]
+    rest = numel(model.parameters()) - sum(layers)
+    return (rest + layers[-1] + depth * max(layers)) * size
+
+
+def rehearsed_step(
+    config: Config, shapes: Shapes, layout: Layout, device: str
+) -> tuple[Rehearsed, PlannedModels]:
+    """The step of one rank of a layout, and models of its shapes."""
+    dtype = DTYPES[config.training.dtype]
+    training, wrapped = config.training, layout.is_wrapped(config)
+    work = Workload(
+        layout.micro_batch_size,
+        layout.micro_batches(config),
+        training.max_student_length,
+        training.max_teacher_length,
+        layout.shard if wrapped else 0,
+        "cpu" if device == "cpu" else "cuda",
+    )
+    config = layout.applied(config)
+    found = rehearse(config, build_models(config, shapes, dtype, layout.tp, layout.tp), work)
+    return found, build_models(config, shapes, dtype, layout.tp, layout.tp)
+
+
+def plan_memory(config: Config, shapes: Shapes, layout: Layout, device: str) -> Memory:
+    """What a rank of this layout needs.
+
+    Args:
+        device: "cpu", or the kind of any GPU.
+
+    Raises:
+        ConfigError: if the layout does not fit the model or the batch.
+    """
+    found, models = rehearsed_step(config, shapes, layout, device)
+    wrapped, shard = layout.is_wrapped(config), layout.shard
+    size = DTYPES[config.training.dtype].itemsize
+    student = models.student
+    parameters = list(student.parameters())
+    trained = [p for p in parameters if p.requires_grad]
+    subwords = getattr(student.vocabulary, "subwords", None)
+    cast = 0 if subwords is None else subwords.numel()  # these have no fp32 master
+    weights = (numel(parameters) - cast) * MASTER + cast * size
+    teacher = sum(numel(m.parameters()) for m in modules(models)) * size
+    gathered = 0
+    if wrapped:
+        gathered = gathered_bytes(student, size, 2)
+        if models.teacher_model is not None:
+            gathered += gathered_bytes(models.teacher_model, size, 0)
+        elif models.beside is not None:
+            gathered += numel(models.beside.parameters()) * size
+    share = numel(trained) * MASTER / shard
+    gradients = share * (_copies(config) if wrapped else 1)
+    peak = found.peak + (gradients - share)
+    if device == "cpu" and not config.optimizer.fused and trained:
+        # AdamW's unfused kernels make the root of a moment, and what a parameter changes by.
+        peak = max(peak, gradients + 2 * MASTER * max(p.numel() for p in trained) / shard)
+    activations = min(found.activations, peak)
+    now = min(gradients, peak - activations)
+    allocated = weights / shard + teacher / shard + gathered + 2 * share + peak
+    framework = 0.0
+    if device != "cpu":
+        several = COMMUNICATION if layout.world_size > 1 else 0.0
+        framework = CONTEXT + several + FRAGMENTS * allocated
+    return Memory(
+        weights / shard, teacher / shard, gathered, 2 * share, now, activations,
+        peak - activations - now, framework,
+    )  # fmt: skip
+
+
+def _copies(config: Config) -> int:
+    """Gradients of all parameters that are held at once."""
+    balance = balance_of(config.loss.aggregation)
+    return 1 if hasattr(balance, "measures") else len(config.loss.names) + 1
+
+
+def unit_sizes(models: PlannedModels) -> list[int]:
+    """Trained weights of each unit that FSDP reduces at once."""
+    return [numel(unit) for unit in fsdp_units(models)]
+
+
+def itemsize(config: Config) -> int:
+    """Bytes of a number that is computed with."""
+    return torch.empty((), dtype=DTYPES[config.training.dtype]).element_size()
