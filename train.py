@@ -102,8 +102,11 @@ def train(config: Config, lock: RunLock) -> None:
     clock = metrics_logger.clock
 
     # the loop
-    if start_step == 0 and evaluation.due(0):
-        metrics_logger.log_evaluation(0, evaluation(0))
+    # That of a resumed step may be missing: it comes after the checkpoint.
+    last = start_step >= config.training.steps
+    (known,) = any_rank(start_step > 0 and metrics_logger.has_evaluation(start_step))
+    if evaluation.due(start_step, last) and not known:
+        metrics_logger.log_evaluation(start_step, evaluation(start_step, last))
     batches = iter(loader)
     clock.restart()
     step = start_step - 1
