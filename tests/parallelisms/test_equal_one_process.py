@@ -15,6 +15,7 @@ from tokenkit.tokenizers.pairs.mined import compute_mined_mapping, save_mined_ma
 
 LORA = ["--student.train", "lora", "--lora.rank", "4", "--lora.alpha", "8"]
 APPROX = ["--loss.aggregation", "approx_gradmag_preserve_mag"]
+SHARDED = ["--training.accumulate", "sharded"]  # the default, by memory, is not
 TP2 = ["--parallelism.tensor_parallel_degree", "2"]
 
 
@@ -130,6 +131,9 @@ CASES = [
     ("full", "FSDP 2", 2, micro(4)),
     ("full", "FSDP 4", 4, micro(2)),
     ("full", "FSDP 2, accumulate 2", 2, micro(2)),
+    ("full", "FSDP 2, accumulate 2 sharded", 2, [*micro(2), *SHARDED]),
+    ("full", "HSDP 2x1, accumulate 4", 2,
+     [*micro(1), "--parallelism.data_parallel_replicate_degree", "2"]),
     ("full", "HSDP 2x2", 4, [*micro(2), "--parallelism.data_parallel_replicate_degree", "2"]),
     ("full", "DDP 2", 2, [*micro(4), "--parallelism.data_parallel_replicate_degree", "2"]),
     ("full", "TP 2", 2, TP2),
@@ -153,6 +157,7 @@ CASES = [
     ("states", "FSDP 2, checkpoint full", 2, [*micro(4), "--activation_checkpoint.mode", "full"]),
     ("states", "TP 2", 2, TP2),
     ("states approx", "FSDP 2, accumulate 2", 2, micro(2)),
+    ("approx", "FSDP 2, accumulate 2 sharded", 2, [*micro(2), *SHARDED]),
     ("states approx", "TP 2 x FSDP 2", 4, [*micro(4), *TP2]),
     ("kd", "FSDP 2", 2, micro(4)),
     ("kd", "TP 2", 2, TP2),

@@ -43,6 +43,8 @@ class CausalLM(nn.Module):
         self.losses = nn.ModuleDict()
         # All of a projection's features; a parallelism that splits them says how.
         self.join_features: Callable[[Tensor], Tensor] = lambda features: features
+        # Whether sharded parameters are gathered, and gradients reduced, once a step.
+        self.accumulates_unsharded = False
 
     def adopt(self, losses: Mapping[str, nn.Module]) -> dict[str, Tensor]:
         """Take in modules of losses, so that they are sharded, trained and saved with the model.

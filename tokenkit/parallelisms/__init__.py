@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import torch
 from torch.distributed.device_mesh import DeviceMesh
 
 from tokenkit.config import Config
 from tokenkit.models.causal_lm import CausalLM
 from tokenkit.models.vocabulary.table import Vocabulary
+from tokenkit.parallelisms.accumulate import accumulates_unsharded
 from tokenkit.parallelisms.activation_checkpoint import apply_activation_checkpoint
 from tokenkit.parallelisms.compile import apply_compile
+from tokenkit.parallelisms.dtypes import DTYPES
 from tokenkit.parallelisms.fsdp import apply_fsdp, shard_vocabulary
 from tokenkit.parallelisms.mesh import Parallel, init_parallel
 from tokenkit.parallelisms.tensor_parallel import apply_tensor_parallel
 from tokenkit.parallelisms.vocabulary_rows import SharedPrediction, shard_rows
 
 __all__ = [
+    "DTYPES",
     "Parallel",
     "init_parallel",
     "parallelize",
     "parallelize_vocabulary",
     "share_prediction",
 ]
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def _fsdp_mesh(config: Config, mesh: DeviceMesh) -> DeviceMesh | None:
@@ -49,7 +49,9 @@ def parallelize(model: CausalLM, config: Config, mesh: DeviceMesh, *, train: boo
         apply_compile(model, config.compile)
     fsdp_mesh = _fsdp_mesh(config, mesh)
     if fsdp_mesh is not None:
-        apply_fsdp(model, fsdp_mesh, DTYPES[config.training.dtype])
+        dtype = DTYPES[config.training.dtype]
+        unsharded = train and accumulates_unsharded(model, config, fsdp_mesh)
+        apply_fsdp(model, fsdp_mesh, dtype, unsharded)
 
 
 def parallelize_vocabulary(vocabulary: Vocabulary, config: Config, mesh: DeviceMesh) -> None:

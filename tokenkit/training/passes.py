@@ -12,7 +12,7 @@ from tokenkit.batch import Batch
 from tokenkit.losses import Loss
 from tokenkit.models.causal_lm import CausalLM
 from tokenkit.models.outputs import Outputs
-from tokenkit.parallelisms.fsdp import kept_gathered
+from tokenkit.parallelisms.fsdp import accumulating, kept_gathered
 from tokenkit.training.loss_graph import LossGraph, gradients_from
 
 
@@ -77,6 +77,9 @@ class StudentPasses:
         with kept_gathered(self.student):
             return [graph.last_layer_gradients(graph.gradients(value)) for value in values]
 
-    def backward(self, graph: LossGraph, value: Tensor, retain: bool = False) -> None:
-        # FSDP averages gradients over ranks; shares of losses are to be summed.
-        graph.backward(value * dist.get_world_size(self.group), retain)
+    def backward(
+        self, graph: LossGraph, value: Tensor, retain: bool = False, more: bool = False
+    ) -> None:
+        with accumulating(self.student, more):
+            # FSDP averages gradients over ranks; shares of losses are to be summed.
+            graph.backward(value * dist.get_world_size(self.group), retain)
