@@ -17,6 +17,7 @@ LORA = ["--student.train", "lora", "--lora.rank", "4", "--lora.alpha", "8"]
 APPROX = [
     "--loss.aggregation", "approx_gradmag_preserve_mag", "--loss.balance_interval", "1"
 ]  # fmt: skip
+SHARDED = ["--training.accumulate", "sharded"]  # the default, by memory, is not
 TP2 = ["--parallelism.tensor_parallel_degree", "2"]
 CP2 = ["--parallelism.context_parallel_degree", "2"]
 TEACHER_TP2 = ["--teacher.parallelism.tensor_parallel_degree", "2"]
@@ -143,6 +144,9 @@ CASES = [
     ("full", "FSDP 2", 2, micro(4)),
     ("full", "FSDP 4", 4, micro(2)),
     ("full", "FSDP 2, accumulate 2", 2, micro(2)),
+    ("full", "FSDP 2, accumulate 2 sharded", 2, [*micro(2), *SHARDED]),
+    ("full", "HSDP 2x1, accumulate 4", 2,
+     [*micro(1), "--parallelism.data_parallel_replicate_degree", "2"]),
     ("full", "HSDP 2x2", 4, [*micro(2), "--parallelism.data_parallel_replicate_degree", "2"]),
     ("full", "DDP 2", 2, [*micro(4), "--parallelism.data_parallel_replicate_degree", "2"]),
     ("full", "TP 2", 2, TP2),
@@ -176,6 +180,7 @@ CASES = [
     ("states", "CP 2 x TP 2 + SP", 4, [*SP2, *CP2]),
     ("states approx", "CP 2", 2, CP2),
     ("states approx", "FSDP 2, accumulate 2", 2, micro(2)),
+    ("approx", "FSDP 2, accumulate 2 sharded", 2, [*micro(2), *SHARDED]),
     ("states approx", "TP 2 x FSDP 2", 4, [*micro(4), *TP2]),
     ("kd", "FSDP 2", 2, micro(4)),
     ("kd", "TP 2", 2, TP2),

@@ -84,6 +84,12 @@ class TrainingConfig:
         minimum=1,
         maximum=2**16,
     )
+    accumulate: str = key(
+        "auto",
+        "over micro-batches, FSDP gathers weights and reduces gradients in each one (sharded), or "
+        "once a step, which takes the memory of both (unsharded; auto: if that fits well)",
+        choices=("auto", "sharded", "unsharded"),
+    )
     max_teacher_length: int = key(512, "longest sequence in teacher tokens", minimum=2)
     max_student_length: int = key(512, "longest sequence in student tokens", minimum=2)
     max_grad_norm: float = key(1.0, "clip the gradient to this norm (0: off)", minimum=0)

@@ -138,7 +138,7 @@ def _fused_attention(
     dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:  # fmt: skip
-    """What every device has in place of a matrix of all pairs; meta tensors would get the latter."""
+    """What every device has in place of a matrix of all pairs, which meta tensors get."""
     kernel = aten._scaled_dot_product_flash_attention_for_cpu
     return kernel(query, key, value, 0.0, is_causal, attn_mask=attn_mask, scale=scale)[0]
 
