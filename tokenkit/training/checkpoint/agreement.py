@@ -39,21 +39,29 @@ class Agreement:
         if self.rank:
             self.store.set(f"{self._round}/{self.rank}", pickle.dumps(value))
             return []
-        keys = [f"{self._round}/{rank}" for rank in range(1, self.ranks)]
-        found = [value, *map(pickle.loads, self.store.multi_get(keys) if keys else ())]
-        # All came this far, so they have read what was said before.
-        for key in [*keys, f"{self._round - 1}/said"]:
-            self.store.delete_key(key)
-        return found
+        return [value, *map(pickle.loads, self._of_others(""))]
 
     def _said(self, value: T) -> T:
         """Rank 0's value, on every rank; it ends a round."""
         key = f"{self._round}/said"
         if self.rank:
-            return pickle.loads(self.store.get(key))
+            said = pickle.loads(self.store.get(key))
+            self.store.set(f"{self._round}/{self.rank}/heard", b"")
+            return said
         if self.ranks > 1:
             self.store.set(key, pickle.dumps(value))
+            # The store may end with rank 0, and rank 0 with what it says.
+            self._of_others("/heard")
+            self.store.delete_key(key)
         return value
+
+    def _of_others(self, what: str) -> list[bytes]:
+        """What the other ranks have set in this round, once all have."""
+        keys = [f"{self._round}/{rank}{what}" for rank in range(1, self.ranks)]
+        found = self.store.multi_get(keys) if keys else []
+        for key in keys:
+            self.store.delete_key(key)
+        return found
 
     def first(self, function: Callable[[], T]) -> T:
         """What the function returns on rank 0, where alone it is called."""
