@@ -71,7 +71,7 @@ def parallelize_teacher(model: CausalLM, config: Config, parallel: Parallel) -> 
             key="teacher.parallelism.tensor_parallel_degree",
         )
     if layout.rows is not None:
-        share_rows(model, SharedRows(*layout.rows))
+        share_rows(model, SharedRows(layout.rows))
     _compile_and_shard(model, config, layout.mesh, 1)
 
 
