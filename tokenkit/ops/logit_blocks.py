@@ -18,7 +18,7 @@ from torch import Tensor
 # benchmarks/linear_scores.py), small beside the rest of a training step.
 BLOCK_BYTES = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
 MOST_ROWS = {"cpu": 4096, "cuda": 8192}
-MIXED = ("cuda",)  # devices that multiply low-precision factors into fp32
+MIXED: tuple[str, ...] = ("cuda",)  # devices that multiply low-precision factors into fp32
 
 
 class Head(NamedTuple):
