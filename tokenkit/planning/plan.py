@@ -151,10 +151,7 @@ def make_plan(
     except ConfigError as error:
         problem = str(error)
     if wished is not None and wished.memory.total > room:
-        problem = (
-            f"a rank needs {wished.memory.total / GIB:.1f} GiB, of which a {device} has "
-            f"{room / GIB:.0f}"
-        )
+        problem = f"a rank needs {wished.memory.total / GIB:.1f} GiB; {device} has {room / GIB:.1f}"
     if (problem or search) and card is not None:
         found = find_layout(config, shapes, whole, card, world_size)
         better = None if found is None else option(*found)

@@ -117,11 +117,12 @@ def _faster(one: Option, other: Option) -> bool:
 
 
 def _changes(plan: Plan, option: Option) -> list[str]:
-    """Settings of a layout that the config does not have, as they are typed."""
+    """Settings of a layout that are not the config's, as they are typed."""
     lines = []
+    wished = {} if plan.wished is None else plan.wished.layout.settings()
     for name, value in option.layout.settings().items():
         section, key = name.split(".")
-        if getattr(getattr(plan.config, section), key) != value:
+        if wished.get(name, getattr(getattr(plan.config, section), key)) != value:
             lines.append(f"  --{name} {value}")
     return lines
 

@@ -9,7 +9,7 @@ from tokenkit.cards import Card
 from tokenkit.config import Config
 from tokenkit.errors import ConfigError
 from tokenkit.planning.layout import Layout
-from tokenkit.planning.memory import Memory, plan_memory
+from tokenkit.planning.memory import Memory, framework_bytes, plan_memory
 from tokenkit.planning.models import PlannedModels, Shapes
 from tokenkit.planning.speed import predict_step
 
@@ -59,7 +59,8 @@ class Scaled:
         sharded = (one.student + one.teacher + one.optimizer + one.gradients) * ratio
         first, second = one.activations + one.working, two.activations + two.working
         dynamic = first + (rows - 1) * (second - first)
-        return (sharded + one.gathered + dynamic) * 1.04 + one.framework - 0.04 * one.allocated
+        allocated = sharded + one.gathered + dynamic
+        return allocated + framework_bytes(allocated, layout.world_size)
 
 
 def find_layout(
