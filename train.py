@@ -13,12 +13,20 @@ from tokenkit.processes import end_with_launcher
 from tokenkit.ranks import check_launch, rank, world_size
 from tokenkit.training.run_lock import RunLock
 
+DRY_RUN = "--dry-run"  # say what the run would need, as `tokenkit plan` does, and end
+
 
 def main() -> None:
     end_with_launcher()
     check_launch()
     init_logger(rank())
-    config = load_config(sys.argv[1:])
+    config = load_config([argument for argument in sys.argv[1:] if argument != DRY_RUN])
+    if DRY_RUN in sys.argv:
+        from tokenkit.cli.plan import show_plan
+
+        if rank() == 0:
+            show_plan(config, world_size())
+        return
     validate(config, world_size())  # what can be refused is refused before any rank waits
     with RunLock(Path(config.job.output_dir)) as lock:
         train(config, lock)

@@ -153,14 +153,16 @@ def plan_memory(config: Config, shapes: Shapes, layout: Layout, device: str) -> 
     activations = min(found.activations, peak)
     now = min(gradients, peak - activations)
     allocated = weights / shard + teacher / shard + gathered + 2 * share + peak
-    framework = 0.0
-    if device != "cpu":
-        several = COMMUNICATION if layout.world_size > 1 else 0.0
-        framework = CONTEXT + several + FRAGMENTS * allocated
+    framework = 0.0 if device == "cpu" else framework_bytes(allocated, layout.world_size)
     return Memory(
         weights / shard, teacher / shard, gathered, 2 * share, now, activations,
         peak - activations - now, framework,
     )  # fmt: skip
+
+
+def framework_bytes(allocated: float, ranks: int) -> float:
+    """What a GPU holds beside tensors."""
+    return CONTEXT + (COMMUNICATION if ranks > 1 else 0.0) + FRAGMENTS * allocated
 
 
 def _copies(config: Config) -> int:

@@ -200,7 +200,7 @@ def build_models(
     expansion = None
     if config.student.expand_input_ids:
         table = torch.empty(rows, source.width, device="meta")
-        expansion = Expansion(table, trie=None, longest=1)  # type: ignore[arg-type]
+        expansion = Expansion(table, trie=None, longest=1)
     student = student_frame(
         config, source, -(-wanted // degree), dtype=dtype, expansion=expansion,
         valid_vocab=-(-shapes.student_tokens // degree),
