@@ -16,12 +16,14 @@ from torch.utils.data import IterableDataset, get_worker_info
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from tokenkit.batch import StepBatch, mapped
-from tokenkit.data.collate import Collator, StepCollator
-from tokenkit.data.mixing import Order, StreamedOrder, build_order
+from tokenkit.data.collate import Collator, KnownScores, StepCollator
+from tokenkit.data.mixing import build_order
+from tokenkit.data.order import Order
 from tokenkit.data.read_row import RowFormat
 from tokenkit.data.reader import Reader, check_rows
 from tokenkit.data.sampled import SampledCollator, TokenizerStream
 from tokenkit.data.sources import open_source
+from tokenkit.data.streamed import StreamedOrder
 from tokenkit.errors import DataError, TokenkitError
 from tokenkit.log import logger
 from tokenkit.processes import end_with_parent
@@ -225,8 +227,8 @@ class TrainLoader:
                     )
 
 
-def _check_files(config: Config, collate: Collator) -> None:
-    """Look at the rows of local files.
+def check_files(config: Config, collate: Collator) -> None:
+    """Look at the rows of local files, as ``data.check`` says.
 
     Raises:
         DataError: at the first bad row.
@@ -248,6 +250,7 @@ def build_train_loader(
     source_rows: int = 0,
     expander: InputExpander | None = None,
     pairings: Mapping[str, Callable] | None = None,
+    known: KnownScores | None = None,
 ) -> TrainLoader:
     """The optimizer steps of data-parallel rank ``dp_rank``; those of the identity phase are empty.
 
@@ -258,6 +261,7 @@ def build_train_loader(
         source_rows: rows of the matrices that belong to it.
         expander: of the student's ids, where it reads a second one at each position.
         pairings: what losses pair of both sides, see :func:`tokenkit.losses.pairings`.
+        known: what a teacher said of all rows, which comes with the batches.
 
     Raises:
         DataError: if a source is missing or unreadable, or a row of a local file is bad
@@ -281,8 +285,9 @@ def build_train_loader(
     )
     collators: StepCollator | SampledCollator
     if config.data.check and config.data.on_bad_row == "error":
-        _check_files(config, collate)
-    order = build_order(config)
+        check_files(config, collate)
+    collate.known = known  # rows that were only looked at stand nowhere
+    order = build_order(config, keyed=known is not None)
     if isinstance(order, StreamedOrder):
         order.announces = dp_rank == 0
     if config.tokenizer_sampler.enable:
