@@ -92,6 +92,7 @@ def train(config: Config, lock: RunLock) -> None:
         config, tokenizers.student, tokenizers.teacher, kinds, parallel.dp_rank, parallel.dp_size,
         pair_bias=pair_bias, source_rows=student.vocabulary.input.shape[0],
         expander=tokenizers.expander, pairings=pairings(losses),
+        known=teacher.known if teacher is not None else None,
     )  # fmt: skip
     validate_texts = load_validation_texts(config) if config.eval.interval else []
     evaluation = Evaluation(config, tokenizers, validate_texts, tasks, student, teacher, parallel)

@@ -17,9 +17,11 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from tokenkit.batch import StepBatch, mapped
 from tokenkit.data.check import check_data
-from tokenkit.data.collate import Collator, StepCollator
-from tokenkit.data.mixing import Order, StreamedOrder, build_order
+from tokenkit.data.collate import Collator, KnownScores, StepCollator
+from tokenkit.data.mixing import build_order
+from tokenkit.data.order import Order
 from tokenkit.data.sampled import SampledCollator, TokenizerStream
+from tokenkit.data.streamed import StreamedOrder
 from tokenkit.errors import DataError, TokenkitError
 from tokenkit.log import logger
 from tokenkit.processes import end_with_parent
@@ -234,6 +236,7 @@ def build_train_loader(
     source_rows: int = 0,
     expander: InputExpander | None = None,
     pairings: Mapping[str, Callable] | None = None,
+    known: KnownScores | None = None,
 ) -> TrainLoader:
     """The optimizer steps of data-parallel rank ``dp_rank``; those of the identity phase are empty.
 
@@ -245,6 +248,7 @@ def build_train_loader(
         source_rows: rows of the matrices that belong to it.
         expander: of the student's ids, where it reads a second one at each position.
         pairings: what losses pair of both sides, see :func:`tokenkit.losses.pairings`.
+        known: what a teacher said of all rows, which comes with the batches.
 
     Raises:
         DataError: if a source is missing or unreadable, or a row is bad (``data.check``; what
@@ -269,7 +273,8 @@ def build_train_loader(
     collators: StepCollator | SampledCollator
     if config.data.check and config.data.on_bad_row == "error":
         check_data(config, collate.look)
-    order = build_order(config)
+    collate.known = known  # rows that were only looked at stand nowhere
+    order = build_order(config, keyed=known is not None)
     if isinstance(order, StreamedOrder):
         order.announces = dp_rank == 0
     if config.tokenizer_sampler.enable:

@@ -236,7 +236,7 @@ def rehearse(config: Config, models: PlannedModels, work: Workload) -> Rehearsed
     memory.leave_out(_tensors(models, batch))
     shards = _Shards(work.shards, fsdp_units(models))
     hooks = shards.hook() if work.shards else []
-    place = Parallel(torch.device("meta"), _NO_MESH, 0, 1, _NO_GROUP)
+    place = Parallel(torch.device("meta"), _NO_STORE, _NO_MESH, 0, 1, _NO_GROUP)
     try:
         with _alone(work.device), memory:
             step = TrainStep(
@@ -269,6 +269,7 @@ def rehearse(config: Config, models: PlannedModels, work: Workload) -> Rehearsed
     return found
 
 
+_NO_STORE: dist.Store = None
 _NO_MESH: DeviceMesh = None
 _NO_GROUP: dist.ProcessGroup = None
 
