@@ -84,7 +84,7 @@ def count_messages(config: Config, models: PlannedModels, layout: Layout) -> Mes
     trained = numel(p for p in student.parameters() if p.requires_grad)
     micro_batches = layout.micro_batches(config)
     kind = step_kind(config, models.losses, len(student.layers), micro_batches)
-    passes = 2 + kind.probes
+    passes = 2 + kind.measures * kind.probes
     teacher = sum(numel(m.parameters()) for m in modules(models))
     if models.beside is not None:  # the student's backbone is gathered once more
         teacher += numel(student.backbone.parameters())

@@ -33,7 +33,7 @@ def step_kind(config: Config, losses: Sequence[Loss], layers: int, micro_batches
     )
     return StepKind(
         losses=len(losses),
-        measures=measures,
+        measures=measures and 1.0 / (1 if balance.always else config.loss.balance_interval),
         probes=measures and micro_batches > 1,
         mixes=not hasattr(balance, "measures"),
         boundary="boundary" in needs,
