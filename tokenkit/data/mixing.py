@@ -8,15 +8,15 @@ stream they are dropped.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch.utils.data import get_worker_info
 
-from tokenkit.data.read_row import RowFormat
+from tokenkit.data.read_row import RowFormat, text_of
 from tokenkit.data.reader import Passed, Reader
-from tokenkit.data.sources import Joined, Source, iterate_source, open_source
+from tokenkit.data.sources import Joined, Source, iterate_source, open_source, row_bytes
 from tokenkit.errors import ConfigError, DataError
 from tokenkit.log import logger
 from tokenkit.tokenizers import Row
@@ -27,15 +27,31 @@ if TYPE_CHECKING:
 BLOCK = 4096  # positions whose sources are drawn at once
 
 
-class Order(Protocol):
+Found = tuple[Row, Passed]  # a row, and how many were passed over for it
+
+
+def together(found: Sequence[Found]) -> tuple[list[Row], Passed]:
+    """Rows, and how many there were passed over."""
+    return [row for row, _ in found], sum((passed for _, passed in found), Passed())
+
+
+class Order:
     """Rows in global order."""
 
     # Positions until every row was read once on average; None if that is not known.
     pass_length: int | None
 
-    def rows(self, positions: range) -> tuple[list[Row], Passed]:
-        """The rows at consecutive positions, and how many there were passed over."""
-        ...
+    def found(self, positions: Sequence[int]) -> list[Found]:
+        """The rows at ascending positions."""
+        raise NotImplementedError
+
+    def sizes(self, positions: range) -> list[int]:
+        """Lengths of the rows at consecutive positions, in bytes: estimates, equal on all ranks."""
+        raise NotImplementedError
+
+    def rows(self, positions: Sequence[int]) -> tuple[list[Row], Passed]:
+        """The rows at ascending positions, and how many there were passed over."""
+        return together(self.found(positions))
 
 
 class Passes:
@@ -58,7 +74,11 @@ class Passes:
             self._epoch = epoch
         return int(self._permutation[index])
 
-    def at(self, position: int) -> tuple[Row, Passed]:
+    def size(self, position: int) -> int:
+        """Bytes of the row at a position, even if another stands in for it."""
+        return row_bytes(self.source, self._row(*divmod(position, len(self.source))))
+
+    def at(self, position: int) -> Found:
         """The row at a position, and for what others than the one there it stands in.
 
         Raises:
@@ -77,7 +97,7 @@ class Passes:
         )
 
 
-class IndexedOrder:
+class IndexedOrder(Order):
     """Indexable sources; a position can be reached without reading what lies before it.
 
     With weights, the sources of each block of positions are drawn by a generator of that block.
@@ -101,12 +121,14 @@ class IndexedOrder:
 
     def _rewind(self) -> None:
         self._block = -1
+        self._sources = self._indices = np.zeros(0, dtype=np.int64)
         self._before = np.zeros(len(self.passes), dtype=np.int64)  # rows before the next block
 
     def _next_block(self) -> None:
         """Source of each position of the block, and the position in that source's passes."""
         count = len(self.passes)
         self._block += 1
+        self._previous = self._sources, self._indices
         generator = np.random.default_rng((self.seed, count, self._block))
         self._sources = generator.choice(count, size=BLOCK, p=self.probabilities)
         self._indices = np.empty(BLOCK, dtype=np.int64)
@@ -119,18 +141,23 @@ class IndexedOrder:
         if len(self.passes) == 1:
             return 0, position
         block, offset = divmod(position, BLOCK)
+        if 0 <= block == self._block - 1:  # a step is looked at twice, and may be in two blocks
+            sources, indices = self._previous
+            return int(sources[offset]), int(indices[offset])
         if block < self._block:
             self._rewind()
         while self._block < block:
             self._next_block()
         return int(self._sources[offset]), int(self._indices[offset])
 
-    def rows(self, positions: range) -> tuple[list[Row], Passed]:
-        found = [self.passes[k].at(index) for k, index in map(self._locate, positions)]
-        return [row for row, _ in found], sum((passed for _, passed in found), Passed())
+    def found(self, positions: Sequence[int]) -> list[Found]:
+        return [self.passes[k].at(index) for k, index in map(self._locate, positions)]
+
+    def sizes(self, positions: range) -> list[int]:
+        return [self.passes[k].size(index) for k, index in map(self._locate, positions)]
 
 
-class StreamedOrder:
+class StreamedOrder(Order):
     """Streamed sources, each shuffled in a buffer within a pass, mixed by weight.
 
     Every process reads (and skips) what others take, and resuming reads what came before: cheap
@@ -154,12 +181,13 @@ class StreamedOrder:
         self.probabilities = np.array(weights) / np.sum(weights)
         self.announces = False  # whether this rank reports skipped rows
         self._position = 0
-        self._iterator: Iterator[tuple[Row, Passed]] | None = None
+        self._iterator: Iterator[Found] | None = None
+        self._held: tuple[range, list[Found]] = range(0), []  # rows whose sizes were asked
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_iterator": None, "_position": 0}
+        return {**self.__dict__, "_iterator": None, "_position": 0, "_held": (range(0), [])}
 
-    def _filtered(self, name: str, first: bool) -> Iterator[tuple[Row, Passed]]:
+    def _filtered(self, name: str, first: bool) -> Iterator[Found]:
         """Rows of one pass, each with those passed over just before it."""
         rows, all_passed, passed = 0, Passed(), Passed()
         text_field = self.reader.row_format.text_field
@@ -182,12 +210,12 @@ class StreamedOrder:
                     f"data '{name}': {number:,} of {rows:,} rows are {kind} and were skipped"
                 )
 
-    def _shuffled(self, number: int) -> Iterator[tuple[Row, Passed]]:
+    def _shuffled(self, number: int) -> Iterator[Found]:
         """One source for ever; a pass ends when its buffer is empty."""
         epoch = 0
         while True:
             generator = np.random.default_rng((self.seed, number, epoch))
-            held: list[tuple[Row, Passed]] = []
+            held: list[Found] = []
             for item in self._filtered(self.names[number], first=epoch == 0):
                 if len(held) < self.buffer:
                     held.append(item)
@@ -199,13 +227,13 @@ class StreamedOrder:
             yield from held
             epoch += 1
 
-    def _plain(self, number: int) -> Iterator[tuple[Row, Passed]]:
+    def _plain(self, number: int) -> Iterator[Found]:
         first = True
         while True:
             yield from self._filtered(self.names[number], first)
             first = False
 
-    def _mixed(self) -> Iterator[tuple[Row, Passed]]:
+    def _mixed(self) -> Iterator[Found]:
         read = self._shuffled if self.buffer > 1 else self._plain
         streams = [read(number) for number in range(len(self.names))]
         generator = np.random.default_rng((self.seed, len(streams)))
@@ -213,17 +241,24 @@ class StreamedOrder:
             for source in generator.choice(len(streams), size=BLOCK, p=self.probabilities):
                 yield next(streams[source])
 
-    def rows(self, positions: range) -> tuple[list[Row], Passed]:
-        if self._iterator is None or positions.start < self._position:
+    def found(self, positions: Sequence[int]) -> list[Found]:
+        held, rows = self._held
+        if all(position in held for position in positions):
+            return [rows[position - held.start] for position in positions]
+        return list(map(self._next, positions))
+
+    def _next(self, position: int) -> Found:
+        if self._iterator is None or position < self._position:
             self._iterator, self._position = self._mixed(), 0
-        while self._position < positions.start:
+        while self._position < position:
             next(self._iterator)
             self._position += 1
-        found = []
-        for _ in positions:
-            found.append(next(self._iterator))
-            self._position += 1
-        return [row for row, _ in found], sum((passed for _, passed in found), Passed())
+        self._position += 1
+        return next(self._iterator)
+
+    def sizes(self, positions: range) -> list[int]:
+        self._held = positions, list(map(self._next, positions))
+        return [len(text_of(row).encode()) for row, _ in self._held[1]]
 
 
 def build_order(config: Config) -> Order:
