@@ -146,8 +146,9 @@ class Collator:
         """Encode, align and pad.
 
         The batch's ``stats`` count rows, ``truncated_rows`` (cut on either side), ``short_rows``
-        (cut on the student's side where the teacher reads on), ``bad_rows``, tokens and what the
-        alignment counts. A row of fewer than two tokens is fine: it has nothing to predict.
+        (cut on the student's side where the teacher reads on), ``bad_rows``, tokens, places (tokens
+        and padding) and what the alignment counts. A row of fewer than two tokens is fine: it has
+        nothing to predict.
 
         Raises:
             DataError: if a row cannot be encoded, unless such rows are skipped; the message begins
@@ -193,6 +194,11 @@ class Collator:
         stats = {"rows": len(rows), "student_tokens": sides[0].tokens}
         truncated = np.logical_or.reduce([side.truncated for side in sides])
         short = sides[0].truncated & (sides[0].read < SHORT * sides[-1].read)
+        names = ("student", "teacher")
+        stats |= {
+            f"{name}_places": len(rows) * side.width
+            for name, side in zip(names, sides, strict=False)
+        }
         if self.teacher_tok is None:
             counted = [row.counted for row in sides[0].rows]
             student, teacher = sides[0].sequences(counted, {}, self.expander), None

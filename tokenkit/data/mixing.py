@@ -8,15 +8,16 @@ stream they are dropped.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tokenkit.data.order import BLOCK, Order, joined, row_key
+from tokenkit.data.order import BLOCK, Found, Order, joined, row_key
 from tokenkit.data.read_row import RowFormat
 from tokenkit.data.reader import Passed, Reader
-from tokenkit.data.sources import Joined, Source, open_source
+from tokenkit.data.sources import Joined, Source, open_source, row_bytes
 from tokenkit.data.streamed import StreamedOrder
 from tokenkit.errors import ConfigError, DataError
 from tokenkit.tokenizers import Row
@@ -64,7 +65,11 @@ class Passes:
             self._first_places[order] = np.arange(len(order), dtype=order.dtype)
         return int(self._first_places[row])
 
-    def at(self, position: int) -> tuple[Row, Passed]:
+    def size(self, position: int) -> int:
+        """Bytes of the row at a position, even if another stands in for it."""
+        return row_bytes(self.source, self._row(*divmod(position, len(self.source))))
+
+    def at(self, position: int) -> Found:
         """The row at a position, and for what others than the one there it stands in.
 
         Raises:
@@ -87,7 +92,7 @@ class Passes:
         )
 
 
-class IndexedOrder:
+class IndexedOrder(Order):
     """Indexable sources; a position can be reached without reading what lies before it.
 
     With weights, the sources of each block of positions are drawn by a generator of that block.
@@ -111,6 +116,7 @@ class IndexedOrder:
 
     def _rewind(self) -> None:
         self._block = -1
+        self._sources = self._indices = np.zeros(0, dtype=np.int64)
         self._before = np.zeros(len(self.passes), dtype=np.int64)  # rows before the next block
 
     def _sources_of(self, block: int) -> np.ndarray:
@@ -121,6 +127,7 @@ class IndexedOrder:
     def _next_block(self) -> None:
         """Source of each position of the block, and the position in that source's passes."""
         self._block += 1
+        self._previous = self._sources, self._indices
         self._sources = self._sources_of(self._block)
         self._indices = np.empty(BLOCK, dtype=np.int64)
         for source in range(len(self.passes)):
@@ -132,14 +139,20 @@ class IndexedOrder:
         if len(self.passes) == 1:
             return 0, position
         block, offset = divmod(position, BLOCK)
+        if 0 <= block == self._block - 1:  # a step is looked at twice, and may be in two blocks
+            sources, indices = self._previous
+            return int(sources[offset]), int(indices[offset])
         if block < self._block:
             self._rewind()
         while self._block < block:
             self._next_block()
         return int(self._sources[offset]), int(self._indices[offset])
 
-    def rows(self, positions: range) -> tuple[list[Row], Passed]:
-        return joined([self.passes[k].at(index) for k, index in map(self._locate, positions)])
+    def found(self, positions: Sequence[int]) -> list[Found]:
+        return [self.passes[k].at(index) for k, index in map(self._locate, positions)]
+
+    def sizes(self, positions: range) -> list[int]:
+        return [self.passes[k].size(index) for k, index in map(self._locate, positions)]
 
     def first_places(self, positions: int) -> list[int]:
         counts = np.zeros(len(self.passes), dtype=np.int64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
 
 from tokenkit.data.reader import Passed
 from tokenkit.tokenizers import Row
@@ -24,25 +24,36 @@ def place_of(key: int) -> tuple[int, int]:
     return divmod(key, PLACES)
 
 
-class Order(Protocol):
+Found = tuple[Row, Passed]  # a row, and how many were passed over for it
+
+
+def joined(found: Sequence[Found]) -> tuple[list[Row], Passed]:
+    """Rows, and all that were passed over for them."""
+    return [row for row, _ in found], sum((passed for _, passed in found), Passed())
+
+
+class Order:
     """Rows in global order."""
 
     # Positions until every row was read once on average; None if that is not known.
     pass_length: int | None
 
-    def rows(self, positions: range) -> tuple[list[Row], Passed]:
-        """The rows at consecutive positions, and how many there were passed over."""
-        ...
+    def found(self, positions: Sequence[int]) -> list[Found]:
+        """The rows at ascending positions."""
+        raise NotImplementedError
+
+    def sizes(self, positions: range) -> list[int]:
+        """Lengths of the rows at consecutive positions, in bytes: estimates, equal on all ranks."""
+        raise NotImplementedError
+
+    def rows(self, positions: Sequence[int]) -> tuple[list[Row], Passed]:
+        """The rows at ascending positions, and how many there were passed over."""
+        return joined(self.found(positions))
 
     def first_places(self, positions: int) -> list[int]:
         """For each source, how many places of its first pass the first ``positions`` reach."""
-        ...
+        raise NotImplementedError
 
     def first_pass(self, source: int, places: range) -> tuple[list[Row], Passed]:
         """Like :meth:`rows`, at consecutive places of a source's first pass."""
-        ...
-
-
-def joined(found: list[tuple[Row, Passed]]) -> tuple[list[Row], Passed]:
-    """Rows, and all that were passed over for them."""
-    return [row for row, _ in found], sum((passed for _, passed in found), Passed())
+        raise NotImplementedError

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from torch.utils.data import get_worker_info
 
-from tokenkit.data.order import BLOCK, joined, row_key
+from tokenkit.data.order import BLOCK, Found, Order, joined, row_key
+from tokenkit.data.read_row import text_of
 from tokenkit.data.reader import Passed, Reader
 from tokenkit.data.sources import iterate_source
 from tokenkit.errors import DataError
@@ -17,7 +18,7 @@ from tokenkit.log import logger
 from tokenkit.tokenizers import Row
 
 
-class StreamedOrder:
+class StreamedOrder(Order):
     """Streamed sources, each shuffled in a buffer within a pass, mixed by weight.
 
     Every process reads (and skips) what others take, and resuming reads what came before: cheap
@@ -41,13 +42,15 @@ class StreamedOrder:
         self.probabilities = np.array(weights) / np.sum(weights)
         self.announces = False  # whether this rank reports skipped rows
         self._position = 0
-        self._iterator: Iterator[tuple[Row, Passed]] | None = None
-        self._single: dict[int, tuple[int, Iterator[tuple[Row, Passed]]]] = {}
+        self._iterator: Iterator[Found] | None = None
+        self._held: tuple[range, list[Found]] = range(0), []  # rows whose sizes were asked
+        self._single: dict[int, tuple[int, Iterator[Found]]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_iterator": None, "_position": 0, "_single": {}}
+        fresh = {"_iterator": None, "_position": 0, "_held": (range(0), []), "_single": {}}
+        return {**self.__dict__, **fresh}
 
-    def _filtered(self, name: str, first: bool) -> Iterator[tuple[Row, Passed]]:
+    def _filtered(self, name: str, first: bool) -> Iterator[Found]:
         """Rows of one pass, each with those passed over just before it."""
         rows, all_passed, passed = 0, Passed(), Passed()
         text_field = self.reader.row_format.text_field
@@ -70,12 +73,12 @@ class StreamedOrder:
                     f"data '{name}': {number:,} of {rows:,} rows are {kind} and were skipped"
                 )
 
-    def _shuffled(self, number: int) -> Iterator[tuple[Row, Passed]]:
+    def _shuffled(self, number: int) -> Iterator[Found]:
         """One source for ever; a pass ends when its buffer is empty."""
         epoch = 0
         while True:
             generator = np.random.default_rng((self.seed, number, epoch))
-            held: list[tuple[Row, Passed]] = []
+            held: list[Found] = []
             for item in self._filtered(self.names[number], first=epoch == 0):
                 if len(held) < self.buffer:
                     held.append(item)
@@ -87,13 +90,13 @@ class StreamedOrder:
             yield from held
             epoch += 1
 
-    def _plain(self, number: int) -> Iterator[tuple[Row, Passed]]:
+    def _plain(self, number: int) -> Iterator[Found]:
         first = True
         while True:
             yield from self._filtered(self.names[number], first)
             first = False
 
-    def _stream(self, number: int) -> Iterator[tuple[Row, Passed]]:
+    def _stream(self, number: int) -> Iterator[Found]:
         """One source for ever, its rows with their keys."""
         read = self._shuffled if self.buffer > 1 else self._plain
         for place, (row, passed) in enumerate(read(number)):
@@ -105,7 +108,7 @@ class StreamedOrder:
         while True:
             yield generator.choice(len(self.names), size=BLOCK, p=self.probabilities)
 
-    def _mixed(self) -> Iterator[tuple[Row, Passed]]:
+    def _mixed(self) -> Iterator[Found]:
         streams = [self._stream(number) for number in range(len(self.names))]
         for sources in self._drawn():
             for source in sources:
@@ -127,14 +130,21 @@ class StreamedOrder:
         self._single[source] = (places.stop, stream)
         return joined([next(stream) for _ in places])
 
-    def rows(self, positions: range) -> tuple[list[Row], Passed]:
-        if self._iterator is None or positions.start < self._position:
+    def found(self, positions: Sequence[int]) -> list[Found]:
+        held, rows = self._held
+        if all(position in held for position in positions):
+            return [rows[position - held.start] for position in positions]
+        return list(map(self._next, positions))
+
+    def _next(self, position: int) -> Found:
+        if self._iterator is None or position < self._position:
             self._iterator, self._position = self._mixed(), 0
-        while self._position < positions.start:
+        while self._position < position:
             next(self._iterator)
             self._position += 1
-        found = []
-        for _ in positions:
-            found.append(next(self._iterator))
-            self._position += 1
-        return joined(found)
+        self._position += 1
+        return next(self._iterator)
+
+    def sizes(self, positions: range) -> list[int]:
+        self._held = positions, list(map(self._next, positions))
+        return [len(text_of(row).encode()) for row, _ in self._held[1]]

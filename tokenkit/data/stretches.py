@@ -33,7 +33,7 @@ class Stretches(Steps):
     def __init__(
         self, order: Order, where: Slice, collate: Collator, stretches: Sequence[Stretch | None]
     ) -> None:
-        super().__init__(order, where, StepCollator(collate), silent=0)
+        super().__init__(order, where, StepCollator(collate), silent=0, by_length=False)
         self.collate, self.stretches = collate, stretches
 
     def make(self, number: int) -> StepBatch:

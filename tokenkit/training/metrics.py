@@ -60,6 +60,15 @@ def cut_shares(counts: Mapping[str, float]) -> dict[str, float]:
     }
 
 
+def padding_shares(counts: Mapping[str, float]) -> dict[str, float]:
+    """Share of each side's places that hold no token."""
+    return {
+        f"padding/{side}": 1.0 - counts.get(f"{side}_tokens", 0.0) / counts[f"{side}_places"]
+        for side in ("student", "teacher")
+        if counts.get(f"{side}_places")
+    }
+
+
 def open_lines(path: Path) -> TextIO:
     """A file to append lines to; half a line that an earlier life left at its end goes."""
     file = open(path, "a+")  # noqa: SIM115 (closed by who asked)
@@ -134,7 +143,7 @@ class MetricsLogger:
         on_device = {name: value.to(self.device) for name, value in shares.items()}
         values = reduce_metrics({**metrics, **on_device}, group)
         counts = {k.removeprefix("stats/"): values.pop(k) for k in shares}
-        shares = {**self._alignment(counts), **cut_shares(counts)}
+        shares = {**self._alignment(counts), **cut_shares(counts), **padding_shares(counts)}
         shares |= {f"data/{k}": counts[k] for k in ("bad_rows",) if counts.get(k)}
         self._log(step, {**values, "lr": lr, **shares}, counts)
 
