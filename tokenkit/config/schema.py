@@ -138,7 +138,7 @@ class LoraConfig:
     alpha: float = key(64.0, "adapters are scaled by alpha / rank", above=0)
     targets: list[str] = key(
         ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-        "projections that get an adapter",
+        'projections that get an adapter, by name; "all-linear" takes all',
     )
 
 
