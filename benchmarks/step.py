@@ -187,7 +187,7 @@ def beside_bare(args: argparse.Namespace, training: Training, device: torch.devi
 def profile(training: Training, device: torch.device) -> None:
     """Print the device's costliest kernels of one step."""
     batch = training.batch().to(device)
-    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    activities = [torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as found:
         training(batch, WARM_UP)
         _wait(device)
