@@ -12,6 +12,7 @@ from tokenkit.registry import did_you_mean
 # The file of a command has its name, with "_" for "-".
 COMMANDS = {
     "train": "train a student from a TOML file: distillation, transfer, a hypernetwork",
+    "transfer": "move a model to another tokenizer, whole: distil, measure, export",
     "export": "write a run's student as a folder that plain transformers loads",
     "zett": "give a model another tokenizer without training",
     "generate": "let a model go on from texts, or chat with it",
