@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 from tokenkit.cli.arguments import CommandParser, at_least, not_negative, said_of, with_dashes
 from tokenkit.errors import ConfigError
 from tokenkit.io import check_place, new_file
+from tokenkit.launcher import wait_passively
 
 if TYPE_CHECKING:
     from tokenkit.cli.transfer_costs import Costs
@@ -131,7 +132,7 @@ def describe(args: argparse.Namespace, config: Config, costs: Costs, device: str
     if costs.seconds is not None:
         minutes = costs.seconds / 60
         shown = f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
-        yield f"time        about {shown} of training (an estimate), more to write its own texts"
+        yield f"time        about {shown} of training (an estimate, with nothing else to do)"
     yield f"result      {args.output / MODEL}"
 
 
@@ -187,6 +188,7 @@ def main() -> None:
     args, more = parse_arguments()
     check(args)
     begin, folder = time.time(), args.output.resolve()
+    wait_passively(os.environ)
     if args.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # of the stages, too
 

@@ -136,4 +136,6 @@ def settings(
         f"--{name}={value if isinstance(value, str) else to_toml(value)}"
         for name, value in values.items()
     ]
-    return load_config(["--job.config_file", recipe, *arguments, *more])
+    config = load_config(["--job.config_file", recipe, *arguments, *more])
+    config.job.config_file = ""  # all of it is here
+    return config
