@@ -19,7 +19,7 @@ from tokenkit.ops.finite import fits
 from tokenkit.ranks import local_rank
 
 INDEX = "model.safetensors.index.json"
-HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.py"]
+HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.py", "README.md"]
 
 
 def resolve_model_folder(model: str) -> Path:
