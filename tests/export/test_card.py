@@ -17,7 +17,6 @@ from tests.launch import SPEC_B, train
 from tokenkit.config import load_config
 from tokenkit.errors import ConfigError, TokenkitError
 from tokenkit.export.adapter import export_adapter
-from tokenkit.export.push import Push
 from tokenkit.export.run import export_run
 
 LICENCE = """---

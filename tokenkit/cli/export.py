@@ -32,6 +32,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--dtype", choices=DTYPES, help="of the weights; default the source's own")
     parser.add_argument("--adapter", action="store_true", help="the adapter alone, for PEFT")
+    parser.add_argument("--name", help="in the model card (default: --push, else the folder's)")
     parser.add_argument("--base-model", default="", help="hub id for the model card")
     parser.add_argument("--push", metavar="REPO", help="hub repository to upload to (private)")
     parser.add_argument("--public", action="store_true", help="with --push: a public one")
@@ -60,7 +61,7 @@ def main() -> None:
     if push is not None:
         push.check()
     export = export_adapter if args.adapter else export_run
-    names = {"name": args.push or "", "base_model": args.base_model}
+    names = {"name": args.name or args.push or "", "base_model": args.base_model}
     tokens = export(args.run, args.output, args.step, dtype, **names)
     what = "adapter" if args.adapter else "model"
     logger.info(f"{args.output}: {what} and tokenizer of {args.run}, {tokens:,} tokens")

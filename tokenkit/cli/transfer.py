@@ -180,6 +180,7 @@ def report(config: Config, folder: Path, minutes: float) -> None:
     print(stages.sample(folder / MODEL, prompt.rpartition(" ")[0] or prompt, 40))
     print(f"\nmodel        {folder / MODEL}")
     print(f"TensorBoard  tensorboard --logdir {folder / 'run'}")
+    print(f"push it      hf upload OWNER/NAME {folder / MODEL} --private")
     print(f"go on from   tokenkit train --job.config_file {folder / WRITTEN}")
     print(f"finished in  {minutes:.1f} minutes")
 
@@ -195,6 +196,7 @@ def main() -> None:
     from tokenkit.cli import stages
     from tokenkit.cli.transfer_settings import own_texts
     from tokenkit.config.short import short_toml
+    from tokenkit.tokenizers import parse_spec
     from tokenkit.training.run_directory import check_output_dir
 
     if (Path(args.model) / "config.toml").is_file():
@@ -219,5 +221,8 @@ def main() -> None:
     write_texts(config, folder, own_texts(args, config.training))
     stages.train("transfer it by distilling it into itself", folder / "run",
                  "--job.config_file", str(folder / WRITTEN))  # fmt: skip
-    stages.make("export the result", "export", folder / MODEL, "--run", str(folder / "run"))
+    named = [Path(parse_spec(spec).path).name for spec in (args.model, args.to)]
+    name = f"{named[0]}-bytes" if named[0] == named[1] else "-".join(named)
+    stages.make("export the result", "export", folder / MODEL,
+                "--run", str(folder / "run"), "--name", name)  # fmt: skip
     report(config, folder, (time.time() - begin) / 60)
