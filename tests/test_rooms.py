@@ -29,7 +29,7 @@ ROOMS = (
         "data",
     ),
     *("ops", "models", "transfer", "losses", "balance", "parallelisms"),
-    *("training", "planning", "inference", "evaluation", "export", "cli"),
+    *("training", "planning", "inference", "evaluation", "export", "api", "cli"),
 )
 
 

@@ -27,6 +27,8 @@ GROUPS = {
         "inspect-tokenizers": "two tokenizations of a text side by side, aligned (also: inspect)",
     },
     "prepare": {
+        "plan": "memory, time and a layout that fits, before a run starts",
+        "fetch": "bring here what a run needs of the hub, so that it can go offline",
         "sample-texts": "let a model write texts: data that keeps what it knows",
         "cache-teacher": "run a teacher once and keep what ALM needs of it",
         "compute-tokenizer-info": "pair statistics for the loss alm_unbiased",

@@ -21,7 +21,7 @@ MOST_ROWS = {"cpu": 4096, "cuda": 8192}
 # Widths of blocks are multiples of this: a GPU's fast matmuls want rows that begin at multiples of
 # 16 bytes, and a vocabulary may have an odd number of tokens.
 ALIGNMENT = {"cpu": 1, "cuda": 64}
-MIXED = ("cuda",)  # devices that multiply low-precision factors into fp32
+MIXED: tuple[str, ...] = ("cuda",)  # devices that multiply low-precision factors into fp32
 
 
 class Head(NamedTuple):
@@ -47,6 +47,8 @@ def default_block(hidden: Tensor, vocab: int) -> tuple[int, int]:
 
 def multiply(a: Tensor, b: Tensor, out: Tensor, accumulate: bool = False) -> None:
     """``out = a @ b`` or ``out += a @ b``, in fp32 also where the factors are low-precision."""
+    if out.is_meta:  # the planner rehearses with such tensors, for which torch has no out_dtype
+        return
     options = {} if out.dtype == b.dtype else {"out_dtype": out.dtype}
     if accumulate:
         torch.addmm(out, a, b, out=out, **options)
