@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from tokenkit.config import Config
+from tokenkit.extras import missing
 from tokenkit.log import logger
 from tokenkit.models.flops import StepFlops
 from tokenkit.training.throughput import Clock, peak_flops, speed
@@ -103,7 +104,9 @@ class MetricsLogger:
         if not self.active:
             return
         self.file = open_lines(output_dir / "metrics.jsonl")
-        if self.config.tensorboard:
+        if self.config.tensorboard and (problem := missing("tensorboard")):
+            logger.warning(f"metrics.tensorboard: {problem}; metrics.jsonl is written all the same")
+        elif self.config.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
             folder = str(output_dir / "tensorboard")
