@@ -9,6 +9,18 @@ import warnings
 from tokenkit.errors import ConfigError
 
 logger = logging.getLogger("tokenkit")
+_others_speak = False  # whether what all ranks would say is left to other ranks
+# What libraries say that a user can do nothing about: the beginnings of their messages.
+NOISE = (
+    # Said by torchdata on every start, about its own code.
+    "'set_vital' is deprecated",
+    # Said of outputs that nobody writes into.
+    "FSDP2-wrapped module .* returned a view tensor",
+    # Their new names are not in all versions of torch that are supported.
+    r"`torch\.distributed\.(all_gather_into|reduce_scatter)_tensor` is deprecated",
+    # fp32 is computed as such on purpose, see training.environment.
+    "TensorFloat32 tensor cores for float32 matrix multiplication available but not enabled",
+)
 
 
 def logging_ranks() -> set[int]:
@@ -26,14 +38,20 @@ def logging_ranks() -> set[int]:
 
 def init_logger(rank: int = 0) -> None:
     """Log to stderr. ``LOG_RANK`` lists the ranks that log at INFO."""
+    global _others_speak
     speaking = logging_ranks()
+    _others_speak = rank not in speaking
     handler = logging.StreamHandler()
     prefix = "" if rank in speaking and len(speaking) == 1 else f"[rank {rank}] "
     handler.setFormatter(logging.Formatter(f"{prefix}%(asctime)s %(message)s", "%H:%M:%S"))
     logger.handlers[:] = [handler]
     logger.setLevel(logging.INFO if rank in speaking else logging.WARNING)
     logger.propagate = False
-    # Said by torchdata on every start, about its own code.
-    warnings.filterwarnings("ignore", message="'set_vital' is deprecated")
-    # Said of outputs that nobody writes into.
-    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message=message)
+
+
+def warn_once(line: str) -> None:
+    """A warning that all ranks have the same reason for: those that only warn do not repeat it."""
+    if not _others_speak:
+        logger.warning(line)

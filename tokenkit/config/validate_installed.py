@@ -38,6 +38,11 @@ def check_installed(config: Config) -> Iterator[str]:
         elif "/" not in name and name not in (known := _registered_attention()):
             yield f"{where} expected one of {', '.join(known)}{did_you_mean(name, known)}"
     yield from _check_backend(config.compile.backend)
+    if config.metrics.wandb and find_spec("wandb") is None:
+        yield (
+            f"metrics.wandb = {to_toml(config.metrics.wandb)}: it needs the package wandb, which "
+            "is not installed (pip install wandb; wandb login)"
+        )
 
 
 def _registered_attention() -> list[str]:
