@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
+from contextlib import nullcontext
 
 from tokenkit.errors import ConfigError
 
@@ -21,6 +23,15 @@ NOISE = (
     # fp32 is computed as such on purpose, see training.environment.
     "TensorFloat32 tensor cores for float32 matrix multiplication available but not enabled",
 )
+
+
+class LineHandler(logging.StreamHandler):
+    """Writes to stderr; progress bars make room, so that each record has lines of its own."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm = sys.modules.get("tqdm")  # imported where there is a bar
+        with nullcontext() if tqdm is None else tqdm.tqdm.external_write_mode(sys.stderr):
+            super().emit(record)
 
 
 def logging_ranks() -> set[int]:
@@ -41,7 +52,7 @@ def init_logger(rank: int = 0) -> None:
     global _others_speak
     speaking = logging_ranks()
     _others_speak = rank not in speaking
-    handler = logging.StreamHandler()
+    handler = LineHandler()
     prefix = "" if rank in speaking and len(speaking) == 1 else f"[rank {rank}] "
     handler.setFormatter(logging.Formatter(f"{prefix}%(asctime)s %(message)s", "%H:%M:%S"))
     logger.handlers[:] = [handler]

@@ -199,13 +199,13 @@ class MetricsLogger:
             metrics["compile/graphs"] = float(compiled_graphs())
         if self.active:
             self.left.note(step)
-            self._say(self.lines.step(step, metrics, self.left.seconds()))
+            logger.info(self.lines.step(step, metrics, self.left.seconds()))
             self._write(step, metrics)
 
     def log_evaluation(self, step: int, metrics: dict[str, float]) -> None:
         """Log validation results."""
         if self.active:
-            self._say(self.lines.evaluation(step, metrics))
+            logger.info(self.lines.evaluation(step, metrics))
             self._write(step, metrics)
 
     def has_evaluation(self, step: int) -> bool:
@@ -218,13 +218,6 @@ class MetricsLogger:
                 if entry["step"] == step and "loss" not in entry:
                     return True
         return False
-
-    def _say(self, line: str) -> None:
-        if self.bar is not None:
-            with self.bar.external_write_mode(file=sys.stderr):
-                logger.info(line)
-        else:
-            logger.info(line)
 
     def _write(self, step: int, metrics: dict[str, float]) -> None:
         self.file.write(json.dumps({"step": step, **metrics}) + "\n")
