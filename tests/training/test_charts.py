@@ -47,10 +47,11 @@ def test_order_of_charts():
         "compile/graphs", "my_loss/own",
     ]  # fmt: skip
     assert sorted(map(chart_of, names)) == [
-        "1-train/loss", "1-train/loss/sft", "1-train/lr", "1-train/my_loss/own",
-        "2-validation/bits_per_byte", "2-validation/gap_closed/validation/bits_per_byte",
+        "1-train/loss", "1-train/loss/sft", "1-train/update/lr",
+        "2-validation/bits_per_byte", "2-validation/gap_closed/bits_per_byte",
         "3-alignment/padding/student", "3-alignment/student_share",
         "4-speed/compile/graphs", "4-speed/mfu", "4-speed/tokens_per_second",
+        "5-details/my_loss/own",
     ]  # fmt: skip
 
 

@@ -14,15 +14,17 @@ from tokenkit.config import Config, config_tables
 from tokenkit.io import new_file
 from tokenkit.training.run_directory import flatten
 
-# Beginnings of metrics' names by group; what is not here belongs to training.
+# Groups of charts by the beginnings of metrics' names.
 GROUPS = {
-    "1-train": ("",),
-    "2-validation": ("validation/", "teacher/", "gap_closed/", "eval/"),
-    "3-alignment": ("alignment/", "data/", "padding/"),
-    "4-speed": (
+    "1-train/": ("loss",),  # above all others
+    "1-train/update/": ("grad_norm", "lr", "skipped"),
+    "2-validation/": ("validation/", "eval/", "gap_closed/", "teacher/"),
+    "3-alignment/": ("alignment/", "data/", "padding/"),
+    "4-speed/": (
         *("tokens_per_second", "teacher_tokens_per_second", "mfu", "hfu", "data_wait"),
         *("memory_gib", "compile/"),
     ),
+    "5-details/": ("",),  # what losses and balances say beside
 }
 WANDB_ID = "wandb_id"  # file in the run's folder, so that a resumed run goes on in its charts
 # What people compare runs by, though it be left at its default.
@@ -31,9 +33,9 @@ NO_CHOICE = ("job.", "metrics.", "checkpoint.", "profiling.", "data.num_workers"
 
 
 def chart_of(name: str) -> str:
-    """The chart of a metric: ``loss`` is ``1-train/loss``, ``mfu`` is ``4-speed/mfu``."""
-    group = next(g for g in reversed(GROUPS) if name.startswith(GROUPS[g]))
-    return f"{group}/{name.removeprefix(group[2:] + '/')}"
+    """The chart of a metric: ``lr`` is ``1-train/update/lr``, ``mfu`` is ``4-speed/mfu``."""
+    group = next(group for group, begins in GROUPS.items() if name.startswith(begins))
+    return group + name.replace("validation/", "").removeprefix("alignment/")
 
 
 def choices(config: Config) -> dict[str, Any]:
