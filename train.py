@@ -45,7 +45,13 @@ def train(config: Config, lock: RunLock) -> None:
     from tokenkit.tokenizers import load_pair_bias
     from tokenkit.training.checkpoint import Checkpointer
     from tokenkit.training.ends import StopSignal, Watchdog, say_end
-    from tokenkit.training.environment import any_rank, build_profiler, set_up_process
+    from tokenkit.training.environment import (
+        SteadyGarbage,
+        any_rank,
+        build_profiler,
+        set_up_process,
+    )
+    from tokenkit.training.fetch import fetch_all
     from tokenkit.training.identity import IdentityStep
     from tokenkit.training.metrics import MetricsLogger
     from tokenkit.training.optimizer import (
@@ -67,6 +73,7 @@ def train(config: Config, lock: RunLock) -> None:
 
     check_output_dir(config)
     set_up_process(config)
+    fetch_all(config)  # before anybody waits for others
     parallel = init_parallel(config)
     watch_for_failures()
     stop, watchdog = StopSignal(), Watchdog(config, parallel)
@@ -124,6 +131,7 @@ def train(config: Config, lock: RunLock) -> None:
     (known,) = any_rank(start_step > 0 and metrics_logger.has_evaluation(start_step))
     if evaluation.due(start_step, last) and not known:
         metrics_logger.log_evaluation(start_step, evaluation(start_step, last))
+    garbage = SteadyGarbage(config.training.gc_interval)
     clock.restart()
     step = start_step - 1
     with metrics_logger, build_profiler(config, output_dir) as profiler:
@@ -137,6 +145,7 @@ def train(config: Config, lock: RunLock) -> None:
             metrics_logger.record(step + 1, metrics, batch.stats, lr, parallel.dp_group)
             if profiler is not None:
                 profiler.step()
+            garbage.step(step)
 
             watchdog.stop()
             stopping, overdue = any_rank(bool(stop), checkpointer.overdue)

@@ -80,6 +80,7 @@ def fill_cache(config: Config, options: argparse.Namespace) -> None:
     from tokenkit.parallelisms import init_parallel
     from tokenkit.tokenizers import joint_form
     from tokenkit.training.environment import on_first_rank, set_up_process
+    from tokenkit.training.fetch import fetch_all
     from tokenkit.training.student import open_student_source
     from tokenkit.training.teacher import build_teacher, open_teacher_source
     from tokenkit.training.teacher_cache import CacheWriter
@@ -87,6 +88,7 @@ def fill_cache(config: Config, options: argparse.Namespace) -> None:
     from tokenkit.training.tokenizers import load_tokenizers
 
     set_up_process(config)
+    fetch_all(config)
     parallel = init_parallel(config)
     watch_for_failures()
     tokenizers = load_tokenizers(config, needs_teacher=True)

@@ -103,6 +103,9 @@ class TrainingConfig:
         minimum=0,
     )
     deterministic: bool = key(False, "refuse operations that are not reproducible")
+    gc_interval: int = key(
+        50, "steps between collections of Python's garbage (0: whenever Python likes)", minimum=0
+    )
     threads: int = key(0, "CPU threads per rank (0: torch's default)", minimum=0, maximum=1024)
 
 

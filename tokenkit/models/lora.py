@@ -75,7 +75,7 @@ def add_lora(
         if target not in (ALL, *known):
             raise ConfigError(
                 f"lora.targets: this model has no linear layer '{target}'"
-                f"{did_you_mean(target, [ALL, *known])} (it has {', '.join(known)}; \"{ALL}\" "
+                f'{did_you_mean(target, [ALL, *known])} (it has {", ".join(known)}; "{ALL}" '
                 "takes all)"
             )
     names = {architecture.lora_aliases.get(target, target) for target in targets}

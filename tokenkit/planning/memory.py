@@ -148,8 +148,10 @@ def plan_memory(config: Config, shapes: Shapes, layout: Layout, device: str) -> 
     gradients = share * (_copies(config) if wrapped else 1)
     peak = found.peak + (gradients - share)
     if device == "cpu" and not config.optimizer.fused and trained:
-        # AdamW's unfused kernels make the root of a moment, and what a parameter changes by.
-        peak = max(peak, gradients + 2 * MASTER * max(p.numel() for p in trained) / shard)
+        # AdamW's unfused kernels make a moment's root and the denominator, while the denominator
+        # of the parameter before still lives.
+        largest, next_largest = sorted([0, *(p.numel() for p in trained)])[:-3:-1]
+        peak = max(peak, gradients + MASTER * (2 * largest + next_largest) / shard)
     activations = min(found.activations, peak)
     now = min(gradients, peak - activations)
     allocated = weights / shard + teacher / shard + gathered + 2 * share + peak

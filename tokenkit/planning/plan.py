@@ -8,9 +8,8 @@ from typing import Any
 
 from tokenkit.cards import GIB, Card
 from tokenkit.config import Config
-from tokenkit.errors import ConfigError
 from tokenkit.parallelisms import DTYPES
-from tokenkit.planning.layout import Layout
+from tokenkit.planning.layout import Layout, LayoutError
 from tokenkit.planning.memory import Memory, Sizes, count_sizes, plan_memory
 from tokenkit.planning.models import PlannedModels, Shapes, build_models, open_shapes
 from tokenkit.planning.search import find_layout
@@ -148,7 +147,7 @@ def make_plan(
     try:
         layout = Layout.of(config, world_size)
         wished = option(layout, plan_memory(config, shapes, layout, device))
-    except ConfigError as error:
+    except LayoutError as error:
         problem = str(error)
     if wished is not None and wished.memory.total > room:
         problem = f"a rank needs {wished.memory.total / GIB:.1f} GiB; {device} has {room / GIB:.1f}"

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 from tokenkit.cards import Card
 from tokenkit.config import Config
-from tokenkit.errors import ConfigError
-from tokenkit.planning.layout import Layout
+from tokenkit.planning.layout import Layout, LayoutError
 from tokenkit.planning.memory import Memory, framework_bytes, plan_memory
 from tokenkit.planning.models import PlannedModels, Shapes
 from tokenkit.planning.speed import predict_step
@@ -44,7 +43,7 @@ class Scaled:
         """Bytes of a rank.
 
         Raises:
-            ConfigError: if the model cannot be split so.
+            LayoutError: if the model cannot be split so.
         """
         key = layout.tp, layout.recompute
         if key not in self._known:
@@ -82,7 +81,7 @@ def find_layout(
                     for layout in layouts(config, world_size, tp, mode)
                     if scaled.total(layout) <= card.memory
                 ]
-            except ConfigError:  # the model cannot be split so
+            except LayoutError:  # the model cannot be split so
                 continue
             found += [
                 (predict_step(layout.applied(config), models, layout, card, None).total, layout)

@@ -29,7 +29,10 @@ GROUPS = {
 WANDB_ID = "wandb_id"  # file in the run's folder, so that a resumed run goes on in its charts
 # What people compare runs by, though it be left at its default.
 ALWAYS = ("optimizer.lr", "training.batch_size", "training.steps", "loss.names", "job.seed")
-NO_CHOICE = ("job.", "metrics.", "checkpoint.", "profiling.", "data.num_workers")
+NO_CHOICE = (
+    *("job.", "metrics.", "checkpoint.", "profiling.", "eval."),
+    *("data.num_workers", "data.validation"),
+)
 
 
 def chart_of(name: str) -> str:
