@@ -41,6 +41,11 @@ def check_installed(config: Config) -> Iterator[str]:
     if config.eval.tasks and (problem := missing("eval")):
         yield f"eval.tasks = {to_toml(config.eval.tasks)}: {problem}"
     yield from _check_backend(config.compile.backend)
+    if config.metrics.wandb and find_spec("wandb") is None:
+        yield (
+            f"metrics.wandb = {to_toml(config.metrics.wandb)}: it needs the package wandb, which "
+            "is not installed (pip install wandb; wandb login)"
+        )
 
 
 def _registered_attention() -> list[str]:
