@@ -13,12 +13,20 @@ from tokenkit.processes import end_with_launcher
 from tokenkit.ranks import check_launch, rank, world_size
 from tokenkit.training.run_lock import RunLock
 
+DRY_RUN = "--dry-run"  # say what the run would need, as `tokenkit plan` does, and end
+
 
 def main() -> None:
     end_with_launcher()
     check_launch()
     init_logger(rank())
-    config = load_config(sys.argv[1:])
+    config = load_config([argument for argument in sys.argv[1:] if argument != DRY_RUN])
+    if DRY_RUN in sys.argv:
+        from tokenkit.cli.plan import show_plan
+
+        if rank() == 0:
+            show_plan(config, world_size())
+        return
     validate(config, world_size())  # what can be refused is refused before any rank waits
     with RunLock(Path(config.job.output_dir)) as lock:
         train(config, lock)
@@ -36,7 +44,13 @@ def train(config: Config, lock: RunLock) -> None:
     from tokenkit.tokenizers import load_pair_bias
     from tokenkit.training.checkpoint import Checkpointer
     from tokenkit.training.ends import StopSignal, Watchdog, say_end
-    from tokenkit.training.environment import any_rank, build_profiler, set_up_process
+    from tokenkit.training.environment import (
+        SteadyGarbage,
+        any_rank,
+        build_profiler,
+        set_up_process,
+    )
+    from tokenkit.training.fetch import fetch_all
     from tokenkit.training.identity import IdentityStep
     from tokenkit.training.metrics import MetricsLogger
     from tokenkit.training.optimizer import (
@@ -58,6 +72,7 @@ def train(config: Config, lock: RunLock) -> None:
 
     check_output_dir(config)
     set_up_process(config)
+    fetch_all(config)  # before anybody waits for others
     parallel = init_parallel(config)
     watch_for_failures()
     stop, watchdog = StopSignal(), Watchdog(config, parallel)
@@ -84,6 +99,7 @@ def train(config: Config, lock: RunLock) -> None:
         config, tokenizers.student, tokenizers.teacher, kinds, parallel.dp_rank, parallel.dp_size,
         pair_bias=pair_bias, source_rows=student.vocabulary.input.shape[0],
         expander=tokenizers.expander, pairings=pairings(losses),
+        known=teacher.known if teacher is not None else None,
     )  # fmt: skip
     validate_texts = load_validation_texts(config) if config.eval.interval else []
     evaluation = Evaluation(config, tokenizers, validate_texts, tasks, student, teacher, parallel)
@@ -102,9 +118,12 @@ def train(config: Config, lock: RunLock) -> None:
     clock = metrics_logger.clock
 
     # the loop
-    if start_step == 0 and evaluation.due(0):
-        metrics_logger.log_evaluation(0, evaluation(0))
-    batches = iter(loader)
+    # That of a resumed step may be missing: it comes after the checkpoint.
+    last = start_step >= config.training.steps
+    (known,) = any_rank(start_step > 0 and metrics_logger.has_evaluation(start_step))
+    if evaluation.due(start_step, last) and not known:
+        metrics_logger.log_evaluation(start_step, evaluation(start_step, last))
+    batches, garbage = iter(loader), SteadyGarbage(config.training.gc_interval)
     clock.restart()
     step = start_step - 1
     with build_profiler(config, output_dir) as profiler:
@@ -118,6 +137,7 @@ def train(config: Config, lock: RunLock) -> None:
             metrics_logger.record(step + 1, metrics, batch.stats, lr, parallel.dp_group)
             if profiler is not None:
                 profiler.step()
+            garbage.step(step)
 
             watchdog.stop()
             stopping, overdue = any_rank(bool(stop), checkpointer.overdue)

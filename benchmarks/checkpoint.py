@@ -92,7 +92,8 @@ def main() -> None:
         "speed_ratio": round(median["plain"] / (median["write"] + median["verify"]), 3),
     }
     rounded = {key: round(value, 4) for key, value in median.items()}
-    print(json.dumps({**rounded, **ratios, "bytes": size, "hardware": hardware(1)}))
+    which = {"of": f"median of {args.rounds} rounds", "bytes": size, "hardware": hardware(1)}
+    print(json.dumps({**rounded, **ratios, **which}))
 
 
 if __name__ == "__main__":

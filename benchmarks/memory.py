@@ -37,7 +37,7 @@ from tokenkit.planning.memory import plan_memory  # noqa: E402
 from tokenkit.planning.models import open_shapes  # noqa: E402
 from tokenkit.training.environment import set_up_process  # noqa: E402
 
-STEPS = 2
+STEPS = 1
 # glibc keeps freed memory for later; so that the peak is what was in use, it may not.
 ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": "524288",
@@ -45,7 +45,7 @@ ALLOCATOR = {
     "MALLOC_TOP_PAD_": "0",
     "MALLOC_ARENA_MAX": "1",
 }
-SMALL = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 8,
+SMALL = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6,
          "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 64}  # fmt: skip
 LARGE = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
          "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64}  # fmt: skip
@@ -81,7 +81,7 @@ def settings(case: str, folder: Path, quick: bool) -> list[str]:
     with (folder / "rows.jsonl").open("w") as file:
         for _ in range(64):
             file.write(json.dumps({"text": text}) + "\n")
-    length = 512 if gpu else 256
+    length = 512 if gpu else 192
     values = {
         "student.model": folder / "model", "student.init": "random",
         "student.tokenizer": SPEC_A, "student.target_tokenizer": SPEC_B,

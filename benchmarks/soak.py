@@ -34,7 +34,7 @@ from tokenkit.training.restore import load_run  # noqa: E402
 
 STEPS, INTERVAL, BATCH = 80, 2, 8
 KILLS = 21  # of all campaigns together
-SECONDS = 240  # of each of the first two, before its run may end
+SECONDS, LAST = 210, 570  # of each of the first two campaigns, and of all, until runs may end
 SETTINGS = [
     "--job.config_file", "train_configs/debug.toml", "--training.steps", str(STEPS),
     "--training.batch_size", str(BATCH), "--checkpoint.enable", "true",
@@ -183,22 +183,26 @@ def campaign(folder: Path, layouts: list[int], kills: int, deadline: float) -> T
         known = max(known, last_step(folder))
 
 
-def restarted_by_torchrun(folder: Path, kills: int) -> Tally:
+def restarted_by_torchrun(folder: Path, kills: int, deadline: float) -> Tally:
     """Ranks are killed; the launcher starts them again."""
     tally = Tally()
     assert kills < STEPS // (2 * INTERVAL)
+    known: list[int] = []
     life = Life(folder, 2, [], restarts=kills)
     for _ in range(kills):
         begin = last_step(folder)
         while life.running and last_step(folder) <= begin + INTERVAL:
             time.sleep(0.05)
         ranks = [p for p in descendants(life.process.pid) if processes().get(p) == life.process.pid]
-        if not life.running or not ranks:
+        if not life.running or not ranks or time.time() > deadline:
             break
         os.kill(random.choice(ranks), signal.SIGKILL)
         tally.kills += 1
+        known.append(last_step(folder))
         time.sleep(1.0)
     assert life.end(300) == 0, life.said[-2000:]
+    resumed = map(int, re.findall(r"resumed from \S*step-0*(\d+)", life.said))
+    tally.lost = [last - step for last, step in zip(known, resumed, strict=True)]
     return tally
 
 
@@ -226,6 +230,7 @@ def main() -> None:
     kills = 9 if args.quick else args.kills
     share = round(0.38 * kills)
     random.seed(args.seed)
+    begin = time.time()
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         assert Life(root / "whole", 2, []).end(300) == 0, (root / "whole.log").read_text()[-2000:]
@@ -234,7 +239,7 @@ def main() -> None:
             runs[name] = campaign(root / name, layouts, share, time.time() + SECONDS)
         # Its lives are the shortest, so it has what the others had no time for.
         left = kills - sum(tally.kills for tally in runs.values())
-        runs["restarted"] = restarted_by_torchrun(root / "restarted", left)
+        runs["restarted"] = restarted_by_torchrun(root / "restarted", left, begin + LAST)
         whole = weights(root / "whole")
         differences = {run: difference(whole, weights(root / run)) for run in runs}
     for run, tally in runs.items():
@@ -251,6 +256,7 @@ def main() -> None:
         "weights_equal": equal,
         "orphans": sum(tally.orphans for tally in runs.values()),
         "differences": differences,
+        "minutes": round((time.time() - begin) / 60, 1),
     }
     print(json.dumps(result))
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -187,7 +188,7 @@ def beside_bare(args: argparse.Namespace, training: Training, device: torch.devi
 def profile(training: Training, device: torch.device) -> None:
     """Print the device's costliest kernels of one step."""
     batch = training.batch().to(device)
-    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    activities = [torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as found:
         training(batch, WARM_UP)
         _wait(device)
@@ -220,6 +221,7 @@ def parse_args() -> argparse.Namespace:
     add("--dtype", default="bfloat16")
     add("--profile", action="store_true", help="print a step's costliest kernels")
     add("--case", choices=CASES, help=argparse.SUPPRESS)
+    add("--result", help=argparse.SUPPRESS)
     add("overrides", nargs="*", help="further settings, after --")
     args = parser.parse_args()
     if not torch.cuda.is_available() and args.shape == "1b" and not args.quick:
@@ -235,19 +237,22 @@ def main() -> None:
     args = parse_args()
     if args.case:
         with tempfile.TemporaryDirectory() as folder:
-            print(json.dumps(measure(args, Path(folder))))
-        return
+            result = measure(args, Path(folder))
+        Path(args.result).write_text(json.dumps(result))
+        os._exit(0)  # torch.compile's helpers are not waited for
     gpu = torch.cuda.is_available()
     machine = torch.cuda.get_device_name() if gpu else hardware(torch.get_num_threads())
     print(f"{machine}, torch {torch.__version__}, {args.dtype}, shape {args.shape}")
     results = {}
     for case in args.cases.split(","):
-        command = [sys.executable, __file__, "--case", case, *sys.argv[1:]]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-        if done.returncode:
-            print(f"{case:<12} failed", flush=True)
-            continue
-        results[case] = json.loads(done.stdout.splitlines()[-1])
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "result"
+            command = [sys.executable, __file__, "--case", case, "--result", str(file)]
+            done = subprocess.run([*command, *sys.argv[1:]])
+            if done.returncode:
+                print(f"{case:<12} failed", flush=True)
+                continue
+            results[case] = json.loads(file.read_text())
         print(f"{case:<12} {results[case]}", flush=True)
     sizes = {"batch_size": args.batch_size, "micro_batch_size": args.micro_batch_size}
     known = {"shape": args.shape, "dtype": args.dtype, "length": args.length, **sizes}

@@ -18,7 +18,8 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [ROOT, os.environ.get("P
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.launch_preload"])
 
-_LAUNCHES = itertools.count(os.getpid() % 200)
+# Processes with neighbouring numbers, and other test runs, begin elsewhere.
+_LAUNCHES = itertools.count(os.getpid() * 101)
 
 TOKENIZERS = Path(__file__).parent / "golden" / "tokenizers" / "tokenizers"
 SPEC_A = f"{TOKENIZERS}/bpe_a:source=Llama3"
@@ -26,10 +27,9 @@ SPEC_B = f"{TOKENIZERS}/bpe_b:source=Qwen2:target=Llama3"
 
 
 def free_port() -> int:
-    """A port for a launch, out of a range of this worker and below those that systems give away."""
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 50
+    """A port for a launch, below those that systems give away."""
     for number in _LAUNCHES:
-        port = 20_000 + 200 * worker + number % 200
+        port = 20_000 + number % 12_000
         with socket.socket() as s:
             try:
                 s.bind(("127.0.0.1", port))

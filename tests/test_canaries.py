@@ -20,7 +20,8 @@ from tokenkit.models.source import open_source_model
 from tokenkit.tokenizers import load_pair_bias, load_tokenizer
 from tokenkit.tokenizers.pairs.bias import FILES
 from tokenkit.tokenizers.pairs.mined import load_mined_mapping
-from tokenkit.training.teacher_cache import CachedTeacher
+from tokenkit.training.checkpoint.files import hash_of
+from tokenkit.training.teacher_cache import TeacherScores
 
 
 class Bomb:
@@ -122,13 +123,12 @@ def test_bombs_for_arrays(tmp_path, bomb):
 
 
 def test_bombs_for_a_teacher_cache(tmp_path, bomb):
-    header = {"descr": "|O", "fortran_order": False, "shape": (1,)}
-    for name in ("keys", "offsets", "label", "boundary"):
-        with (tmp_path / f"{name}.npy").open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            file.write(bomb)
-    with pytest.raises(TokenkitError):
-        CachedTeacher(tmp_path, 1)
+    shard = tmp_path / "000-000000.safetensors"
+    shard.write_bytes(bomb)
+    entry = {"bytes": len(bomb), "hash": hash_of(shard), "tokens": 1}
+    scores = TeacherScores(tmp_path, {"rows": [1], "shard_rows": 1, "files": {shard.name: entry}})
+    with pytest.raises(TokenkitError, match="cannot be read"):
+        scores.look_up([0], [np.arange(2)], 8)
 
 
 def test_templates_run_in_a_sandbox(model, canary):

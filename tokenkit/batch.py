@@ -58,6 +58,7 @@ class Sequences(_Movable):
         positions: int64, from 0 in each document of a packed row; None: a row is a document.
         subwords: int64, the second id of each position (input-id expansion); None: it has one.
         pairs: on the student's side, by loss: what it pairs with the teacher's.
+        known: what a teacher cache says, by its name in ``Outputs``: fp32.
     """
 
     ids: Tensor
@@ -69,6 +70,7 @@ class Sequences(_Movable):
     positions: Tensor | None = None
     subwords: Tensor | None = None
     pairs: dict[str, Any] = field(default_factory=dict)
+    known: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -103,12 +105,14 @@ class Batch(_Movable):
         teachers: by name; empty if no loss needs one.
         stats: counts that may be added up over batches (tokens, aligned tokens, …).
         places: file and line of each row, for errors.
+        keys: where each row stands in the data, see :func:`tokenkit.data.order.row_key`.
     """
 
     student: Sequences
     teachers: dict[str, Sequences] = field(default_factory=dict)
     stats: dict[str, int] = field(default_factory=dict)
     places: list[str] = field(default_factory=list)
+    keys: list[int] = field(default_factory=list)
 
     @property
     def teacher(self) -> Sequences | None:

@@ -52,11 +52,11 @@ def _starts_tokenkit(arguments: list[str]) -> bool:
     """Whether a command line of torchrun names a program of tokenkit."""
     for argument in arguments:
         path = Path(argument)
-        if path.name == "tokenkit":
-            return True
-        if path.name in PROGRAMS:  # at the top of a checkout, or inside an installed package
-            return any((path.parent / f / "launcher.py").is_file() for f in ("tokenkit", ""))
-    return False
+        if path.is_file():  # the program: values of torchrun's options are no files
+            # At the top of a checkout, or inside an installed package
+            ours = ((path.parent / f / "launcher.py").is_file() for f in ("tokenkit", ""))
+            return path.name == "tokenkit" or (path.name in PROGRAMS and any(ours))
+    return "tokenkit" in arguments  # torchrun -m tokenkit
 
 
 def _no_backend(_parameters):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.bad_inputs import files_data, files_models  # noqa: F401 (they add makers)
 from tests.bad_inputs.files import Files
 from tests.launch import SPEC_A, SPEC_B
 

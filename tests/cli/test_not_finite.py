@@ -7,8 +7,8 @@ import shutil
 import subprocess
 import sys
 
-import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -17,7 +17,8 @@ from tests.launch import SPEC_A, SPEC_B, train
 from tests.test_bad_inputs import run_badly
 from tokenkit.errors import ConfigError, ModelError
 from tokenkit.models.causal_lm import open_source_model
-from tokenkit.training.teacher_cache import CachedTeacher
+from tokenkit.training.checkpoint.files import write_safetensors
+from tokenkit.training.teacher_cache.shards import Shard
 
 NAN, INF = float("nan"), float("inf")
 LAYER, EMBEDDING = "model.layers.1.mlp.up_proj.weight", "model.embed_tokens.weight"
@@ -148,18 +149,22 @@ def test_a_cache_that_would_hold_it(changed, base_arguments, tmp_path):
     assert not list(tmp_path.glob("out*"))
 
 
-@pytest.mark.parametrize("name", ["label", "boundary"])
+@pytest.mark.parametrize("column", [0, 1])
 @pytest.mark.parametrize(("place", "row"), [(0, 1), (2, 1), (3, 2), (8, 4)])
 @pytest.mark.parametrize("value", [NAN, -INF])
-def test_a_cache_that_holds_it(tmp_path, monkeypatch, name, place, row, value):
-    monkeypatch.setattr("tokenkit.training.teacher_cache.BLOCK", 4)
-    np.save(tmp_path / "keys.npy", np.arange(4, dtype=np.uint64))
-    np.save(tmp_path / "offsets.npy", np.array([0, 3, 5, 5, 9], dtype=np.int64))
-    scores = {"label": -np.ones(9, np.float32), "boundary": -np.ones(9, np.float32)}
-    for kind, array in scores.items():
-        np.save(tmp_path / f"{kind}.npy", array)
-    CachedTeacher(tmp_path, 4)
-    scores[name][place] = value
-    np.save(tmp_path / f"{name}.npy", scores[name])
-    with pytest.raises(ConfigError, match=rf"{name}\.npy holds NaN or infinity in row {row} of 4"):
-        CachedTeacher(tmp_path, 4)
+def test_a_cache_that_holds_it(tmp_path, column, place, row, value):
+    scores = -torch.ones(9, 2)
+    tensors = {
+        "lengths": torch.tensor([4, 3, 1, 5], dtype=torch.int16),
+        "checks": torch.zeros(4, dtype=torch.uint8), "scores": scores,
+    }  # fmt: skip
+
+    def shard():
+        path = tmp_path / "shard"
+        digest = write_safetensors(path, tensors)
+        return Shard(path, {"bytes": path.stat().st_size, "hash": digest, "tokens": 13}, 4)
+
+    assert shard().row(1).tolist() == [[-1, -1]] * 2
+    scores[place, column] = value
+    with pytest.raises(ConfigError, match=f"a log-prob of its row {row} of 4 is NaN or infinity"):
+        shard()

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 from tests.launch import SPEC_A
 from tests.models.tiny import save_tiny
 from tokenkit.cli.sample_texts import openings
-from tokenkit.errors import DataError, TokenkitError
+from tokenkit.errors import ConfigError, DataError, TokenkitError
 from tokenkit.inference.model import TextModel
 from tokenkit.tokenizers import load_tokenizer
 
@@ -70,6 +70,12 @@ def test_prompts_are_read_as_generate_reads_them(script, folder, tmp_path):
     prompts.write_text('{"messages": [{"role": "user", "content": "Hi"}]}')
     with pytest.raises(DataError, match="has 'messages', but only texts are read"):
         script("sample_texts", "--output", tmp_path / "b", *given)
+
+
+@pytest.mark.parametrize("option", ["--start", "--prompts"])
+def test_a_chat_has_no_start(script, folder, tmp_path, option):
+    with pytest.raises(ConfigError, match=f"{option} with --chat"):
+        script("sample_texts", "--model", folder, "--output", tmp_path / "x", "--chat", option, "x")
 
 
 def test_a_chat_model_asks_and_answers(script, folder, tmp_path):

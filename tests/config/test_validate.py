@@ -263,6 +263,9 @@ def test_bad(workplace, overrides, parts):
         assert part in message
 
 
+TEACHER = ["--teacher.model=org/teacher", "--teacher.tokenizer=org/teacher:source=Qwen2"]
+
+
 @pytest.mark.parametrize(
     ("overrides", "world_size", "parts"),
     [
@@ -279,6 +282,49 @@ def test_bad(workplace, overrides, parts):
             ],
             2,
             ["replicate_degree = 2 x tensor_parallel_degree = 2", "processes, 2"],
+        ),
+        (
+            ["--parallelism.context_parallel_degree=3"],
+            4,
+            ["context_parallel_degree = 3", "1, 2, 4"],
+        ),
+        (
+            ["--parallelism.context_parallel_degree=2", "--parallelism.tensor_parallel_degree=2"],
+            2,
+            ["tensor_parallel_degree = 2 x context_parallel_degree = 2", "processes, 2"],
+        ),
+        (["--teacher.micro_batch_size=12"], 1, ["micro_batch_size = 12", "multiple of", "= 8"]),
+        (
+            ["--teacher.parallelism.tensor_parallel_degree=2", "--training.batch_size=32"],
+            2,
+            ["teacher.parallelism.tensor_parallel_degree = 2", "as it was"],
+        ),
+        (
+            [
+                *TEACHER,
+                "--training.batch_size=32",
+                "--teacher.parallelism.tensor_parallel_degree=3",
+            ],
+            4,
+            ["teacher.parallelism.tensor_parallel_degree = 3", "processes, 4"],
+        ),
+        (
+            [
+                *TEACHER,
+                "--teacher.parallelism.tensor_parallel_degree=2",
+                "--parallelism.tensor_parallel_degree=4",
+            ],
+            4,
+            ["teacher.parallelism.tensor_parallel_degree = 2", "multiple of it"],
+        ),
+        (
+            [
+                *TEACHER,
+                "--training.batch_size=32",
+                "--teacher.parallelism.data_parallel_shard_degree=1",
+            ],
+            4,
+            ["[teacher.parallelism]: replicate 1 x shard 1 x tensor parallel 1", "processes, 4"],
         ),
         (["--training.batch_size=24"], 2, ["batch_size = 24", "16 or 32", "micro_batch_size = 6"]),
         (["--training.batch_size=1"], 2, ["batch_size = 1", "ranks (2) = 16", "such as 16"]),

@@ -27,7 +27,7 @@ def make_config(train: list[Path] | Path, **sections: dict[str, Any]) -> Config:
     names = [str(p) for p in train] if isinstance(train, list) else [str(train)]
     base = {
         "job": {"seed": 5},
-        "data": {"train": names},
+        "data": {"train": names, "deal": "order"},  # what is where can be told
         "training": {
             "batch_size": 8,
             "micro_batch_size": 8,

@@ -93,6 +93,7 @@ def test_chunks_are_those_of_each_row_alone(toks, kind):
         if kind == "unconstrained":
             assert batch.stats[f"{side}_aligned"] == aligned > 0
             assert batch.stats[f"{side}_tokens"] == int(mask.sum())
+            assert batch.stats[f"{side}_places"] == mask.numel()
     assert batch.stats["mismatched_rows"] == 0
 
 
@@ -160,8 +161,8 @@ def test_without_teacher(toks):
     batch = collator(toks, teacher=False)(ROWS)
     assert batch.teachers == {} and batch.teacher is None and batch.student.chunks == {}
     assert batch.stats == {
-        "rows": 3, "student_tokens": int(batch.student.mask.sum()), "truncated_rows": 0,
-        "short_rows": 0,
+        "rows": 3, "student_tokens": int(batch.student.mask.sum()),
+        "student_places": batch.student.mask.numel(), "truncated_rows": 0, "short_rows": 0,
         "bad_rows": 0,
     }  # fmt: skip
 

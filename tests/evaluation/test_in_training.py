@@ -111,6 +111,21 @@ def test_a_resumed_run_still_knows_where_it_began(run, tmp_path):
     assert longer[0] == first[0] and f"gap_closed/{BITS}" in longer[4]
 
 
+def test_an_evaluation_that_a_kill_took_is_made_up_for(run, tmp_path):
+    """It is lost where a run is killed behind the checkpoint of its step."""
+    kept = ["--checkpoint.enable", "true", "--checkpoint.interval", "2", "--training.steps", "4"]
+    first = run("run", 1, *kept)
+    file = tmp_path / "run" / "metrics.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    assert "loss" not in json.loads(lines[-1])
+    file.write_text("".join(lines[:-1]) + '{"step": 4, "valid')
+    for _ in range(2):  # and not a second time
+        again = run("run", 2, *kept, "--training.micro_batch_size", "4")
+        assert again.keys() == first.keys()
+        assert again[4] == pytest.approx(first[4], rel=1e-4)
+        assert file.read_text().count('"step": 4,') == 2  # the other one is of training
+
+
 def test_tasks_alone_and_a_teacher_that_reads_no_text(run):
     found = run("run", 1, "--eval.interval", "0", "--eval.tasks_interval", "0",
                 "--loss.names", "sft")  # fmt: skip

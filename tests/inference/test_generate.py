@@ -156,6 +156,9 @@ def test_prompts_are_encoded_as_transformers_does(model, plain):
     _, tokenizer = plain
     for prompt in [*PROMPTS, "a <|eot_id|> b"]:
         assert model.encode_prompt(prompt) == tokenizer(prompt)["input_ids"]
+    once = tokenizer("Hi", add_special_tokens=False)["input_ids"]
+    spelt = model.encode_prompt(f"{tokenizer.bos_token}Hi")
+    assert spelt == [tokenizer.bos_token_id, *once]  # theirs has two
     turns = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Hi!"}]
     theirs = tokenizer.apply_chat_template(turns, add_generation_prompt=True)["input_ids"]
     assert model.encode_chat(turns) == theirs

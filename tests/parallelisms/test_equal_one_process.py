@@ -17,6 +17,7 @@ LORA = ["--student.train", "lora", "--lora.rank", "4", "--lora.alpha", "8"]
 APPROX = [
     "--loss.aggregation", "approx_gradmag_preserve_mag", "--loss.balance_interval", "1"
 ]  # fmt: skip
+SHARDED = ["--training.accumulate", "sharded"]  # the default, by memory, is not
 TP2 = ["--parallelism.tensor_parallel_degree", "2"]
 CP2 = ["--parallelism.context_parallel_degree", "2"]
 TEACHER_TP2 = ["--teacher.parallelism.tensor_parallel_degree", "2"]
@@ -143,6 +144,9 @@ CASES = [
     ("full", "FSDP 2", 2, micro(4)),
     ("full", "FSDP 4", 4, micro(2)),
     ("full", "FSDP 2, accumulate 2", 2, micro(2)),
+    ("full", "FSDP 2, accumulate 2 sharded", 2, [*micro(2), *SHARDED]),
+    ("full", "HSDP 2x1, accumulate 4", 2,
+     [*micro(1), "--parallelism.data_parallel_replicate_degree", "2"]),
     ("full", "HSDP 2x2", 4, [*micro(2), "--parallelism.data_parallel_replicate_degree", "2"]),
     ("full", "DDP 2", 2, [*micro(4), "--parallelism.data_parallel_replicate_degree", "2"]),
     ("full", "TP 2", 2, TP2),
@@ -151,7 +155,9 @@ CASES = [
     ("full", "TP 2 + SP, compile, checkpoint ops", 2,
      [*SP2, "--compile.enable", "true", "--compile.backend", "aot_eager",
       "--activation_checkpoint.mode", "selective_ops"]),
-    ("full", "CP 2", 2, CP2),
+    ("full", "CP 2, compile, checkpoint full", 2,
+     [*CP2, "--compile.enable", "true", "--compile.backend", "aot_eager",
+      "--activation_checkpoint.mode", "full"]),
     ("full", "checkpoint full", 1, ["--activation_checkpoint.mode", "full"]),
     ("full", "checkpoint every 2nd", 1, ["--activation_checkpoint.mode", "every_n"]),
     ("full", "checkpoint ops, FSDP 2", 2,
@@ -176,6 +182,7 @@ CASES = [
     ("states", "CP 2 x TP 2 + SP", 4, [*SP2, *CP2]),
     ("states approx", "CP 2", 2, CP2),
     ("states approx", "FSDP 2, accumulate 2", 2, micro(2)),
+    ("approx", "FSDP 2, accumulate 2 sharded", 2, [*micro(2), *SHARDED]),
     ("states approx", "TP 2 x FSDP 2", 4, [*micro(4), *TP2]),
     ("kd", "FSDP 2", 2, micro(4)),
     ("kd", "TP 2", 2, TP2),
@@ -184,6 +191,7 @@ CASES = [
     ("mined", "TP 2 x FSDP 2", 4, [*micro(4), *TP2]),
     ("mixture", "accumulate 2", 1, micro(4)),
     ("mixture", "TP 2 x FSDP 2, accumulate 2", 4, [*micro(2), *TP2]),
+    ("mixture", "CP 2, accumulate 2", 2, [*micro(4), *CP2]),
     ("mixture of states", "FSDP 2, accumulate 2", 2, micro(2)),
     ("mixture of states", "TP 2 x FSDP 2", 4, [*micro(4), *TP2]),
     ("lexical", "FSDP 2", 2, micro(4)),
@@ -199,6 +207,7 @@ CASES = [
     ("zett approx", "FSDP 2, accumulate 2", 2, micro(2)),
     ("zett approx", "accumulate 4", 1, micro(2)),
     ("zett approx", "TP 2 x FSDP 2", 4, [*micro(4), *TP2]),
+    ("zett approx", "CP 2", 2, CP2),
     ("zett full", "FSDP 2", 2, micro(4)),
     ("projector", "FSDP 2, accumulate 2", 2, micro(2)),
     ("projector", "HSDP 2x2", 4, [*micro(2), "--parallelism.data_parallel_replicate_degree", "2"]),
@@ -207,6 +216,7 @@ CASES = [
     ("bytes", "TP 2 x FSDP 2, checkpoint full", 4,
      [*micro(4), *TP2, "--activation_checkpoint.mode", "full"]),
     ("bytes lora", "FSDP 2", 2, micro(4)),
+    ("bytes lora", "CP 2", 2, CP2),
     ("bytes lora", "TP 2", 2, TP2),
     ("none", "FSDP 2", 2, micro(4)),
     ("space", "FSDP 2", 2, micro(4)),

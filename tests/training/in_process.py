@@ -40,8 +40,9 @@ class Training:
         teacher = build_teacher(config, teacher_source, self.student, tokenizers, parallel)
         kinds = tuple(sorted({loss.chunk_kind for loss in losses if loss.chunk_kind}))
         loader = build_train_loader(
-            config, *toks, kinds, 0, 1, expander=tokenizers.expander, pairings=pairings(losses)
-        )
+            config, *toks, kinds, 0, 1, expander=tokenizers.expander, pairings=pairings(losses),
+            known=teacher.known if teacher is not None else None,
+        )  # fmt: skip
         self.batches = iter(loader)
         self.optimizer = build_optimizer(self.student, config.optimizer)
         if keep_gradients:

@@ -21,7 +21,7 @@ SELF = f"""
     --teacher.model '' --teacher.tokenizer '' --training.max_grad_norm 0
 """
 LORA = f"{SELF} --student.train lora --lora.rank 8"
-BALANCED = "--loss.aggregation approx_gradmag_preserve_mag"
+BALANCED = "--loss.aggregation approx_gradmag_preserve_mag --loss.balance_interval 1"
 FOUR = "--training.micro_batch_size 2"
 CASES = {
     "full": SELF,

@@ -24,12 +24,14 @@ LAYOUTS = {
     "2": (2, micro(4)),
     "4": (4, micro(2)),
     "TP 2": (2, [*micro(8), *TP2]),
+    "CP 2": (2, [*micro(8), "--parallelism.context_parallel_degree", "2"]),
     "TP 2 x 2": (4, [*micro(4), *TP2]),
     "HSDP 2 x 2": (4, [*micro(2), "--parallelism.data_parallel_replicate_degree", "2"]),
 }
 FOUR = ("1", "2", "4", "TP 2")
 CASES = [(layout, then) for layout in FOUR for then in FOUR if then != layout] + [
-    ("4", "1, accumulation"), ("1", "TP 2 x 2"), ("TP 2 x 2", "HSDP 2 x 2"), ("HSDP 2 x 2", "1")
+    ("4", "1, accumulation"), ("1", "TP 2 x 2"), ("TP 2 x 2", "HSDP 2 x 2"), ("HSDP 2 x 2", "1"),
+    ("TP 2", "CP 2"), ("CP 2", "1"),
 ]  # fmt: skip
 
 

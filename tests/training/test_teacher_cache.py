@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from tests.launch import ROOT, SPEC_A, SPEC_B, read_losses, start_training, train
+from tests.launch import SPEC_A, SPEC_B, read_losses, start_training, train
 from tests.models.tiny import save_tiny
 from tokenkit.training import fingerprint as fingerprints
-from tokenkit.training.cache_meta import read_meta
 from tokenkit.training.fingerprint import fingerprint
+from tokenkit.training.teacher_cache.meta import read_meta
+
+PROGRAM = "tokenkit.cli.cache_teacher"
 
 
 def write_cache(argv: list[str], output: Path) -> Path:
-    command = [sys.executable, "scripts/cache_teacher.py", "--output", str(output), *argv]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    train(["--output", str(output), *argv], 1, output.with_suffix(".log"), program=PROGRAM)
     return output
 
 
@@ -59,7 +54,6 @@ def refusal(argv: list[str], folder: Path) -> str:
     process.join(60)
     log = (folder / "log").read_text()
     assert process.exitcode == 2 and "Traceback" not in log, log[-3000:]
-    assert not (folder / "metrics.jsonl").exists()
     (line,) = [line for line in log.splitlines() if line.startswith("error: ")]
     return line
 
@@ -76,7 +70,9 @@ def test_meta_holds_what_the_scores_depend_on(own_cache, teacher_cache, other_mo
     settings = meta["settings"]
     assert settings["training.max_teacher_length"] == 96 and settings["job.seed"] == 1234
     assert settings["chat.text_mode"] == "direct_encode" and settings["data.shuffle"] is True
-    assert (meta["steps"], meta["batch_size"]) == (3, 8) and 20 < meta["rows"] <= 24
+    assert (meta["steps"], meta["batch_size"]) == (3, 8)
+    assert meta["rows"] == [24] and not meta["whole"] and meta["scores"] == "float32"
+    assert sum(entry["tokens"] for entry in meta["files"].values()) == meta["tokens"] > 24
 
 
 @pytest.mark.parametrize(
@@ -155,13 +151,18 @@ def edited(cache: Path, folder: Path, **changes) -> Path:
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
-        ({"format": 1}, "has format 1, this version reads 2"),
+        ({"format": 2}, "has format 2, this version reads 3"),
         ({"steps": "3"}, "meta.json: steps is str, not int"),
-        ({"rows": True}, "meta.json: rows is bool, not int"),
+        ({"rows": True}, "meta.json: rows is bool, not list"),
+        ({"rows": [True]}, "meta.json: rows[0] is bool, not int"),
+        ({"rows": [-1]}, "a number of rows is too small"),
+        ({"shard_rows": 0}, "a number of rows is too small"),
+        ({"files": {"x": {"bytes": 3}}}, "meta.json: files: x: hash is NoneType, not str"),
         ({"teacher": None}, "meta.json: teacher is NoneType, not dict"),
         ({"tokenizer": {"spec": 3, "fingerprint": ""}}, "meta.json: tokenizer: spec is int"),
         ({"data": [{"name": "x"}]}, "meta.json: data[0]: files is NoneType, not int"),
-        ({"rows": 5}, "its arrays are not those of 5 rows"),
+        ({"rows": [50]}, "its files are not those of 50 rows"),
+        ({"rows": [23]}, "its arrays are not those of 23 rows"),
     ],
     ids=str,
 )
@@ -171,11 +172,19 @@ def test_a_damaged_cache_is_refused(arguments, own_cache, tmp_path, changes, par
     assert part in line and str(cache) in line and "cache-teacher" in line
 
 
-def test_arrays_that_do_not_belong_together_are_refused(arguments, own_cache, tmp_path):
+def test_files_that_are_not_as_they_were_written_are_refused(arguments, own_cache, tmp_path):
     cache = shutil.copytree(own_cache, tmp_path / "cache")
-    np.save(cache / "label.npy", np.zeros(3, np.float32))
-    line = refusal([*arguments, "--teacher.cache", str(cache)], tmp_path / "run")
-    assert "is damaged: its arrays" in line
+    (file,) = cache.glob("*.safetensors")
+    data = file.read_bytes()
+    for number, (changed, part) in enumerate(
+        [
+            (data[:-9], f"has {len(data) - 9:,} bytes, {len(data):,} were written"),
+            (data[:-9] + b"\1" + data[-8:], "was changed after it was written"),
+        ]
+    ):
+        file.write_bytes(changed)
+        line = refusal([*arguments, "--teacher.cache", str(cache)], tmp_path / f"run{number}")
+        assert "is damaged: 000-000000.safetensors " in line and part in line
 
 
 def test_fingerprints_see_any_block_that_is_read(tmp_path, monkeypatch):

@@ -59,8 +59,11 @@ class Passes(Protocol):
         """Each loss's gradients on the last layer's trainable parameters, this rank's share."""
         ...
 
-    def backward(self, graph: Any, value: Tensor, retain: bool = False) -> None:
-        """Add the gradients of this rank's share of a value to all parameters."""
+    def backward(self, graph: Any, value: Tensor, retain: bool = False, more: bool = False) -> None:
+        """Add the gradients of this rank's share of a value to all parameters.
+
+        With ``more`` to be added in this step, a parameter's ``grad`` may be missing until then.
+        """
         ...
 
 

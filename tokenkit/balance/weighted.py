@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from tokenkit.balance.base import BALANCES, Balance, Metrics, Passes
 from tokenkit.config import Config
 from tokenkit.losses.registry import LOSSES
-from tokenkit.ops.gradients import global_norm
+from tokenkit.ops.gradients import global_norms, sum_over_ranks
 
 
 class Weighted(Balance):
@@ -70,7 +69,7 @@ class Weighted(Balance):
                 norms = _norms(passes.last_layer_gradients(graph, values), passes)
                 weights = self.weigh(passes, norms)
             total = torch.dot(weights, torch.stack(values))
-            passes.backward(graph, total)
+            passes.backward(graph, total, more=number + 1 < len(passes))
             total = total.detach()
             metrics["loss"] = metrics["loss"] + total if "loss" in metrics else total
         if norms is not None:
@@ -85,13 +84,8 @@ class Weighted(Balance):
 
 def _norms(gradients: list[list[Tensor]], passes: Passes) -> Tensor:
     """Global norm ``[L]`` of each loss's last-layer gradient, summed over rows of all ranks."""
-    norms = []
-    for tensors in gradients:
-        for tensor in tensors:
-            local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-            dist.all_reduce(local, group=passes.group)
-        norms.append(global_norm(tensors))
-    return torch.stack(norms)
+    sum_over_ranks([tensor for tensors in gradients for tensor in tensors], passes.group)
+    return global_norms(gradients)
 
 
 def _norms_by_probe(passes: Passes) -> Tensor:

@@ -12,6 +12,7 @@ from tokenkit.registry import did_you_mean
 # The file of a command has its name, with "_" for "-".
 COMMANDS = {
     "train": "train a student from a TOML file: distillation, transfer, a hypernetwork",
+    "plan": "memory, time and a layout that fits, before a run starts",
     "export": "write a run's student as a folder that plain transformers loads",
     "zett": "give a model another tokenizer without training",
     "generate": "let a model go on from texts, or chat with it",
@@ -20,6 +21,7 @@ COMMANDS = {
     "eval-lockstep": "run lm-eval tasks on several models that read and write as one",
     "eval-bpb": "bits per byte of a model on text, comparable between tokenizers",
     "sample-texts": "let a model write texts: data that keeps what it knows",
+    "fetch": "bring here what a run needs of the hub, so that it can go offline",
     "cache-teacher": "run a teacher once and keep what ALM needs of it",
     "compute-tokenizer-info": "pair statistics for the loss alm_unbiased",
     "compute-mined-mapping": "nearest tokens by edit distance for the loss mined",

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenkit.cli.arguments import SEED, CommandParser, at_least, said_of
-from tokenkit.errors import DataError
+from tokenkit.errors import ConfigError, DataError
 from tokenkit.io import new_file, refuse_existing
 
 if TYPE_CHECKING:
@@ -43,16 +43,11 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def openings(start: str, prompts: list[str], model: TextModel) -> list[list[int]]:
-    """Ids that texts begin with, one after another in turn.
-
-    BOS is put first as ``tokenkit generate`` does, but not before a ``start`` that begins with it.
-    """
+    """Ids that texts begin with, one after another in turn; as ``tokenkit generate`` reads them."""
     tok = model.tok
     if not (start or prompts):
         return [[tok.eos_id if tok.bos_id is None else tok.bos_id]]
-    begin = bool(tok.text_bos) and start.startswith(tok.text_bos)
-    encode = tok.encode_text if begin else model.encode_prompt
-    return [encode(start + prompt) for prompt in prompts or [""]]
+    return [model.encode_prompt(start + prompt) for prompt in prompts or [""]]
 
 
 def sample(model: TextModel, starts: list[list[int]], max_tokens: int) -> list[str]:
@@ -104,6 +99,11 @@ def batches(args: argparse.Namespace, prompts: list[str], model: TextModel) -> I
 
 def main() -> None:
     args = parse_arguments()
+    if args.chat and (args.start or args.prompts):
+        option = "--start" if args.start else "--prompts"
+        raise ConfigError(
+            f"{option} with --chat: chats begin with the model's template; leave one of them out"
+        )
     refuse_existing(args.output, "--output", "file")
 
     import torch

@@ -35,7 +35,7 @@ TYPE_NAMES = {
 MOST_DIGITS = 1000  # Python itself refuses to read integers of more than 4300
 USAGE = (
     "usage: train.py [--job.config_file FILE.toml | RECIPE] "
-    "[--section.key VALUE | --section.key=VALUE]..."
+    "[--section.key VALUE | --section.key=VALUE]... [--dry-run]"
 )
 
 

@@ -84,6 +84,12 @@ class TrainingConfig:
         minimum=1,
         maximum=2**16,
     )
+    accumulate: str = key(
+        "auto",
+        "over micro-batches, FSDP gathers weights and reduces gradients in each one (sharded), or "
+        "once a step, which takes the memory of both (unsharded; auto: if that fits well)",
+        choices=("auto", "sharded", "unsharded"),
+    )
     max_teacher_length: int = key(512, "longest sequence in teacher tokens", minimum=2)
     max_student_length: int = key(512, "longest sequence in student tokens", minimum=2)
     max_grad_norm: float = key(1.0, "clip the gradient to this norm (0: off)", minimum=0)
@@ -97,6 +103,9 @@ class TrainingConfig:
         minimum=0,
     )
     deterministic: bool = key(False, "refuse operations that are not reproducible")
+    gc_interval: int = key(
+        50, "steps between collections of Python's garbage (0: whenever Python likes)", minimum=0
+    )
     threads: int = key(0, "CPU threads per rank (0: torch's default)", minimum=0, maximum=1024)
 
 
@@ -132,7 +141,7 @@ class LoraConfig:
     alpha: float = key(64.0, "adapters are scaled by alpha / rank", above=0)
     targets: list[str] = key(
         ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-        "projections that get an adapter",
+        'projections that get an adapter, by name; "all-linear" takes all',
     )
 
 

@@ -24,6 +24,12 @@ class DataConfig:
     )
     shuffle: bool = key(True, "shuffle the rows, anew in each epoch")
     shuffle_buffer: int = key(10000, "rows held for shuffling a stream", minimum=1)
+    deal: str = key(
+        "length",
+        "how a step's rows come to ranks and micro-batches: those of like length together, which "
+        "takes less padding, or in order; results are the same",
+        choices=("length", "order"),
+    )
     num_workers: int = key(
         0, "processes per rank that prepare batches (0: none)", minimum=0, maximum=256
     )

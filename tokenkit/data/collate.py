@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -96,6 +96,20 @@ class _Side:
         return seq
 
 
+class KnownScores(Protocol):
+    """What a teacher said of rows, kept on disk."""
+
+    def look_up(
+        self, keys: Sequence[int], rows: Sequence[np.ndarray], width: int
+    ) -> dict[str, Tensor]:
+        """Log-probs ``[B, width]`` of B rows of token ids.
+
+        Raises:
+            TokenkitError: if a row is not there, or not the same.
+        """
+        ...
+
+
 @dataclass
 class Collator:
     """Turns rows into a :class:`Batch`.
@@ -109,6 +123,8 @@ class Collator:
         skip_bad: a row that cannot be encoded is nothing, and counted.
         pairings: by loss, what it pairs of both sides.
         pad_multiple: widths of batches are multiples of it, or the limit.
+        known: of the teacher; None: it is asked in the step.
+        form: Unicode form of the texts; None: that in which both tokenizers see them alike.
     """
 
     student_tok: ByteifiedTokenizer
@@ -123,13 +139,16 @@ class Collator:
     skip_bad: bool = False
     pairings: Mapping[str, Callable[[Sequences, Sequences], Any]] = field(default_factory=dict)
     pad_multiple: int = 8
+    known: KnownScores | None = None
+    form: str | None = None
 
     def __call__(self, rows: Sequence[Row]) -> Batch:
         """Encode, align and pad.
 
         The batch's ``stats`` count rows, ``truncated_rows`` (cut on either side), ``short_rows``
-        (cut on the student's side where the teacher reads on), ``bad_rows``, tokens and what the
-        alignment counts. A row of fewer than two tokens is fine: it has nothing to predict.
+        (cut on the student's side where the teacher reads on), ``bad_rows``, tokens, places (tokens
+        and padding) and what the alignment counts. A row of fewer than two tokens is fine: it has
+        nothing to predict.
 
         Raises:
             DataError: if a row cannot be encoded, unless such rows are skipped; the message begins
@@ -165,7 +184,7 @@ class Collator:
 
     def _collate(self, rows: Sequence[Row]) -> Batch:
         toks = [tok for tok in (self.student_tok, self.teacher_tok) if tok is not None]
-        form = joint_form(*toks)
+        form = joint_form(*toks) if self.form is None else self.form
         rows = [normalised(row, form) for row in rows]
         lengths = (self.max_student_length, self.max_teacher_length)
         sides = [
@@ -175,6 +194,11 @@ class Collator:
         stats = {"rows": len(rows), "student_tokens": sides[0].tokens}
         truncated = np.logical_or.reduce([side.truncated for side in sides])
         short = sides[0].truncated & (sides[0].read < SHORT * sides[-1].read)
+        names = ("student", "teacher")
+        stats |= {
+            f"{name}_places": len(rows) * side.width
+            for name, side in zip(names, sides, strict=False)
+        }
         if self.teacher_tok is None:
             counted = [row.counted for row in sides[0].rows]
             student, teacher = sides[0].sequences(counted, {}, self.expander), None
@@ -187,7 +211,10 @@ class Collator:
         batch = Batch(student, {} if teacher is None else {TEACHER: teacher})
         cut = {"truncated_rows": int(truncated.sum()), "short_rows": int(short.sum())}
         batch.stats = {**stats, **cut, "bad_rows": 0}
-        batch.places = [row.where for row in rows]
+        batch.places, batch.keys = [row.where for row in rows], [row.key for row in rows]
+        if teacher is not None and self.known is not None:
+            ids = [row.ids for row in sides[1].rows]
+            teacher.known = self.known.look_up(batch.keys, ids, teacher.ids.shape[1])
         return batch
 
     def _align(self, student: _Side, teacher: _Side) -> Alignment:

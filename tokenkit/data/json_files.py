@@ -82,13 +82,21 @@ class JsonLines:
             )
         return data
 
+    def _line(self, index: int) -> int:
+        return index if self.lines is None else int(self.lines[index])
+
+    def size(self, index: int) -> int:
+        """Bytes of a row's line."""
+        line = self._line(index)
+        return int(self.starts[line + 1] - self.starts[line])
+
     def read(self, index: int) -> tuple[Any, str]:
         """A row and where it stands.
 
         Raises:
             DataError: if the line is not JSON.
         """
-        line = index if self.lines is None else int(self.lines[index])
+        line = self._line(index)
         where = f"{self.path}:{line + 1}"
         text = _decode(self._bytes_of(line, where), where)
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -17,9 +17,12 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from tokenkit.batch import StepBatch, mapped
 from tokenkit.data.check import check_data
-from tokenkit.data.collate import Collator, StepCollator
-from tokenkit.data.mixing import Order, StreamedOrder, build_order
+from tokenkit.data.collate import Collator, KnownScores, StepCollator
+from tokenkit.data.dealing import Slice
+from tokenkit.data.mixing import build_order
+from tokenkit.data.order import Order, joined
 from tokenkit.data.sampled import SampledCollator, TokenizerStream
+from tokenkit.data.streamed import StreamedOrder
 from tokenkit.errors import DataError, TokenkitError
 from tokenkit.log import logger
 from tokenkit.processes import end_with_parent
@@ -27,33 +30,6 @@ from tokenkit.tokenizers import ByteifiedTokenizer, InputExpander, Reading
 
 if TYPE_CHECKING:
     from tokenkit.config import Config
-
-
-@dataclass(frozen=True)
-class Slice:
-    """Which rows of the global order a rank's micro-batches are.
-
-    All ranks' micro-batches of a step are together that step's ``batch_size`` consecutive rows.
-    """
-
-    batch_size: int
-    micro_batch_size: int
-    dp_rank: int
-    dp_size: int
-
-    @property
-    def accumulation(self) -> int:
-        """Micro-batches of a rank and step."""
-        return self.batch_size // (self.micro_batch_size * self.dp_size)
-
-    def positions(self, step: int) -> list[range]:
-        """Positions of each micro-batch of a step."""
-        unit = self.micro_batch_size
-        begins = [
-            step * self.batch_size + (part * self.dp_size + self.dp_rank) * unit
-            for part in range(self.accumulation)
-        ]
-        return [range(begin, begin + unit) for begin in begins]
 
 
 @dataclass
@@ -94,12 +70,19 @@ class Steps(IterableDataset):
 
     Args:
         silent: steps at the beginning that read no texts.
+        by_length: how rows are dealt, see :class:`Slice`.
     """
 
     def __init__(
-        self, order: Order, where: Slice, collators: StepCollator | SampledCollator, silent: int
+        self,
+        order: Order,
+        where: Slice,
+        collators: StepCollator | SampledCollator,
+        silent: int,
+        by_length: bool,
     ) -> None:
         self.order, self.where, self.collators, self.silent = order, where, collators, silent
+        self.by_length = by_length
         self.first = 0
 
     def make(self, number: int) -> StepBatch:
@@ -108,13 +91,22 @@ class Steps(IterableDataset):
             return StepBatch([])
         collate, vocabulary = self.collators.at(step)
         made = StepBatch([], vocabulary)
-        for positions in self.where.positions(step):
-            rows, passed = self.order.rows(positions)
+        dealt = self._deal(step)
+        mine = sorted(position for positions in dealt for position in positions)
+        found = dict(zip(mine, self.order.found(mine), strict=True))
+        for positions in dealt:
+            rows, passed = joined([found[position] for position in positions])
             batch = collate(rows)
             batch.stats["empty_rows"] = passed.empty
             batch.stats["bad_rows"] += passed.bad
             made.micro_batches.append(batch)
         return made
+
+    def _deal(self, step: int) -> Sequence[Sequence[int]]:
+        """Positions of each micro-batch."""
+        if not self.by_length:
+            return self.where.in_order(step)
+        return self.where.by_length(step, self.order.sizes(self.where.step(step)))
 
     def __iter__(self) -> Iterator[StepBatch | _Packed | _Failure]:
         worker = get_worker_info()
@@ -234,17 +226,19 @@ def build_train_loader(
     source_rows: int = 0,
     expander: InputExpander | None = None,
     pairings: Mapping[str, Callable] | None = None,
+    known: KnownScores | None = None,
 ) -> TrainLoader:
     """The optimizer steps of data-parallel rank ``dp_rank``; those of the identity phase are empty.
 
-    The rows of a step do not depend on ``dp_size``, ``micro_batch_size`` or ``num_workers``. Where
-    there is a process group, all ranks must call.
+    Which rows a step has does not depend on ``dp_size``, ``micro_batch_size`` or ``num_workers``.
+    Where there is a process group, all ranks must call.
 
     Args:
         student_tok: with ``tokenizer_sampler.enable``, what sampled tokens are spelt with.
         source_rows: rows of the matrices that belong to it.
         expander: of the student's ids, where it reads a second one at each position.
         pairings: what losses pair of both sides, see :func:`tokenkit.losses.pairings`.
+        known: what a teacher said of all rows, which comes with the batches.
 
     Raises:
         DataError: if a source is missing or unreadable, or a row is bad (``data.check``; what
@@ -269,7 +263,8 @@ def build_train_loader(
     collators: StepCollator | SampledCollator
     if config.data.check and config.data.on_bad_row == "error":
         check_data(config, collate.look)
-    order = build_order(config)
+    collate.known = known  # rows that were only looked at stand nowhere
+    order = build_order(config, keyed=known is not None)
     if isinstance(order, StreamedOrder):
         order.announces = dp_rank == 0
     if config.tokenizer_sampler.enable:
@@ -278,5 +273,6 @@ def build_train_loader(
         collators = SampledCollator(collate, tokenizers)
     else:
         collators = StepCollator(collate)
-    dataset = Steps(order, where, collators, config.hypernet.identity_steps)
+    by_length = config.data.deal == "length" and where.accumulation * dp_size > 1
+    dataset = Steps(order, where, collators, config.hypernet.identity_steps, by_length)
     return TrainLoader(dataset, config.data.num_workers)

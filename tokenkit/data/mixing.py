@@ -8,57 +8,68 @@ stream they are dropped.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch.utils.data import get_worker_info
 
+from tokenkit.data.order import BLOCK, Found, Order, joined, row_key
 from tokenkit.data.read_row import RowFormat
 from tokenkit.data.reader import Passed, Reader
-from tokenkit.data.sources import Joined, Source, iterate_source, open_source
+from tokenkit.data.sources import Joined, Source, open_source, row_bytes
+from tokenkit.data.streamed import StreamedOrder
 from tokenkit.errors import ConfigError, DataError
-from tokenkit.log import logger
 from tokenkit.tokenizers import Row
 
 if TYPE_CHECKING:
     from tokenkit.config import Config
 
-BLOCK = 4096  # positions whose sources are drawn at once
-
-
-class Order(Protocol):
-    """Rows in global order."""
-
-    # Positions until every row was read once on average; None if that is not known.
-    pass_length: int | None
-
-    def rows(self, positions: range) -> tuple[list[Row], Passed]:
-        """The rows at consecutive positions, and how many there were passed over."""
-        ...
-
 
 class Passes:
-    """A source repeated for ever, each pass in another order if shuffled."""
+    """Source number ``number`` repeated for ever, each pass in another order if shuffled.
+
+    Attributes:
+        keyed: whether rows come with their keys.
+    """
+
+    keyed = False
 
     def __init__(
-        self, source: Source, reader: Reader, seed: tuple[int, ...], shuffle: bool
+        self, source: Source, reader: Reader, seed: int, number: int, shuffle: bool
     ) -> None:
-        self.source, self.reader = source, reader
+        self.source, self.reader, self.number = source, reader, number
         self.seed, self.shuffle = seed, shuffle
         self._epoch, self._permutation = -1, np.zeros(0, dtype=np.uint32)
+        self._first_places: np.ndarray | None = None
+
+    def _shuffled(self, epoch: int) -> np.ndarray:
+        size = len(self.source)
+        permutation = np.random.default_rng((self.seed, self.number, epoch)).permutation(size)
+        return permutation.astype(np.min_scalar_type(size))
 
     def _row(self, epoch: int, index: int) -> int:
         if not self.shuffle:
             return index
         if epoch != self._epoch:
-            size = len(self.source)
-            permutation = np.random.default_rng((*self.seed, epoch)).permutation(size)
-            self._permutation = permutation.astype(np.min_scalar_type(size))
-            self._epoch = epoch
+            self._epoch, self._permutation = epoch, self._shuffled(epoch)
         return int(self._permutation[index])
 
-    def at(self, position: int) -> tuple[Row, Passed]:
+    def _first_place(self, row: int) -> int:
+        """Where a row stands in the first pass."""
+        if not self.shuffle:
+            return row
+        if self._first_places is None:
+            order = self._shuffled(0)
+            self._first_places = np.empty_like(order)
+            self._first_places[order] = np.arange(len(order), dtype=order.dtype)
+        return int(self._first_places[row])
+
+    def size(self, position: int) -> int:
+        """Bytes of the row at a position, even if another stands in for it."""
+        return row_bytes(self.source, self._row(*divmod(position, len(self.source))))
+
+    def at(self, position: int) -> Found:
         """The row at a position, and for what others than the one there it stands in.
 
         Raises:
@@ -68,8 +79,12 @@ class Passes:
         epoch, index = divmod(position, size)
         first = Passed()
         for passed in range(size):
-            found = self.reader.at(self.source, self._row(epoch, (index + passed) % size))
+            row = self._row(epoch, (index + passed) % size)
+            found = self.reader.at(self.source, row)
             if not isinstance(found, Passed):
+                if self.keyed:
+                    place = self._first_place(row) if epoch else index
+                    found = replace(found, key=row_key(self.number, place))
                 return found, first
             first = first if passed else found
         raise DataError(
@@ -77,7 +92,7 @@ class Passes:
         )
 
 
-class IndexedOrder:
+class IndexedOrder(Order):
     """Indexable sources; a position can be reached without reading what lies before it.
 
     With weights, the sources of each block of positions are drawn by a generator of that block.
@@ -94,23 +109,28 @@ class IndexedOrder:
         if not weights:  # proportional to size: one pass is one pass over everything
             sources, weights = [Joined(sources)], [1.0]
         self.probabilities = np.array(weights) / np.sum(weights)
-        self.passes = [Passes(s, reader, (seed, k), shuffle) for k, s in enumerate(sources)]
+        self.passes = [Passes(s, reader, seed, k, shuffle) for k, s in enumerate(sources)]
         self.pass_length: int | None = sum(len(source) for source in sources)
         self.seed = seed
         self._rewind()
 
     def _rewind(self) -> None:
         self._block = -1
+        self._sources = self._indices = np.zeros(0, dtype=np.int64)
         self._before = np.zeros(len(self.passes), dtype=np.int64)  # rows before the next block
+
+    def _sources_of(self, block: int) -> np.ndarray:
+        count = len(self.passes)
+        generator = np.random.default_rng((self.seed, count, block))
+        return generator.choice(count, size=BLOCK, p=self.probabilities)
 
     def _next_block(self) -> None:
         """Source of each position of the block, and the position in that source's passes."""
-        count = len(self.passes)
         self._block += 1
-        generator = np.random.default_rng((self.seed, count, self._block))
-        self._sources = generator.choice(count, size=BLOCK, p=self.probabilities)
+        self._previous = self._sources, self._indices
+        self._sources = self._sources_of(self._block)
         self._indices = np.empty(BLOCK, dtype=np.int64)
-        for source in range(count):
+        for source in range(len(self.passes)):
             mine = np.flatnonzero(self._sources == source)
             self._indices[mine] = self._before[source] + np.arange(len(mine))
             self._before[source] += len(mine)
@@ -119,115 +139,40 @@ class IndexedOrder:
         if len(self.passes) == 1:
             return 0, position
         block, offset = divmod(position, BLOCK)
+        if 0 <= block == self._block - 1:  # a step is looked at twice, and may be in two blocks
+            sources, indices = self._previous
+            return int(sources[offset]), int(indices[offset])
         if block < self._block:
             self._rewind()
         while self._block < block:
             self._next_block()
         return int(self._sources[offset]), int(self._indices[offset])
 
-    def rows(self, positions: range) -> tuple[list[Row], Passed]:
-        found = [self.passes[k].at(index) for k, index in map(self._locate, positions)]
-        return [row for row, _ in found], sum((passed for _, passed in found), Passed())
+    def found(self, positions: Sequence[int]) -> list[Found]:
+        return [self.passes[k].at(index) for k, index in map(self._locate, positions)]
+
+    def sizes(self, positions: range) -> list[int]:
+        return [self.passes[k].size(index) for k, index in map(self._locate, positions)]
+
+    def first_places(self, positions: int) -> list[int]:
+        counts = np.zeros(len(self.passes), dtype=np.int64)
+        if len(counts) == 1:
+            counts[0] = positions
+        else:
+            for block in range(-(-positions // BLOCK)):
+                sources = self._sources_of(block)[: positions - block * BLOCK]
+                counts += np.bincount(sources, minlength=len(counts))
+        return [min(int(n), len(p.source)) for n, p in zip(counts, self.passes, strict=True)]
+
+    def first_pass(self, source: int, places: range) -> tuple[list[Row], Passed]:
+        return joined([self.passes[source].at(place) for place in places])
 
 
-class StreamedOrder:
-    """Streamed sources, each shuffled in a buffer within a pass, mixed by weight.
-
-    Every process reads (and skips) what others take, and resuming reads what came before: cheap
-    beside training for the usual millions of rows, but not free. Indexable sources only seek.
-    """
-
-    pass_length: int | None = None
-
-    def __init__(
-        self,
-        names: list[str],
-        split: str,
-        weights: list[float],
-        reader: Reader,
-        seed: int,
-        buffer: int,
-    ) -> None:
-        self.names, self.split, self.reader = names, split, reader
-        self.seed, self.buffer = seed, buffer
-        weights = weights or [1.0] * len(names)
-        self.probabilities = np.array(weights) / np.sum(weights)
-        self.announces = False  # whether this rank reports skipped rows
-        self._position = 0
-        self._iterator: Iterator[tuple[Row, Passed]] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_iterator": None, "_position": 0}
-
-    def _filtered(self, name: str, first: bool) -> Iterator[tuple[Row, Passed]]:
-        """Rows of one pass, each with those passed over just before it."""
-        rows, all_passed, passed = 0, Passed(), Passed()
-        text_field = self.reader.row_format.text_field
-        for row, where in iterate_source(name, self.split, text_field):
-            rows += 1
-            found = self.reader.read(row, where)
-            if isinstance(found, Passed):
-                all_passed, passed = all_passed + found, passed + found
-            else:
-                yield found, passed
-                passed = Passed()
-        if rows == sum(all_passed):
-            raise DataError(f"data '{name}' has no rows{' with text' if rows else ''}")
-        worker = get_worker_info()
-        if not (first and self.announces and (worker is None or worker.id == 0)):
-            return
-        for kind, number in all_passed._asdict().items():
-            if number:
-                logger.warning(
-                    f"data '{name}': {number:,} of {rows:,} rows are {kind} and were skipped"
-                )
-
-    def _shuffled(self, number: int) -> Iterator[tuple[Row, Passed]]:
-        """One source for ever; a pass ends when its buffer is empty."""
-        epoch = 0
-        while True:
-            generator = np.random.default_rng((self.seed, number, epoch))
-            held: list[tuple[Row, Passed]] = []
-            for item in self._filtered(self.names[number], first=epoch == 0):
-                if len(held) < self.buffer:
-                    held.append(item)
-                    continue
-                index = int(generator.integers(self.buffer))
-                held[index], item = item, held[index]
-                yield item
-            generator.shuffle(held)
-            yield from held
-            epoch += 1
-
-    def _plain(self, number: int) -> Iterator[tuple[Row, Passed]]:
-        first = True
-        while True:
-            yield from self._filtered(self.names[number], first)
-            first = False
-
-    def _mixed(self) -> Iterator[tuple[Row, Passed]]:
-        read = self._shuffled if self.buffer > 1 else self._plain
-        streams = [read(number) for number in range(len(self.names))]
-        generator = np.random.default_rng((self.seed, len(streams)))
-        while True:
-            for source in generator.choice(len(streams), size=BLOCK, p=self.probabilities):
-                yield next(streams[source])
-
-    def rows(self, positions: range) -> tuple[list[Row], Passed]:
-        if self._iterator is None or positions.start < self._position:
-            self._iterator, self._position = self._mixed(), 0
-        while self._position < positions.start:
-            next(self._iterator)
-            self._position += 1
-        found = []
-        for _ in positions:
-            found.append(next(self._iterator))
-            self._position += 1
-        return [row for row, _ in found], sum((passed for _, passed in found), Passed())
-
-
-def build_order(config: Config) -> Order:
+def build_order(config: Config, keyed: bool = False) -> Order:
     """The global order that ``[data]`` describes.
+
+    Args:
+        keyed: rows come with their keys, which from the second pass on takes memory.
 
     Raises:
         ConfigError, DataError: if a source or weight cannot be used.
@@ -244,4 +189,7 @@ def build_order(config: Config) -> Order:
         buffer = data.shuffle_buffer if data.shuffle else 0
         return StreamedOrder(data.train, data.split, data.weights, reader, seed, buffer)
     sources = [open_source(name, data.split, data.text_field) for name in data.train]
-    return IndexedOrder(sources, data.weights, reader, seed, data.shuffle)
+    order = IndexedOrder(sources, data.weights, reader, seed, data.shuffle)
+    for passes in order.passes:
+        passes.keyed = keyed
+    return order

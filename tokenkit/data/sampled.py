@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tokenkit.data.collate import Collator
-from tokenkit.data.mixing import Order
+from tokenkit.data.order import Order
 from tokenkit.data.read_row import text_of
 from tokenkit.tokenizers import (
     ByteifiedTokenizer,

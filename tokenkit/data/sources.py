@@ -18,7 +18,7 @@ import glob
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -43,6 +43,25 @@ class Source(Protocol):
             DataError: if it cannot be read.
         """
         ...
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A source that knows the sizes of rows without reading them."""
+
+    def size(self, index: int) -> int:
+        """Bytes of a row."""
+        ...
+
+
+def row_bytes(source: Source, index: int) -> int:
+    """About how long a row is, all of its columns; 0 if it cannot be read."""
+    if isinstance(source, Measured):
+        return source.size(index)
+    try:
+        return len(str(source.read(index)[0]).encode(errors="replace"))
+    except DataError:
+        return 0
 
 
 class Table:
@@ -103,8 +122,15 @@ class Joined:
         return int(self.ends[-1])
 
     def read(self, index: int) -> Row:
+        part, within = self._place(index)
+        return part.read(within)
+
+    def size(self, index: int) -> int:
+        return row_bytes(*self._place(index))
+
+    def _place(self, index: int) -> tuple[Source, int]:
         part = int(np.searchsorted(self.ends, index, side="right"))
-        return self.parts[part].read(index - int(self.ends[part - 1] if part else 0))
+        return self.parts[part], index - int(self.ends[part - 1] if part else 0)
 
 
 @FILE_KINDS.register(".jsonl")

@@ -75,7 +75,7 @@ class TokenkitLM(ByteFairLM):
     ) -> None:
         place = usable_device(device)
         if world_size() > 1 and not dist.is_initialized():
-            own = init_distributed()
+            own, _ = init_distributed()
             place = own if device is None else place
         model, hf_tokenizer, folder = open_folder(pretrained, dtype, trust_remote_code)
 

@@ -44,10 +44,13 @@ class TextModel:
         return list(ends) if ends else [self.tok.eos_id]
 
     def encode_prompt(self, text: str) -> list[int]:
-        """Ids of a text as the tokenizer gives them, behind BOS if its texts begin with one."""
-        tok = self.tok
-        begin = [tok.ids[tok.text_bos]] if tok.text_bos else []
-        return begin + tok.encode_text(text)
+        """Ids of a text as the tokenizer gives them, behind BOS if its texts begin with one.
+
+        A text that spells BOS at its beginning has it already.
+        """
+        ids = self.tok.encode_text(text)
+        begin = [self.tok.ids[self.tok.text_bos]] if self.tok.text_bos else []
+        return ids if ids[:1] == begin else begin + ids
 
     def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """Ids of a chat by the model's own template, up to where the answer begins.

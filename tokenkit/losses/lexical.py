@@ -79,8 +79,7 @@ class Lexical(Loss):
             )
         mine, given = self._shared(match.device) if ours.tokens is None else ours.tokens.shared()
         distances = [
-            lexical_distance(ours.placement.whole(a)[mine], theirs.placement.whole(b)[given])
-            for a, b in matrices
+            lexical_distance(ours.look_up(a, mine), theirs.look_up(b, given)) for a, b in matrices
         ]
         return torch.stack(distances).mean() * match / count, {}
 

@@ -31,7 +31,7 @@ class Architecture:
     tensor_parallel_plan: dict[str, str] = field(default_factory=dict)
     attention_inputs: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
     lora_aliases: dict[str, str] = field(default_factory=dict)  # fused projections
-    supports_lora: bool = True
+    transposed: bool = False  # projections are Conv1D, whose weights are [in, out]
     learned_positions: bool = False  # a position beyond the last has no embedding
 
 
@@ -52,7 +52,7 @@ GPT2 = Architecture(
     layers="h",
     embedding="wte",
     attention_inputs=("attn.c_attn",),
-    supports_lora=False,
+    transposed=True,
     learned_positions=True,
 )
 

@@ -51,6 +51,8 @@ class CausalLM(nn.Module):
         # How embeddings come to be read, and who scores: by default, all that is here, here.
         self.arrange: Callable[[Tensor, Callable[..., Tensor]], Tensor] = lambda x, read: read(x)
         self.scores: Callable[..., Scores] = lambda vocabulary, *given: vocabulary.scores(*given)
+        # Whether sharded parameters are gathered, and gradients reduced, once a step.
+        self.accumulates_unsharded = False
 
     def adopt(self, losses: Mapping[str, nn.Module]) -> dict[str, Tensor]:
         """Take in modules of losses, so that they are sharded, trained and saved with the model.

@@ -145,7 +145,7 @@ class StepKind:
 
     Attributes:
         losses: number of losses.
-        measures: gradients of each loss on the last layer are measured.
+        measures: share of steps in which each loss's gradients on the last layer are measured.
         probes: and that takes a forward pass of its own (several micro-batches).
         mixes: each loss has a backward pass of its own.
         boundary: scores of boundaries are wanted.
@@ -154,7 +154,7 @@ class StepKind:
     """
 
     losses: int = 1
-    measures: bool = False
+    measures: float = 0.0
     probes: bool = False
     mixes: bool = False
     boundary: bool = True
@@ -194,15 +194,16 @@ class StepFlops:
         kind, size = self.kind, self.student
         forward, backward = size.forward(tokens), size.backward(tokens)
         times = kind.losses if kind.mixes else 1
-        layers = forward.layers * (1 + kind.probes + times * kind.recomputed)
+        probes = kind.measures * kind.probes
+        layers = forward.layers * (1 + probes + times * kind.recomputed)
         layers += times * backward.layers
-        attention = forward.attention * (1 + kind.probes + times * kind.recomputed_attention)
+        attention = forward.attention * (1 + probes + times * kind.recomputed_attention)
         # Fused kernels make the products of queries and keys again: 5 matmuls where 4 are needed.
         attention += times * 1.25 * backward.attention
         if kind.measures:
             depth = len(size.windows)
-            layers += kind.losses * backward.layers / depth
-            attention += kind.losses * 1.25 * backward.attention / depth
+            layers += kind.measures * kind.losses * backward.layers / depth
+            attention += kind.measures * kind.losses * 1.25 * backward.attention / depth
         return Flops(layers, attention, self._vocabulary_matmuls(times) * forward.vocabulary)
 
     def _vocabulary_matmuls(self, times: int) -> float:
@@ -211,9 +212,9 @@ class StepFlops:
         keeping = 2 + kind.boundary  # logits, and what gives the hidden states' gradient
         recomputing = 2 + trained  # logits again, gradient on hidden states, on the matrix
         streams = kind.student_streams * (2 + trained)
-        if kind.measures and not kind.probes:
-            return keeping + (2.0 if trained else 0.0) + streams
-        return 1.0 + times * recomputing + (keeping if kind.probes else 0.0) + streams
+        plain = 1.0 + times * recomputing
+        measuring = plain + keeping if kind.probes else keeping + (2.0 if trained else 0.0)
+        return plain + kind.measures * (measuring - plain) + streams
 
 
 def recomputed_shares(mode: str, every_n: int, layers: int) -> tuple[float, float]:

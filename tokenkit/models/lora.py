@@ -12,27 +12,32 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
-from tokenkit.errors import ConfigError, ModelError
+from tokenkit.errors import ConfigError
 from tokenkit.models.architectures import Architecture
 from tokenkit.models.weights import plain_name
 from tokenkit.ops.copy_full import copy_full
 from tokenkit.registry import did_you_mean
 
+ALL = "all-linear"  # a target: every projection, as PEFT spells it
+LINEAR = (nn.Linear, Conv1D)
+
 
 class LoRALinear(nn.Module):
-    """A frozen linear layer with a trainable low-rank update.
+    """A frozen linear layer (GPT-2's Conv1D is one) with a trainable low-rank update.
 
     The three projections are separate modules, so that tensor parallelism can split each.
     """
 
-    def __init__(self, base: nn.Linear, rank: int, alpha: float) -> None:
+    def __init__(self, base: nn.Linear | Conv1D, rank: int, alpha: float) -> None:
         super().__init__()
         self.base = base.requires_grad_(False)
         weight = base.weight
         options = {"bias": False, "device": weight.device, "dtype": weight.dtype}
-        self.lora_a = nn.Linear(weight.shape[1], rank, **options)
-        self.lora_b = nn.Linear(rank, weight.shape[0], **options)
+        width, made = reversed(weight.shape) if isinstance(base, nn.Linear) else weight.shape
+        self.lora_a = nn.Linear(width, rank, **options)
+        self.lora_b = nn.Linear(rank, made, **options)
         self.scale = alpha / rank
         self.enabled = True
 
@@ -53,35 +58,34 @@ def add_lora(
 ) -> None:
     """Replace every linear layer named in ``targets`` and freeze all other parameters.
 
+    Args:
+        targets: names of layers, or :data:`ALL`.
+
     Raises:
-        ModelError: if the family has no plain linear projections.
         ConfigError: if the model has no layer of a target's name.
     """
-    if not architecture.supports_lora:
-        raise ModelError(
-            "student.train = 'lora' is not supported for this model family (its projections are "
-            "not linear modules); use 'full'"
-        )
     linear = {
         name
         for parent in backbone.modules()
         for name, child in parent.named_children()
-        if isinstance(child, nn.Linear)
+        if isinstance(child, LINEAR)
     }
     known = sorted(linear | {a for a, name in architecture.lora_aliases.items() if name in linear})
     for target in targets:
-        if target not in known:
+        if target not in (ALL, *known):
             raise ConfigError(
                 f"lora.targets: this model has no linear layer '{target}'"
-                f"{did_you_mean(target, known)} (it has {', '.join(known)})"
+                f'{did_you_mean(target, [ALL, *known])} (it has {", ".join(known)}; "{ALL}" '
+                "takes all)"
             )
     names = {architecture.lora_aliases.get(target, target) for target in targets}
+    names |= linear if ALL in targets else set()
     backbone.requires_grad_(False)
     found = [
         (parent, name, child)
         for parent in backbone.modules()
         for name, child in parent.named_children()
-        if name in names and isinstance(child, nn.Linear)
+        if name in names and isinstance(child, LINEAR)
     ]
     for parent, name, child in found:
         setattr(parent, name, LoRALinear(child, rank, alpha))
@@ -112,8 +116,14 @@ def adapters_off(backbone: nn.Module) -> Iterator[None]:
             layer.enabled = True
 
 
-def merge_state_dict(state: dict[str, Tensor], alpha: float, rank: int) -> dict[str, Tensor]:
-    """A backbone's full tensors under the plain model's names, adapters merged in."""
+def merge_state_dict(
+    state: dict[str, Tensor], alpha: float, rank: int, transposed: bool = False
+) -> dict[str, Tensor]:
+    """A backbone's full tensors under the plain model's names, adapters merged in.
+
+    Args:
+        transposed: of the architecture.
+    """
     merged = {}
     for name, tensor in state.items():
         if ".lora_" in name:
@@ -121,6 +131,9 @@ def merge_state_dict(state: dict[str, Tensor], alpha: float, rank: int) -> dict[
         if name.endswith(".base.weight"):
             stem = name.removesuffix(".base.weight")
             a, b = state[f"{stem}.lora_a.weight"], state[f"{stem}.lora_b.weight"]
-            tensor = merge_lora(tensor, a, b, alpha, rank)
+            if transposed:
+                tensor = merge_lora(tensor.T, a, b, alpha, rank).T.contiguous()
+            else:
+                tensor = merge_lora(tensor, a, b, alpha, rank)
         merged[name.replace(".base.", ".")] = tensor
     return merged

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -16,7 +15,6 @@ from tokenkit.errors import ModelError
 from tokenkit.models.checks import check_dtype
 from tokenkit.ops.copy_full import copy_full
 from tokenkit.ops.finite import fits
-from tokenkit.ranks import local_rank
 
 INDEX = "model.safetensors.index.json"
 HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.py"]
@@ -24,8 +22,6 @@ HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.py"]
 
 def resolve_model_folder(model: str) -> Path:
     """The local folder of a model: itself if it exists, else downloaded from the hub.
-
-    Under a process group, local rank 0 downloads and the others wait, then read its cache.
 
     Raises:
         ModelError: if the folder has no ``config.json``, or the hub cannot provide it.
@@ -41,18 +37,12 @@ def resolve_model_folder(model: str) -> Path:
     from huggingface_hub import snapshot_download
 
     name, _, revision = model.partition("@")
-    waits = dist.is_initialized() and local_rank() != 0
-    if waits:
-        dist.barrier()
     try:
         path = snapshot_download(name, revision=revision or None, allow_patterns=HUB_PATTERNS)
     except Exception as error:
         raise ModelError(
             f"model '{model}' is neither a local folder nor available from the hub: {error}"
         ) from error
-    finally:
-        if dist.is_initialized() and not waits:
-            dist.barrier()
     return Path(path)
 
 

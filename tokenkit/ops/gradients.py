@@ -17,18 +17,43 @@ def global_norm(tensors: Iterable[Tensor]) -> Tensor:
     Plain tensors must be equal on all ranks (or there is one rank); of a ``DTensor``
     every mesh dimension that shards it is summed over.
     """
-    squares: dict[tuple, list[Tensor]] = defaultdict(list)
-    for tensor in tensors:
-        norm = torch.linalg.vector_norm(local_part(tensor), dtype=torch.float32)
-        squares[_shard_groups(tensor)].append(norm.square())
-    sums = []
-    for groups, values in squares.items():
-        value = torch.stack(values).sum()
-        for group in groups:
-            dist.all_reduce(value, group=group)
-        sums.append(value)
+    return global_norms([list(tensors)])[0]
+
+
+@torch.no_grad()
+def global_norms(gradients: Sequence[Sequence[Tensor]]) -> Tensor:
+    """:func:`global_norm` of each of L lists, ``[L]``; one message to each group of ranks."""
+    squares: dict[tuple, list[tuple[int, Tensor]]] = defaultdict(list)
+    for number, tensors in enumerate(gradients):
+        by_groups: dict[tuple, list[Tensor]] = defaultdict(list)
+        for tensor in tensors:
+            by_groups[_shard_groups(tensor)].append(local_part(tensor))
+        for groups, parts in by_groups.items():
+            norms = torch._foreach_norm(parts, 2, dtype=torch.float32)
+            squares[groups].append((number, torch.stack(norms).square().sum()))
     # Nothing is moved to the device, which would make the CPU wait for it.
-    return torch.stack(sums).sum().sqrt() if sums else torch.zeros(())
+    totals: list[list[Tensor]] = [[] for _ in gradients]
+    for groups, found in squares.items():
+        values = torch.stack([value for _, value in found])
+        for group in groups:
+            dist.all_reduce(values, group=group)
+        for (number, _), value in zip(found, values, strict=True):
+            totals[number].append(value)
+    none = torch.zeros(())
+    return torch.stack([torch.stack(found).sum().sqrt() if found else none for found in totals])
+
+
+@torch.no_grad()
+def sum_over_ranks(tensors: Sequence[Tensor], group: dist.ProcessGroup) -> None:
+    """Sum tensors of one dtype over the ranks of a group, in place and in one message.
+
+    Of those sharded over other ranks, the parts that are here.
+    """
+    parts = [local_part(tensor) for tensor in tensors]
+    joined = torch.cat([part.flatten() for part in parts])
+    dist.all_reduce(joined, group=group)
+    sums = joined.split([part.numel() for part in parts])
+    torch._foreach_copy_(parts, [s.view_as(part) for s, part in zip(sums, parts, strict=True)])
 
 
 @torch.no_grad()
@@ -94,6 +119,6 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     norm = global_norm(gradients)
     if max_norm > 0:
         factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-        for gradient in gradients:
-            local_part(gradient).mul_(factor)
+        if gradients:
+            torch._foreach_mul_([local_part(gradient) for gradient in gradients], factor)
     return norm

@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tokenkit.ops import gpu_compile
 from tokenkit.ops.gpu_compile import compiled_on_gpu
 from tokenkit.ops.logit_blocks import Head, LogitBlocks, multiply
 from tokenkit.ops.online_softmax import Labels, OnlineSoftmax
@@ -167,12 +168,11 @@ def _recompute(
         sums = torch.empty_like(matrix, dtype=blocks.dtype) if needed[1] else None
         for k, rows in enumerate(blocks.rows):
             logits = blocks.logits(rows, columns, matrix)
-            grad = _logit_gradient(blocks, logits, state.at(rows), mask, columns)
             place, inside = labels.within(rows, columns)
-            grad.scatter_add_(1, place, torch.where(inside, state.at_label[rows], 0.0)[:, None])
+            grad = _logit_gradient(blocks, logits, state.at(rows), mask, columns, place, inside)
             if to_bias is not None:
-                to_bias[columns] += grad.sum(0)[: columns.stop - columns.start]
-            grad = grad.to(blocks.factor_dtype)
+                on_bias = grad.sum(0, dtype=blocks.dtype)
+                to_bias[columns] += on_bias[: columns.stop - columns.start]
             if to_hidden is not None:
                 multiply(grad, matrix, to_hidden[rows], accumulate=True)
             if sums is not None:
@@ -183,14 +183,50 @@ def _recompute(
 
 
 def _logit_gradient(
-    blocks: LogitBlocks, logits: Tensor, state: _BackwardRows, mask: Tensor | None, columns: slice
+    blocks: LogitBlocks,
+    logits: Tensor,
+    state: _BackwardRows,
+    mask: Tensor | None,
+    columns: slice,
+    place: Tensor,
+    inside: Tensor,
 ) -> Tensor:
-    """Gradient ``[n, c]`` on a block of logits (before scale and soft-cap) but for the label's."""
+    """Gradient ``[n, c]`` on a block of logits (before scale and soft-cap), as a matmul's factor.
+
+    Args:
+        place, inside: of the labels, see :meth:`Labels.within`.
+    """
     mask = None if state.inside is None else blocks.along(mask, columns)
-    return weigh(logits, blocks.slope(logits), state.top, state.outside, state.inside, mask)
+    factors = blocks.slope(logits), state.top, state.outside, state.inside, mask
+    own = torch.where(inside, state.at_label, 0.0)[:, None]
+    if gpu_compile.wanted(logits):
+        return logit_gradient_at_once(logits, *factors, place, own, blocks.factor_dtype)
+    return weigh(logits, *factors).scatter_add_(1, place, own).to(blocks.factor_dtype)
 
 
 @compiled_on_gpu
+def logit_gradient_at_once(
+    logits: Tensor,
+    slope: Tensor | None,
+    top: Tensor,
+    outside: Tensor,
+    inside: Tensor | None,
+    mask: Tensor | None,
+    place: Tensor,
+    own: Tensor,
+    dtype: torch.dtype,
+) -> Tensor:
+    """All of :func:`_logit_gradient` in one reading of the logits; they stay as they are."""
+    p = (logits - top[:, None]).exp()
+    if slope is not None:
+        p = p * slope
+    factor = outside[:, None]
+    if mask is not None:
+        factor = factor + torch.where(mask > 0, inside[:, None], 0.0)
+    here = torch.arange(logits.shape[1], device=logits.device) == place
+    return (p * factor + torch.where(here, own, 0.0)).to(dtype)
+
+
 def weigh(
     logits: Tensor,
     slope: Tensor | None,

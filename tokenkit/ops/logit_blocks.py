@@ -21,7 +21,7 @@ MOST_ROWS = {"cpu": 4096, "cuda": 8192}
 # Widths of blocks are multiples of this: a GPU's fast matmuls want rows that begin at multiples of
 # 16 bytes, and a vocabulary may have an odd number of tokens.
 ALIGNMENT = {"cpu": 1, "cuda": 64}
-MIXED = ("cuda",)  # devices that multiply low-precision factors into fp32
+MIXED: tuple[str, ...] = ("cuda",)  # devices that multiply low-precision factors into fp32
 
 
 class Head(NamedTuple):

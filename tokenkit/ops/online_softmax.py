@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tokenkit.ops import gpu_compile
 from tokenkit.ops.gpu_compile import compiled_on_gpu
 from tokenkit.ops.logit_blocks import LogitBlocks, multiply
 
@@ -46,6 +47,16 @@ def exponentials(
     return top, p.sum(1), None if mask is None else torch.mv(p, mask)
 
 
+@compiled_on_gpu
+def sums_alone(
+    logits: Tensor, top: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What :func:`exponentials` returns; nothing of a block's size is written."""
+    top = torch.maximum(top, logits.amax(1))
+    p = (logits - top[:, None]).exp()
+    return top, p.sum(1), None if mask is None else (p * mask).sum(1)
+
+
 class OnlineSoftmax:
     """What is known of every position once all columns were seen.
 
@@ -69,13 +80,15 @@ class OnlineSoftmax:
         self.boundary = None if mask is None or not keep else torch.zeros_like(self.others)
 
     def add(self, logits: Tensor, rows: slice, columns: slice, weight: Tensor, labels: Labels):
-        """Take one block ``[n, c]`` in, overwriting it."""
+        """Take one block ``[n, c]`` in, perhaps overwriting it."""
         slope = self.blocks.slope(logits) if self.keep else None
         place, inside = labels.within(rows, columns)
         here = logits.gather(1, place).squeeze(1)
         self.at_label[rows] = torch.where(inside, here, self.at_label[rows])
         mask = None if self.mask is None else self.blocks.along(self.mask, columns)
-        top, total, mass = exponentials(logits, self.top[rows], mask)
+        # On a GPU writing a block takes time; eager operations write one anyway.
+        add = sums_alone if gpu_compile.wanted(logits) and not self.keep else exponentials
+        top, total, mass = add(logits, self.top[rows], mask)
         shrink = (self.top[rows] - top).exp_()
         self.top[rows] = top
         self.total[rows] = self.total[rows] * shrink + total

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import torch
 from torch.distributed.device_mesh import DeviceMesh
 
 from tokenkit.config import Config
 from tokenkit.models.causal_lm import CausalLM
 from tokenkit.models.vocabulary.table import Vocabulary
+from tokenkit.parallelisms.accumulate import accumulates_unsharded
 from tokenkit.parallelisms.activation_checkpoint import apply_activation_checkpoint
 from tokenkit.parallelisms.compile import apply_compile
 from tokenkit.parallelisms.context_parallel import apply_context_parallel
+from tokenkit.parallelisms.dtypes import DTYPES
 from tokenkit.parallelisms.fsdp import apply_fsdp, shard_vocabulary
 from tokenkit.parallelisms.mesh import Parallel, init_parallel, teacher_layout
 from tokenkit.parallelisms.shared_rows import SharedRows, share_rows
@@ -18,6 +19,7 @@ from tokenkit.parallelisms.tensor_parallel import apply_tensor_parallel
 from tokenkit.parallelisms.vocabulary_rows import SharedPrediction, shard_rows
 
 __all__ = [
+    "DTYPES",
     "Parallel",
     "init_parallel",
     "parallelize",
@@ -25,8 +27,6 @@ __all__ = [
     "parallelize_vocabulary",
     "share_prediction",
 ]
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def _fsdp_mesh(config: Config, mesh: DeviceMesh) -> DeviceMesh | None:
@@ -51,7 +51,9 @@ def parallelize(model: CausalLM, config: Config, parallel: Parallel, *, train: b
         apply_context_parallel(model, parallel.context)
     if train and config.activation_checkpoint.mode != "none":
         apply_activation_checkpoint(model, config.activation_checkpoint)
-    _compile_and_shard(model, config, mesh)
+    training = config.training
+    passes = training.batch_size // (training.micro_batch_size * parallel.dp_size) if train else 1
+    _compile_and_shard(model, config, mesh, passes)
 
 
 def parallelize_teacher(model: CausalLM, config: Config, parallel: Parallel) -> None:
@@ -69,16 +71,19 @@ def parallelize_teacher(model: CausalLM, config: Config, parallel: Parallel) -> 
             key="teacher.parallelism.tensor_parallel_degree",
         )
     if layout.rows is not None:
-        share_rows(model, SharedRows(*layout.rows))
-    _compile_and_shard(model, config, layout.mesh)
+        share_rows(model, SharedRows(layout.rows))
+    _compile_and_shard(model, config, layout.mesh, 1)
 
 
-def _compile_and_shard(model: CausalLM, config: Config, mesh: DeviceMesh) -> None:
+def _compile_and_shard(model: CausalLM, config: Config, mesh: DeviceMesh, passes: int) -> None:
+    """The last two; ``passes`` forward and backward make a step."""
     if config.compile.enable:
         apply_compile(model, config.compile)
     fsdp_mesh = _fsdp_mesh(config, mesh)
     if fsdp_mesh is not None:
-        apply_fsdp(model, fsdp_mesh, DTYPES[config.training.dtype])
+        dtype = DTYPES[config.training.dtype]
+        unsharded = passes > 1 and accumulates_unsharded(model, config, fsdp_mesh)
+        apply_fsdp(model, fsdp_mesh, dtype, unsharded)
 
 
 def parallelize_vocabulary(vocabulary: Vocabulary, config: Config, mesh: DeviceMesh) -> None:

@@ -23,6 +23,7 @@ from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface
 
 from tokenkit.batch import Sequences
+from tokenkit.errors import ConfigError
 from tokenkit.models.causal_lm import CausalLM
 from tokenkit.models.vocabulary.table import Vocabulary
 from tokenkit.ops.linear_scores import Scores
@@ -147,8 +148,18 @@ AttentionInterface.register(ATTENTION, _attention)
 
 
 def apply_context_parallel(model: CausalLM, group: dist.ProcessGroup) -> None:
-    """Let the ranks of a group share the tokens of each row."""
+    """Let the ranks of a group share the tokens of each row.
+
+    Raises:
+        ConfigError: if a position beyond the text, where rows are padded, could not be read.
+    """
     context = Context(group)
+    if model.architecture.learned_positions:
+        raise ConfigError(
+            f"parallelism.context_parallel_degree = {context.ranks}: model_type "
+            f"'{model.backbone.config.model_type}' has learned positions, which cannot be padded; "
+            "use 1"
+        )
     model.backbone.config._attn_implementation = ATTENTION
     for layer in model.layers:
         name = model.architecture.attention_inputs[0].rpartition(".")[0]

@@ -32,24 +32,38 @@ def shard_vocabulary(vocabulary: Vocabulary, dp_mesh: DeviceMesh, dtype: torch.d
     dtype = torch.float32 if vocabulary.casts_itself else dtype
     reshard = not vocabulary.at_both_ends
     fully_shard(vocabulary, reshard_after_forward=reshard, **_options(dp_mesh, dtype))
-    for method in vocabulary.forward_methods:
+    methods: tuple[str, ...] = vocabulary.forward_methods
+    if vocabulary.at_both_ends:
+        # The output matrix is gathered by then (see gather_for_losses), and to look rows up needs
+        # no matrix in backward.
+        vocabulary.set_unshard_in_backward(False)
+        if vocabulary.output is None:
+            # Where a marked use ends in backward, what was accumulated is reduced; a tied matrix
+            # has more to come until the first use ends.
+            methods = methods[:1]
+    for method in methods:
         register_fsdp_forward_method(vocabulary, method)
 
 
-def apply_fsdp(model: CausalLM, dp_mesh: DeviceMesh, dtype: torch.dtype) -> None:
+def apply_fsdp(model: CausalLM, dp_mesh: DeviceMesh, dtype: torch.dtype, unsharded: bool) -> None:
     """Shard each layer, the vocabulary and what is left, over a 1-D or (HSDP) 2-D mesh.
 
     Parameters are gathered and computed with in ``dtype``; gradients are reduced in fp32.
+
+    Args:
+        unsharded: what is gathered stays so until the last backward pass of a step, and its
+            gradients are summed before they are reduced.
     """
     options = _options(dp_mesh, dtype)
     last: nn.Module = model.layers[-1]
     for layer in model.layers:
         # Backward needs the last layer first; gathering it again would be waste.
-        fully_shard(layer, reshard_after_forward=layer is not last, **options)
+        fully_shard(layer, reshard_after_forward=not unsharded and layer is not last, **options)
     shard_vocabulary(model.vocabulary, dp_mesh, dtype)
     fully_shard(model, reshard_after_forward=False, **options)
     for method in ("predict_embeddings", "source_embeddings"):
         register_fsdp_forward_method(model, method)
+    model.accumulates_unsharded = unsharded
 
 
 def reshard(model: nn.Module) -> None:
@@ -66,18 +80,36 @@ def reshard(model: nn.Module) -> None:
 def kept_gathered(student: CausalLM) -> Iterator[None]:
     """Within, FSDP neither lets go of parameters after a gradient nor reduces gradients.
 
-    For gradients that only measure: what is gathered serves the backward pass that follows.
+    For gradients that only measure: what is gathered serves the backward pass that follows, and
+    so does the order in which layers are to be gathered ahead of it.
     """
     if not isinstance(student, FSDPModule):
         yield
         return
-    student.set_reshard_after_backward(False)
-    student.set_requires_gradient_sync(False)
+    _finish_backward(student, False)
     try:
         yield
     finally:
-        student.set_reshard_after_backward(True)
-        student.set_requires_gradient_sync(True)
+        _finish_backward(student, True)
+
+
+@contextmanager
+def accumulating(student: CausalLM, more: bool) -> Iterator[None]:
+    """Around a backward pass; ``more`` of them follow in this step, whose gradients are added.
+
+    Where the student accumulates unsharded, only the last one lets go of parameters and reduces.
+    """
+    if more and student.accumulates_unsharded:
+        with kept_gathered(student):
+            yield
+    else:
+        yield
+
+
+def _finish_backward(student: FSDPModule, last: bool) -> None:
+    student.set_reshard_after_backward(last)
+    student.set_requires_gradient_sync(last)
+    student.set_is_last_backward(last)
 
 
 def gather_for_losses(student: CausalLM) -> None:

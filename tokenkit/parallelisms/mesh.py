@@ -17,14 +17,22 @@ from tokenkit.life import agree_on_life
 from tokenkit.ranks import local_rank
 
 
-def init_distributed(timeout: timedelta = timedelta(minutes=30)) -> torch.device:
-    """Start the process group (NCCL on GPUs, gloo on CPU) and return this rank's device.
+def init_distributed(
+    timeout: timedelta = timedelta(minutes=30),
+) -> tuple[torch.device, dist.Store]:
+    """Start the process group (NCCL on GPUs, gloo on CPU).
 
     Works without torchrun too: a single process gets a world of one.
 
     Args:
         timeout: of each collective.
+
+    Returns:
+        This rank's device, and the store in which ranks met.
     """
+    # gloo connects two ranks when they first have something to say to each other.
+    os.environ.setdefault("TORCH_GLOO_LAZY_INIT", "1")
+    bound: dict[str, torch.device] = {}
     if torch.cuda.is_available():
         if local_rank() >= torch.cuda.device_count():
             raise ConfigError(
@@ -33,6 +41,7 @@ def init_distributed(timeout: timedelta = timedelta(minutes=30)) -> torch.device
             )
         device = torch.device("cuda", local_rank())
         torch.cuda.set_device(device)
+        bound = {"device_id": device}  # groups of some ranks are split off NCCL's first one
         backend = "cpu:gloo,cuda:nccl"
     else:
         device, backend = torch.device("cpu"), "gloo"
@@ -47,10 +56,12 @@ def init_distributed(timeout: timedelta = timedelta(minutes=30)) -> torch.device
             ) from error
         # torchrun's store outlives its ranks: it still has the addresses of those it restarted.
         store = dist.PrefixStore(agree_on_life(rank, world, timeout).name, store)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
     else:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-    return device
+        store, rank, world = dist.HashStore(), 0, 1
+    dist.init_process_group(
+        backend, store=store, rank=rank, world_size=world, timeout=timeout, **bound
+    )
+    return device, store
 
 
 def _mesh(device: torch.device, **dimensions: int) -> DeviceMesh:
@@ -69,6 +80,7 @@ class Parallel:
     """This process's place among all ranks."""
 
     device: torch.device
+    store: dist.Store  # in which ranks met
     mesh: DeviceMesh  # dimensions replicate, shard, tp; a context's ranks are part of shard
     dp_rank: int  # which rows this rank sees
     dp_size: int
@@ -93,7 +105,7 @@ class Parallel:
 
 def init_parallel(config: Config) -> Parallel:
     """Start the process group and lay out its ranks."""
-    device = init_distributed(timedelta(minutes=config.job.startup_timeout_minutes))
+    device, store = init_distributed(timedelta(minutes=config.job.startup_timeout_minutes))
     layout = config.parallelism
     replicate, tp = layout.data_parallel_replicate_degree, layout.tensor_parallel_degree
     mesh = _mesh(device, replicate=replicate, shard=_rest(replicate, tp), tp=tp)
@@ -106,7 +118,7 @@ def init_parallel(config: Config) -> Parallel:
         dp_mesh = mesh["shard"] if replicate == 1 else mesh["replicate", "shard"]._flatten("dp")
         group = None
     at, size = dp_mesh.get_local_rank(), dp_mesh.size()
-    return Parallel(device, mesh, at, size, dp_mesh.get_group(), group)
+    return Parallel(device, store, mesh, at, size, dp_mesh.get_group(), group)
 
 
 @dataclass(frozen=True)
@@ -115,11 +127,11 @@ class TeacherLayout:
 
     Attributes:
         mesh: dimensions replicate, shard, tp.
-        rows: ranks that split its matrices and see different rows, on devices and on the CPU.
+        rows: ranks that split its matrices and see different rows.
     """
 
     mesh: DeviceMesh
-    rows: tuple[dist.ProcessGroup, dist.ProcessGroup] | None
+    rows: dist.ProcessGroup | None
 
 
 def teacher_layout(config: Config, parallel: Parallel) -> TeacherLayout | None:
@@ -135,7 +147,4 @@ def teacher_layout(config: Config, parallel: Parallel) -> TeacherLayout | None:
         return TeacherLayout(mesh, None)
     sizes = {"others": _rest(tp), "rows": tp // same_rows, "same": same_rows}
     group = mesh.get_group("tp") if same_rows == 1 else _mesh(device, **sizes).get_group("rows")
-    on_cpu = (
-        group if device.type == "cpu" else _mesh(torch.device("cpu"), **sizes).get_group("rows")
-    )
-    return TeacherLayout(mesh, (group, on_cpu))
+    return TeacherLayout(mesh, group)

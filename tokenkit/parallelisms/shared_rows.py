@@ -19,15 +19,10 @@ from tokenkit.parallelisms.collectives import gather_tokens
 
 
 class SharedRows:
-    """The ranks whose rows are read together.
+    """The ranks whose rows are read together."""
 
-    Args:
-        group: of the devices.
-        cpu_group: the same ranks, of gloo.
-    """
-
-    def __init__(self, group: dist.ProcessGroup, cpu_group: dist.ProcessGroup) -> None:
-        self.group, self.cpu_group = group, cpu_group
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        self.group = group
         self.rank, self.ranks = dist.get_rank(group), dist.get_world_size(group)
 
     def arrange(self, embeddings: Tensor, read: Callable[..., Tensor]) -> Tensor:
@@ -35,7 +30,7 @@ class SharedRows:
         rows, length = embeddings.shape[:2]
         # Every rank has padded its rows to their own length. Said on the CPU: no device waits.
         most = torch.tensor([rows, length])
-        dist.all_reduce(most, dist.ReduceOp.MAX, group=self.cpu_group)
+        dist.all_reduce(most, dist.ReduceOp.MAX, group=self.group)
         missing_rows, missing = (most - torch.tensor([rows, length])).tolist()
         padded = F.pad(embeddings, (0, 0, 0, missing, 0, missing_rows))
         hidden = read(gather_tokens(padded, 0, self.group))

@@ -9,6 +9,10 @@ from tokenkit.config import Config
 from tokenkit.errors import ConfigError
 
 
+class LayoutError(ConfigError):
+    """A layout that models, ranks or batch cannot be divided by; another one may do."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """Ranks = replicate × shard × tp.
@@ -29,7 +33,7 @@ class Layout:
         """The config's own.
 
         Raises:
-            ConfigError: if it does not divide the ranks.
+            LayoutError: if it does not divide the ranks.
         """
         wish = config.parallelism
         replicate, tp = wish.data_parallel_replicate_degree, wish.tensor_parallel_degree
@@ -37,7 +41,7 @@ class Layout:
         if shard == -1:
             shard = max(1, world_size // (replicate * tp))
         if replicate * shard * tp != world_size:
-            raise ConfigError(
+            raise LayoutError(
                 f"--world-size {world_size} is not replicate {replicate} x shard {shard} x "
                 f"tensor parallel {tp}: change [parallelism] or the number of ranks"
             )
@@ -56,11 +60,11 @@ class Layout:
         """Of a rank and step.
 
         Raises:
-            ConfigError: if the batch cannot be divided so.
+            LayoutError: if the batch cannot be divided so.
         """
         unit = self.micro_batch_size * self.data_parallel
         if config.training.batch_size % unit:
-            raise ConfigError(
+            raise LayoutError(
                 f"training.batch_size = {config.training.batch_size} is not divisible by "
                 f"micro_batch_size ({self.micro_batch_size}) x data-parallel ranks "
                 f"({self.data_parallel}) = {unit}"

@@ -148,19 +148,23 @@ def plan_memory(config: Config, shapes: Shapes, layout: Layout, device: str) -> 
     gradients = share * (_copies(config) if wrapped else 1)
     peak = found.peak + (gradients - share)
     if device == "cpu" and not config.optimizer.fused and trained:
-        # AdamW's unfused kernels make the root of a moment, and what a parameter changes by.
-        peak = max(peak, gradients + 2 * MASTER * max(p.numel() for p in trained) / shard)
+        # AdamW's unfused kernels make a moment's root and the denominator, while the denominator
+        # of the parameter before still lives.
+        largest, next_largest = sorted([0, *(p.numel() for p in trained)])[:-3:-1]
+        peak = max(peak, gradients + MASTER * (2 * largest + next_largest) / shard)
     activations = min(found.activations, peak)
     now = min(gradients, peak - activations)
     allocated = weights / shard + teacher / shard + gathered + 2 * share + peak
-    framework = 0.0
-    if device != "cpu":
-        several = COMMUNICATION if layout.world_size > 1 else 0.0
-        framework = CONTEXT + several + FRAGMENTS * allocated
+    framework = 0.0 if device == "cpu" else framework_bytes(allocated, layout.world_size)
     return Memory(
         weights / shard, teacher / shard, gathered, 2 * share, now, activations,
         peak - activations - now, framework,
     )  # fmt: skip
+
+
+def framework_bytes(allocated: float, ranks: int) -> float:
+    """What a GPU holds beside tensors."""
+    return CONTEXT + (COMMUNICATION if ranks > 1 else 0.0) + FRAGMENTS * allocated
 
 
 def _copies(config: Config) -> int:

@@ -22,6 +22,7 @@ from tokenkit.models.vocabulary.expanded import Expansion
 from tokenkit.models.vocabulary.table import Vocabulary
 from tokenkit.parallelisms import DTYPES
 from tokenkit.planning.known import known
+from tokenkit.planning.layout import LayoutError
 from tokenkit.tokenizers import load_tokenizer
 from tokenkit.training.student import student_frame
 from tokenkit.training.teacher import LiveTeacher, SelfTeacher, Teacher
@@ -166,19 +167,19 @@ def split(source: SourceModel, degree: int) -> SourceModel:
     """A source with the layers that one of ``degree`` tensor-parallel ranks computes.
 
     Raises:
-        ConfigError: if they cannot be divided so.
+        LayoutError: if they cannot be divided so.
     """
     if degree == 1:
         return source
     config = copy.deepcopy(source.hf_config)
     if not source.architecture.tensor_parallel_plan:
-        raise ConfigError(f"model_type '{config.model_type}' has no tensor-parallel plan")
+        raise LayoutError(f"model_type '{config.model_type}' has no tensor-parallel plan")
     config.head_dim = getattr(config, "head_dim", None) or (
         config.hidden_size // config.num_attention_heads
     )
     for name in DIVIDED:
         if getattr(config, name) % degree:
-            raise ConfigError(f"{degree} tensor-parallel ranks do not divide {name}")
+            raise LayoutError(f"{degree} tensor-parallel ranks do not divide {name}")
         setattr(config, name, getattr(config, name) // degree)
     made = copy.copy(source)
     made.hf_config = config
@@ -200,7 +201,7 @@ def build_models(
     expansion = None
     if config.student.expand_input_ids:
         table = torch.empty(rows, source.width, device="meta")
-        expansion = Expansion(table, trie=None, longest=1)  # type: ignore[arg-type]
+        expansion = Expansion(table, trie=None, longest=1)
     student = student_frame(
         config, source, -(-wanted // degree), dtype=dtype, expansion=expansion,
         valid_vocab=-(-shapes.student_tokens // degree),

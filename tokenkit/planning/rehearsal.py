@@ -23,6 +23,7 @@ from tokenkit.batch import Batch, Sequences, StepBatch
 from tokenkit.config import Config
 from tokenkit.errors import ConfigError
 from tokenkit.losses import Loss
+from tokenkit.models.vocabulary.table import Vocabulary
 from tokenkit.ops import logit_blocks
 from tokenkit.parallelisms.activation_checkpoint import apply_activation_checkpoint
 from tokenkit.parallelisms.mesh import Parallel
@@ -65,6 +66,8 @@ class Allocations(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if func is aten._local_scalar_dense.default:
+            return True  # only transformers asks: whether no row is packed
         if func is aten.nonzero.default:  # at worst, everything
             out: Any = args[0].new_empty(args[0].numel(), args[0].ndim, dtype=torch.int64)
         else:
@@ -138,7 +141,7 @@ def _fused_attention(
     dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:  # fmt: skip
-    """What every device has in place of a matrix of all pairs; meta tensors would get the latter."""
+    """What devices have in place of a matrix of all pairs; meta tensors would get the latter."""
     kernel = aten._scaled_dot_product_flash_attention_for_cpu
     return kernel(query, key, value, 0.0, is_causal, attn_mask=attn_mask, scale=scale)[0]
 
@@ -154,7 +157,7 @@ def _alone(device: str) -> Iterator[None]:
     F.scaled_dot_product_attention = _fused_attention
     logit_blocks.BLOCK_BYTES = {**blocks, "meta": blocks[device], "cpu": blocks[device]}
     logit_blocks.MOST_ROWS = {**rows, "meta": rows[device], "cpu": rows[device]}
-    logit_blocks.MIXED = (*mixed, "meta") if device in mixed else mixed
+    logit_blocks.MIXED = tuple({*mixed, "meta"}) if device in mixed else mixed
     try:
         yield
     finally:
@@ -173,6 +176,7 @@ class _Shards:
     kept: dict[int, Tensor] = field(default_factory=dict)
     sent: Tensor | None = None  # what the last unit sends, until the next one does
     missing: dict[int, set[int]] = field(default_factory=dict)
+    arrived: int = 0
 
     def hook(self) -> list[Any]:
         handles = []
@@ -198,15 +202,21 @@ class _Shards:
                 p.grad = None
             part = torch.empty(-(-size // self.shards), dtype=torch.float32, device="meta")
             self.kept.setdefault(number, part)
+            self.arrived += 1
+            if self.arrived % len(self.units) == 0:  # nothing is sent any more
+                self.sent = None
 
         return arrived
 
 
 def fsdp_units(models: PlannedModels) -> list[list[nn.Parameter]]:
-    """What is trained of the student, as FSDP groups it: layers, vocabulary, the rest."""
+    """What is trained of the student, as it is reduced: layers, matrices, the rest.
+
+    The output matrix's gradient is there first, while all activations are.
+    """
     student = models.student
     units = [list(layer.parameters()) for layer in student.layers]
-    units.append(list(student.vocabulary.parameters()))
+    units += [[p] for p in student.vocabulary.parameters()]
     known = {id(p) for unit in units for p in unit}
     units.append([p for p in student.parameters() if id(p) not in known])
     return [trained for unit in units if (trained := [p for p in unit if p.requires_grad])]
@@ -228,7 +238,7 @@ def rehearse(config: Config, models: PlannedModels, work: Workload) -> Rehearsed
     memory.leave_out(_tensors(models, batch))
     shards = _Shards(work.shards, fsdp_units(models))
     hooks = shards.hook() if work.shards else []
-    place = Parallel(torch.device("meta"), _NO_MESH, 0, 1, _NO_GROUP)
+    place = Parallel(torch.device("meta"), _NO_STORE, _NO_MESH, 0, 1, _NO_GROUP)
     try:
         with _alone(work.device), memory:
             step = TrainStep(
@@ -261,18 +271,20 @@ def rehearse(config: Config, models: PlannedModels, work: Workload) -> Rehearsed
     return found
 
 
-_NO_MESH: DeviceMesh = None  # type: ignore[assignment]
-_NO_GROUP: dist.ProcessGroup = None  # type: ignore[assignment]
+_NO_STORE: dist.Store = None
+_NO_MESH: DeviceMesh = None
+_NO_GROUP: dist.ProcessGroup = None
 
 
 def _tensors(models: PlannedModels, batch: StepBatch) -> Iterator[Tensor]:
-    for module in (models.student, models.teacher_model, models.beside):
-        if module is not None:
-            yield from module.parameters()
-            yield from module.buffers()
-            if (vocabulary := getattr(module, "vocabulary", module)).boundary is not None:
-                yield vocabulary.boundary
+    held = [m for m in (models.student, models.teacher_model, models.beside) if m is not None]
+    for module in held:
+        yield from module.parameters()
+        yield from module.buffers()
+    for vocabulary in (m for module in held for m in module.modules()):
+        if isinstance(vocabulary, Vocabulary) and vocabulary.boundary is not None:
+            yield vocabulary.boundary
     for micro in batch.micro_batches:
-        for seq in (micro.student, micro.teacher):
+        for seq in (micro.student, *micro.teachers.values()):
             yield from (t for t in vars(seq).values() if isinstance(t, Tensor))
             yield from seq.chunks.values()

@@ -26,12 +26,14 @@ class Document:
     Attributes:
         bos, eos: whether it begins with BOS (where the tokenizer's texts do) and ends with EOS.
         where: file and line, for errors.
+        key: where it stands in the data, see :func:`tokenkit.data.order.row_key`; −1: unknown.
     """
 
     text: str
     bos: bool = True
     eos: bool = True
     where: str = field(default="", compare=False, kw_only=True)
+    key: int = field(default=-1, compare=False, kw_only=True)
 
 
 Row = Document | Conversation

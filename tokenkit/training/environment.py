@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 from collections.abc import Callable
@@ -29,6 +30,46 @@ def set_up_process(config: Config) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     torch.set_float32_matmul_precision("highest" if config.training.dtype == "float32" else "high")
+    set_up_gpu(config)
+
+
+def set_up_gpu(config: Config) -> None:
+    """What the CUDA libraries read of the environment; what the user has set stays.
+
+    Memory grows in place, so that batches of other shapes find room; and NCCL keeps its last
+    operations, which ranks that wait for ever write into the output directory.
+    """
+    if not torch.cuda.is_available():
+        return
+    trace = str(Path(config.job.output_dir).expanduser().absolute() / "flight_recorder_rank_")
+    for name, older, value in (
+        ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True"),
+        ("TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE", "2000"),
+        ("TORCH_FR_DUMP_TEMP_FILE", "TORCH_NCCL_DEBUG_INFO_TEMP_FILE", trace),
+        ("TORCH_NCCL_DUMP_ON_TIMEOUT", "", "1"),
+    ):
+        if older not in os.environ:
+            os.environ.setdefault(name, value)
+
+
+class SteadyGarbage:
+    """Python's cyclic garbage collected at fixed steps, where else it stops any rank at any time.
+
+    Args:
+        interval: steps from one collection to the next; 0 leaves it to Python.
+    """
+
+    def __init__(self, interval: int) -> None:
+        self.interval = interval
+        if interval:
+            gc.disable()
+            gc.collect()
+            gc.freeze()  # what is built by now stays; nobody need look at it again
+
+    def step(self, number: int) -> None:
+        """Step ``number`` has ended."""
+        if self.interval and (number + 1) % self.interval == 0:
+            gc.collect()
 
 
 def any_rank(*wishes: bool) -> list[bool]:

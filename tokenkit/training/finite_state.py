@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-import torch.distributed as dist
 from torch import Tensor
 
 from tokenkit.errors import TrainingError
 from tokenkit.ops.finite import first_not_finite
 
+if TYPE_CHECKING:
+    from tokenkit.training.checkpoint.agreement import Agreement
 
-def refuse_not_finite(tensors: Mapping[str, Tensor], step: int, group: dist.ProcessGroup) -> None:
+
+def refuse_not_finite(tensors: Mapping[str, Tensor], step: int, ranks: Agreement) -> None:
     """Look through this rank's parts of the state after ``step`` steps.
-
-    Args:
-        group: of all ranks, on the CPU.
 
     Raises:
         TrainingError: the same on all ranks, naming the first tensor that is not finite on one.
     """
-    found: list[str | None] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(found, first_not_finite(tensors), group=group)
+    found = ranks.gather(first_not_finite(tensors))
     name = next((name for name in found if name is not None), None)
     if name is not None:
         raise TrainingError(

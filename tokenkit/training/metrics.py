@@ -7,8 +7,9 @@ import resource
 import sys
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 import torch.distributed as dist
@@ -59,6 +60,23 @@ def cut_shares(counts: Mapping[str, float]) -> dict[str, float]:
     }
 
 
+def padding_shares(counts: Mapping[str, float]) -> dict[str, float]:
+    """Share of each side's places that hold no token."""
+    return {
+        f"padding/{side}": 1.0 - counts.get(f"{side}_tokens", 0.0) / counts[f"{side}_places"]
+        for side in ("student", "teacher")
+        if counts.get(f"{side}_places")
+    }
+
+
+def open_lines(path: Path) -> TextIO:
+    """A file to append lines to; half a line that an earlier life left at its end goes."""
+    file = open(path, "a+")  # noqa: SIM115 (closed by who asked)
+    whole = path.read_bytes().rfind(b"\n") + 1
+    file.truncate(whole)
+    return file
+
+
 class MetricsLogger:
     """Writes on rank 0; silent elsewhere.
 
@@ -84,7 +102,7 @@ class MetricsLogger:
         self.bar = None
         if not self.active:
             return
-        self.file = open(output_dir / "metrics.jsonl", "a")  # noqa: SIM115 (closed in close())
+        self.file = open_lines(output_dir / "metrics.jsonl")
         if self.config.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -125,7 +143,7 @@ class MetricsLogger:
         on_device = {name: value.to(self.device) for name, value in shares.items()}
         values = reduce_metrics({**metrics, **on_device}, group)
         counts = {k.removeprefix("stats/"): values.pop(k) for k in shares}
-        shares = {**self._alignment(counts), **cut_shares(counts)}
+        shares = {**self._alignment(counts), **cut_shares(counts), **padding_shares(counts)}
         shares |= {f"data/{k}": counts[k] for k in ("bad_rows",) if counts.get(k)}
         self._log(step, {**values, "lr": lr, **shares}, counts)
 
@@ -171,6 +189,17 @@ class MetricsLogger:
             shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
             self._say(self._paint("step", f"step {step}") + "  " + self._paint("loss", shown))
             self._write(step, metrics)
+
+    def has_evaluation(self, step: int) -> bool:
+        """Whether an earlier life has logged the validation results of a step; False off rank 0."""
+        if not self.active:
+            return False
+        for line in Path(self.file.name).read_text(errors="replace").splitlines():
+            with suppress(ValueError, KeyError, TypeError):  # whoever wrote such a line
+                entry = json.loads(line)
+                if entry["step"] == step and "loss" not in entry:
+                    return True
+        return False
 
     def text(self, name: str, text: str, step: int) -> None:
         """Show a text in TensorBoard (the resolved config, samples)."""

@@ -14,7 +14,7 @@ from tokenkit.losses import Loss
 from tokenkit.models.causal_lm import CausalLM
 from tokenkit.models.outputs import Outputs
 from tokenkit.ops.gradients import local_part
-from tokenkit.parallelisms.fsdp import kept_gathered
+from tokenkit.parallelisms.fsdp import accumulating, kept_gathered
 from tokenkit.training.loss_graph import LossGraph, gradients_from
 
 
@@ -84,9 +84,12 @@ class StudentPasses:
             found = [graph.last_layer_gradients(graph.gradients(value)) for value in values]
         return found if self.context is None else mean_over(found, self.context)
 
-    def backward(self, graph: LossGraph, value: Tensor, retain: bool = False) -> None:
-        # FSDP averages gradients over ranks; shares of losses are to be summed.
-        graph.backward(value * dist.get_world_size(self.group), retain)
+    def backward(
+        self, graph: LossGraph, value: Tensor, retain: bool = False, more: bool = False
+    ) -> None:
+        with accumulating(self.student, more):
+            # FSDP averages gradients over ranks; shares of losses are to be summed.
+            graph.backward(value * dist.get_world_size(self.group), retain)
 
 
 def mean_over(gradients: list[list[Tensor]], group: dist.ProcessGroup) -> list[list[Tensor]]:

@@ -65,7 +65,8 @@ def merged_tensors(
         forms: the vocabulary that a hypernetwork is to predict; default its own.
     """
     state = {name: p.detach() for name, p in student.backbone.named_parameters()}
-    backbone = merge_state_dict(state, config.lora.alpha, config.lora.rank)
+    lora, transposed = config.lora, student.architecture.transposed
+    backbone = merge_state_dict(state, lora.alpha, lora.rank, transposed)
     vocabulary = student.vocabulary
     with student.opened(forms):
         inputs, outputs = vocabulary.input_matrix.detach()[:rows], None

@@ -29,9 +29,10 @@ from tokenkit.parallelisms import (
     parallelize_teacher,
     parallelize_vocabulary,
 )
-from tokenkit.training.cache_meta import check_cache
+from tokenkit.tokenizers import joint_form
 from tokenkit.training.fit import check_fit, check_length
-from tokenkit.training.teacher_cache import CachedTeacher
+from tokenkit.training.teacher_cache import CachedTeacher, TeacherScores
+from tokenkit.training.teacher_cache.meta import check_cache
 from tokenkit.training.tokenizers import Tokenizers
 
 
@@ -41,10 +42,12 @@ class Teacher(Protocol):
     Attributes:
         hf_config: the config of a model that can read any text; None if rows are fixed.
         size: of the model that reads; None if none does.
+        known: what batches are to bring along, from a cache; None for a model.
     """
 
     hf_config: Any
     size: ModelSize | None
+    known: TeacherScores | None
 
     def read(self, seq: Sequences, needs: Collection[str]) -> Outputs:
         """What ``needs`` names, without gradient."""
@@ -53,6 +56,8 @@ class Teacher(Protocol):
 
 class LiveTeacher:
     """A frozen model of its own: a separate teacher, or a copy of the student as it started."""
+
+    known: TeacherScores | None = None
 
     def __init__(self, model: CausalLM) -> None:
         self.model = model.requires_grad_(False)
@@ -68,6 +73,8 @@ class SelfTeacher:
 
     Right when the backbone's base weights are frozen (``student.train`` = lora or none).
     """
+
+    known: TeacherScores | None = None
 
     def __init__(self, student: CausalLM, source_vocabulary: Vocabulary) -> None:
         self.student, self.hf_config = student, student.backbone.config
@@ -99,7 +106,7 @@ def open_teacher_source(config: Config, tokenizers: Tokenizers) -> SourceModel |
 def build_teacher(
     config: Config,
     source: SourceModel,
-    student: CausalLM,
+    student: CausalLM | None,
     tokenizers: Tokenizers,
     parallel: Parallel,
 ) -> Teacher | None:
@@ -107,13 +114,15 @@ def build_teacher(
 
     Args:
         source: the teacher's, or the student's for self-distillation.
+        student: None where there is none: the teacher is a model of its own.
     """
     if tokenizers.teacher is None:
         return None
     if config.teacher.cache:
         folder = Path(config.teacher.cache).expanduser()
-        meta = check_cache(folder, config, tokenizers.teacher)
-        return CachedTeacher(folder, meta["rows"])
+        form = joint_form(tokenizers.teacher, tokenizers.student)
+        meta = check_cache(folder, config, tokenizers.teacher, form)
+        return CachedTeacher(TeacherScores(folder, meta))
     if config.teacher.model:
         check_fit(config, source, tokenizers.teacher, "teacher")
     else:  # the student as it started
@@ -125,7 +134,7 @@ def build_teacher(
     options: dict[str, Any] = {"tied": source.tied, "valid_vocab": len(tokenizers.teacher)}
     # Frozen weights need no fp32 masters.
     dtype = DTYPES[config.training.dtype]
-    if not config.teacher.model and config.student.train != "full":
+    if student is not None and not config.teacher.model and config.student.train != "full":
         vocabulary = build_vocabulary(source, rows, dtype=dtype, **options)
         parallelize_vocabulary(vocabulary.requires_grad_(False), config, parallel.mesh)
         materialize(vocabulary, parallel.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -24,7 +25,7 @@ def step_kind(config: Config, losses: Sequence[Loss], layers: int, micro_batches
         layers: of the student.
         micro_batches: of a rank and step.
     """
-    balance = balance_of(config.loss.aggregation)
+    balance: Any = balance_of(config.loss.aggregation)
     measures = getattr(balance, "measures", False)
     needs = frozenset().union(*(loss.needs for loss in losses))
     checkpointing = config.activation_checkpoint
@@ -33,7 +34,7 @@ def step_kind(config: Config, losses: Sequence[Loss], layers: int, micro_batches
     )
     return StepKind(
         losses=len(losses),
-        measures=measures,
+        measures=measures and 1.0 / (1 if balance.always else config.loss.balance_interval),
         probes=measures and micro_batches > 1,
         mixes=not hasattr(balance, "measures"),
         boundary="boundary" in needs,

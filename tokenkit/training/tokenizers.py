@@ -13,7 +13,7 @@ from tokenkit.tokenizers import (
     load_tokenizer,
     warn_of_missing_bos,
 )
-from tokenkit.training.cache_meta import read_meta
+from tokenkit.training.teacher_cache.meta import read_meta
 
 
 @dataclass

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenkit.models.vocabulary.placement import Placement, Sharing
-from tokenkit.ops.chunked_loss import LogitFunction, chunked_loss
+from tokenkit.ops.chunked_loss import LogitFunction, OwnColumns, chunked_loss
 from tokenkit.ops.copy_full import copy_full
 from tokenkit.ops.linear_scores import Scores, linear_scores
 from tokenkit.ops.logit_blocks import Head, LogitBlocks
@@ -215,16 +215,23 @@ class Vocabulary(nn.Module):
 
         Logits are fp32 and made for some positions at a time; see :func:`chunked_loss`.
         """
-        matrix = self.placement.whole(self.output_matrix)
+        own = self.placement.local(self.output_matrix)
+        columns = None
+        if own.group is not None:
+            columns = OwnColumns(own.first, self.valid_vocab, self._join_columns, own.group)
         return chunked_loss(
             function,
-            hidden.to(matrix.dtype),
-            matrix if train_matrix else matrix.detach(),
+            hidden.to(own.matrix.dtype),
+            own.matrix if train_matrix else own.matrix.detach(),
             *rows,
             softcap=self.softcap,
             logit_scale=self.logit_scale,
-            valid_vocab=self.valid_vocab,
+            valid_vocab=own.valid(self.valid_vocab),
+            own=columns,
         )
+
+    def _join_columns(self, logits: Tensor) -> Tensor:
+        return self.placement.join_columns(logits, self.rows, self.valid_vocab)
 
     @torch.no_grad()
     def block_logits(self, hidden: Tensor) -> Tensor:
@@ -237,7 +244,7 @@ class Vocabulary(nn.Module):
         logits = hidden.new_empty(len(hidden), 0, dtype=blocks.dtype)
         for columns, factor in blocks:  # one block, or none on a rank without valid rows
             logits = blocks.logits(slice(0, len(hidden)), columns, factor)[:, :valid]
-        return self.placement.join_columns(logits, self.rows, self.valid_vocab)
+        return self._join_columns(logits)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Full logits ``[..., valid_vocab]`` in the dtype of ``hidden``, for generation."""

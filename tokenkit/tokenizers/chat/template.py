@@ -33,6 +33,7 @@ class Conversation:
         options: further variables of the template, such as ``enable_thinking``.
         open: end with the header of an assistant's turn instead of a message.
         where: file and line, for errors.
+        key: where it stands in the data, as a document's.
     """
 
     messages: Sequence[Message]
@@ -40,6 +41,7 @@ class Conversation:
     options: Mapping[str, Any] = field(default_factory=dict)
     open: bool = False
     where: str = field(default="", compare=False, kw_only=True)
+    key: int = field(default=-1, compare=False, kw_only=True)
 
 
 @dataclass(frozen=True)

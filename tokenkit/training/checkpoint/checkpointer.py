@@ -58,7 +58,7 @@ class Checkpointer:
         self.model, self.optimizer = model, optimizer
         self.extra = extra or {}
         self.parallel = parallel
-        self._ranks = Agreement()
+        self._ranks = Agreement(parallel)
         self._pending: Background | None = None
         self._data: list[dict[str, Any]] = []
         self._damaged: set[Path] = set()
@@ -90,7 +90,7 @@ class Checkpointer:
         self._saved_at = time.monotonic()
         alone = last and self.settings.last_save_model_only
         tensors = self._tensors(with_optimizer=not alone)
-        refuse_not_finite(tensors, step, self._ranks.group)
+        refuse_not_finite(tensors, step, self._ranks)
         if alone:
             dtype = DTYPES[self.settings.export_dtype]
             tensors = {

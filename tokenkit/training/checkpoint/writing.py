@@ -72,11 +72,10 @@ class Writing:
             files = self._write_files(partial)
         except OSError as error:
             reason = f"rank {self.ranks.rank}: {error}"
-        parts, reasons = zip(*self.ranks.gather((files, reason)), strict=True)
-        written = {name: entry for part in parts for name, entry in part.items()}
-        self.ranks.first(
-            lambda: self._complete(partial, written, next(filter(None, reasons), None))
-        )
+        found = self.ranks.at_first((files, reason))
+        written = {name: entry for part, _ in found for name, entry in part.items()}
+        failed = next((reason for _, reason in found if reason), None)
+        self.ranks.first(lambda: self._complete(partial, written, failed))
 
     def _write_files(self, partial: Path) -> dict[str, dict[str, Any]]:
         """This rank's files: hash, size and pieces of tensors by name."""

@@ -2,7 +2,8 @@
 
 A cache serves a run that would ask the same teacher about the same rows: the same weights in the
 same dtype, tokenizer, texts in the same order, chat settings and length, and no more rows than were
-read. ``meta.json`` says all of this; it comes from outside, so its types are checked first.
+read (of a cache of all rows: any number of passes). ``meta.json`` says all of this, and which files
+there are; it comes from outside, so its types are checked first.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from tokenkit.tokenizers import ByteifiedTokenizer
 from tokenkit.training.data_identity import source_identity
 from tokenkit.training.fingerprint import fingerprint
 
-FORMAT = 2
+FORMAT = 3
+META = "meta.json"
 NEW = "write a new cache with tokenkit cache-teacher"
 SCHEMA: dict[str, Any] = {
     "format": int,
@@ -32,11 +34,17 @@ SCHEMA: dict[str, Any] = {
         "dtype": str,
     },
     "tokenizer": {"spec": str, "fingerprint": str},
+    "form": str,  # Unicode form in which both tokenizers see the texts
     "data": [{"name": str, "files": int, "bytes": int, "fingerprint": str}],
     "settings": dict,  # keys of the config by full name
     "steps": int,
     "batch_size": int,
-    "rows": int,  # distinct ones
+    "rows": [int],  # of each source, from its first place on
+    "whole": bool,  # whether these are all
+    "shard_rows": int,  # in each shard but a source's last
+    "scores": str,  # dtype
+    "tokens": int,
+    "files": dict,  # bytes, hash and tokens by name
 }
 # Settings that decide which rows are read, besides the whole of [chat]
 ORDER = ("data.weights", "data.split", "data.streaming", "data.shuffle", "data.text_field",
@@ -48,8 +56,11 @@ def text_steps(config: Config) -> int:
     return config.training.steps - config.hypernet.identity_steps
 
 
-def describe_run(config: Config, teacher_tok: ByteifiedTokenizer) -> dict[str, Any]:
-    """What a cache for this run holds: its ``meta.json`` without ``rows``.
+def describe_run(config: Config, teacher_tok: ByteifiedTokenizer, form: str) -> dict[str, Any]:
+    """What a cache for this run is made of: its ``meta.json`` without rows and files.
+
+    Args:
+        form: Unicode form of the texts.
 
     Raises:
         TokenkitError: if the teacher's weights or the data are missing.
@@ -62,6 +73,7 @@ def describe_run(config: Config, teacher_tok: ByteifiedTokenizer) -> dict[str, A
             **_teacher(config, resolve_model_folder(_teacher_name(config)), own),
         },
         "tokenizer": _tokenizer(teacher_tok),
+        "form": form,
         "data": [source_identity(name) for name in config.data.train],
         "settings": _settings(config),
         "steps": text_steps(config),
@@ -77,25 +89,29 @@ def read_meta(folder: Path) -> dict[str, Any]:
     """
     where = f"teacher.cache = '{folder}'"
     try:
-        found = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        found = json.loads((folder / META).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{where} is not a teacher cache ({error}); {NEW}") from error
     version = found.get("format") if isinstance(found, dict) else None
     if version != FORMAT:
         raise ConfigError(f"{where} has format {version!r}, this version reads {FORMAT}; {NEW}")
-    for problem in _ill_typed(found, SCHEMA, "meta.json"):
+    for problem in (*_ill_typed(found, SCHEMA, META), *_ill_typed_files(found.get("files"))):
         raise ConfigError(f"{where} is damaged: {problem}; {NEW}")
+    if found["shard_rows"] < 1 or min(found["rows"], default=1) < 0:
+        raise ConfigError(f"{where} is damaged: {META}: a number of rows is too small; {NEW}")
     return found
 
 
-def check_cache(folder: Path, config: Config, teacher_tok: ByteifiedTokenizer) -> dict[str, Any]:
-    """The cache's meta, if it serves the run.
+def check_cache(
+    folder: Path, config: Config, teacher_tok: ByteifiedTokenizer, form: str
+) -> dict[str, Any]:
+    """The cache's meta, if it serves the run; ``form`` as in :func:`describe_run`.
 
     Raises:
         ConfigError: naming what differs, both values and what to do.
     """
     meta = read_meta(folder)
-    for what, found, wanted in _compare(meta, config, teacher_tok):
+    for what, found, wanted in _compare(meta, config, teacher_tok, form):
         if found != wanted:
             raise ConfigError(
                 f"teacher.cache = '{folder}' was made with {what} = {found}, this run has "
@@ -103,7 +119,7 @@ def check_cache(folder: Path, config: Config, teacher_tok: ByteifiedTokenizer) -
             )
     covered = meta["steps"] * meta["batch_size"]
     read = text_steps(config) * config.training.batch_size
-    if covered < read:
+    if covered < read and not meta["whole"]:
         raise ConfigError(
             f"teacher.cache = '{folder}' covers {covered} rows ({meta['steps']} steps of "
             f"{meta['batch_size']}), this run reads {read} ({text_steps(config)} of "
@@ -112,14 +128,29 @@ def check_cache(folder: Path, config: Config, teacher_tok: ByteifiedTokenizer) -
     return meta
 
 
+def difference(found: dict[str, Any], wanted: dict[str, Any]) -> str | None:
+    """The first part of one ``meta.json`` that is another in the other one; None if none is."""
+    for key in wanted:
+        theirs, ours = found.get(key), wanted[key]
+        if isinstance(theirs, dict) and isinstance(ours, dict):
+            inner = difference(theirs, ours)
+            if inner is not None:
+                return inner if key == "settings" else f"{key}: {inner}"
+        elif theirs != ours:
+            return f"{key} = {theirs!r} there, {ours!r} here"
+    return None
+
+
 def _compare(
-    meta: dict[str, Any], config: Config, teacher_tok: ByteifiedTokenizer
+    meta: dict[str, Any], config: Config, teacher_tok: ByteifiedTokenizer, form: str
 ) -> Iterator[tuple[str, object, object]]:
     """What must be equal: its name, and its values in the cache and in the run."""
     yield from _compare_teacher(meta["teacher"], config)
     spec, mine = meta["tokenizer"], _tokenizer(teacher_tok)
     if spec["fingerprint"] != mine["fingerprint"]:
         yield "teacher.tokenizer", _named(spec, "spec"), _named(mine, "spec")
+    # Another form may come of another student alone.
+    yield "texts in Unicode form", repr(meta["form"]), repr(form)
     settings = _settings(config)
     for key in {**settings, **meta["settings"]}:
         yield key, repr(meta["settings"].get(key)), repr(settings.get(key))
@@ -196,6 +227,12 @@ def _settings(config: Config) -> dict[str, Any]:
     eos = "eos_as_space" in config.alm.mode
     found["alm.space_mask_mode"] = "eos_as_space" if eos else config.alm.space_mask_mode
     return json.loads(json.dumps(found))
+
+
+def _ill_typed_files(files: Any) -> Iterator[str]:
+    entry = {"bytes": int, "hash": str, "tokens": int}
+    for name, value in files.items() if isinstance(files, dict) else ():
+        yield from _ill_typed(value, entry, f"{META}: files: {name}")
 
 
 def _ill_typed(value: Any, wanted: Any, where: str) -> Iterator[str]:

@@ -1,0 +1,30 @@
+"""Which command lines of torchrun the plugin takes for tokenkit's."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.launch import ROOT
+from tokenkit.launcher import _starts_tokenkit
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ours"),
+    [
+        (["--nproc-per-node", "2", f"{ROOT}/train.py", "--training.steps", "3"], True),
+        (["--standalone", f"{ROOT}/run_train.sh"], True),
+        (["--nproc-per-node=2", "-m", "tokenkit", "train"], True),
+        (["--no-python", "bin/tokenkit", "train"], True),
+        (["site/tokenkit/train.py"], True),
+        (["train.py", "--of", f"{ROOT}/train.py"], False),
+        (["train.py", "--name", "tokenkit"], False),
+        (["-m", "others"], False),
+        ([], False),
+    ],
+)
+def test_programs(arguments, ours, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("train.py", "bin/tokenkit", "site/tokenkit/train.py", "site/tokenkit/launcher.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert _starts_tokenkit(arguments) is ours

@@ -1,0 +1,138 @@
+"""A plan as a page of text, at most 100 columns wide."""
+
+from __future__ import annotations
+
+from tokenkit.cards import GIB
+from tokenkit.errors import one_line
+from tokenkit.planning.plan import CPU, Option, Plan
+
+WIDTH = 100
+PARTS = {
+    "student": "student's weights",
+    "teacher": "teacher's weights",
+    "gathered": "weights joined for use",
+    "optimizer": "optimizer state",
+    "gradients": "gradients",
+    "activations": "activations",
+    "working": "logit blocks, temporaries",
+    "framework": "CUDA, NCCL, fragments",
+}
+
+
+def in_units(number: float) -> str:
+    """3,212,749,824 as 3.21 B."""
+    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if number >= size:
+            return f"{number / size:.2f} {unit}"
+    return f"{number:.0f}"
+
+
+def describe(plan: Plan) -> str:
+    """All that is known of a run before it starts."""
+    config, training = plan.config, plan.config.training
+    device = CPU if plan.card is None else plan.card.name
+    sizes = plan.sizes
+    lines = [
+        f"{config.job.name} on {plan.world_size} x {device}, {plan.room / GIB:.0f} GiB a rank",
+        f"student {in_units(sizes.total)} parameters, {in_units(sizes.trained)} trained; teacher "
+        f"{in_units(sizes.teacher)} of its own",
+        f"a step: {training.batch_size} rows of {training.max_student_length} tokens (teacher "
+        f"{training.max_teacher_length}), {plan.model_flops / 1e12:,.1f} TFLOP of the models, "
+        f"{plan.hardware_flops / 1e12:,.1f} done",
+    ]
+    if plan.shapes.guessed:
+        lines.append(f"shapes from the planner's table: {', '.join(plan.shapes.guessed)}")
+    lines.append("")
+    columns = {"as set": plan.wished, "proposal": plan.better}
+    shown = {name: option for name, option in columns.items() if option is not None}
+    if shown:
+        lines += _table(plan, shown)
+    lines += ["", *_verdict(plan)]
+    return "\n".join(one_line(line, WIDTH) if "  " not in line else line for line in lines)
+
+
+def _table(plan: Plan, shown: dict[str, Option]) -> list[str]:
+    def row(name: str, values: list[str]) -> str:
+        return f"  {name:<32}" + "".join(f"{value:>16}" for value in values)
+
+    options = list(shown.values())
+    lines = [row("", list(shown))]
+    for title, value in (
+        ("rows a micro-batch", lambda o: o.layout.micro_batch_size),
+        ("replicate x shard x tp", lambda o: _degrees(o)),
+        ("activations recomputed", lambda o: o.layout.recompute),
+    ):
+        lines.append(row(title, [str(value(option)) for option in options]))
+    lines.append("  memory a rank, GiB")
+    for part, title in PARTS.items():
+        values = [getattr(option.memory, part) for option in options]
+        if any(values):
+            lines.append(row(f"  {title}", [f"{value / GIB:.2f}" for value in values]))
+    lines.append(row("  all", [f"{option.memory.total / GIB:.2f}" for option in options]))
+    lines.append("  sent a rank and step, GB")
+    for part, title in (
+        ("gathers", "weights"), ("reductions", "gradients, within a copy"),
+        ("copies", "gradients, among copies"), ("tensor_parallel", "within layers"),
+    ):  # fmt: skip
+        values = [getattr(option.messages, part) for option in options]
+        if any(values):
+            lines.append(row(f"  {title}", [f"{value / 1e9:.2f}" for value in values]))
+    if plan.card is None:
+        return lines
+    times = [option.time for option in options if option.time is not None]
+    lines.append("  seconds a step (estimate)")
+    for part, title in (
+        ("compute", "compute"), ("hidden", "messages beside it"),
+        ("exposed", "messages waited for"), ("update", "optimizer"), ("total", "all"),
+    ):  # fmt: skip
+        values = [getattr(time, part) for time in times]
+        if any(values):
+            lines.append(row(f"  {title}", [f"{value:.3f}" for value in values]))
+    peak = plan.card.peak(plan.config.training.dtype) * plan.world_size
+    lines.append(row("MFU", [f"{plan.model_flops / peak / time.total:.1%}" for time in times]))
+    steps = f"hours for {plan.config.training.steps:,} steps"
+    lines.append(row(steps, [f"{plan.hours(option) or 0:.1f}" for option in options]))
+    return lines
+
+
+def _degrees(option: Option) -> str:
+    layout = option.layout
+    return f"{layout.replicate} x {layout.shard} x {layout.tp}"
+
+
+def _verdict(plan: Plan) -> list[str]:
+    better = plan.better
+    if plan.problem:
+        lines = [f"does not fit: {plan.problem}"]
+        if better is None:
+            return [*lines, "no layout of these ranks fits: use more of them, or larger ones"]
+        return [*lines, "this does:", *_changes(plan, better)]
+    if better is None or plan.wished is None or not _faster(better, plan.wished):
+        return ["fits."]
+    return ["fits; this should be faster:", *_changes(plan, better)]
+
+
+def _faster(one: Option, other: Option) -> bool:
+    return one.time is not None and other.time is not None and one.time.total < other.time.total
+
+
+def _changes(plan: Plan, option: Option) -> list[str]:
+    """Settings of a layout that are not the config's, as they are typed."""
+    lines = []
+    wished = {} if plan.wished is None else plan.wished.layout.settings()
+    for name, value in option.layout.settings().items():
+        section, key = name.split(".")
+        if wished.get(name, getattr(getattr(plan.config, section), key)) != value:
+            lines.append(f"  --{name} {value}")
+    return lines
+
+
+def summary(plan: Plan) -> str:
+    """One line, as recipes carry it."""
+    device = CPU if plan.card is None else plan.card.name.upper()
+    option = plan.best
+    if option is None:
+        return f"does not fit on {plan.world_size} x {device}"
+    hours = plan.hours(option)
+    time = "" if hours is None else f", {hours:.0f} hours" if hours >= 2 else f", {hours:.1f} hours"
+    return f"{option.memory.total / GIB:.0f} GiB a GPU{time} on {plan.world_size} x {device}"
