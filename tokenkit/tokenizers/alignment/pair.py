@@ -42,6 +42,12 @@ class AlignedPair:
     teacher: AlignedSide
     student: AlignedSide
 
+    def _repr_svg_(self) -> str:
+        """What notebooks show."""
+        from tokenkit.tokenizers.picture import svg
+
+        return svg(self)
+
 
 def align_pair(
     teacher: ByteifiedTokenizer,
