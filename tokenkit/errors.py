@@ -42,6 +42,10 @@ class CheckpointError(TokenkitError):
     """A checkpoint is missing, damaged, or belongs to another run."""
 
 
+class ReadError(DataError):
+    """Data that could be read cannot be any more. Another try may meet this no more."""
+
+
 class DiskError(CheckpointError):
     """A disk is full, read-only or gone. Unlike other errors, another try may meet it no more."""
 

@@ -18,7 +18,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
-from tokenkit.errors import CLEAR_ERROR, INTERRUPTED, DiskError, TokenkitError, leave, one_line
+from tokenkit.errors import (
+    CLEAR_ERROR,
+    INTERRUPTED,
+    DiskError,
+    ReadError,
+    TokenkitError,
+    leave,
+    one_line,
+)
 from tokenkit.life import launchers_store, this_life
 
 OTHERS_ERROR = 3  # exit code
@@ -122,7 +130,7 @@ def _leave(error: TokenkitError) -> NoReturn:
         print(f"{begin}{line}", file=sys.stderr, flush=True)
     _finish_saving()
     store = launchers_store()
-    if store is not None and not isinstance(error, DiskError):
+    if store is not None and not isinstance(error, (DiskError, ReadError)):
         with suppress(RuntimeError):
             store.set(REFUSED, line)
     _tell_launcher(line)

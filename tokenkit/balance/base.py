@@ -23,7 +23,7 @@ class Passes(Protocol):
     """A step's micro-batches, ready for the student, L losses each.
 
     Attributes:
-        step: its number.
+        step: its number, from 0.
         scale: ``[L]`` scheduled weights λ.
         parameters: the optimizer's, which may be sharded.
         group: ranks that have other rows of the step.

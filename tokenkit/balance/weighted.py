@@ -73,7 +73,7 @@ class Weighted(Balance):
             total = total.detach()
             metrics["loss"] = metrics["loss"] + total if "loss" in metrics else total
         if norms is not None:
-            self.norms.copy_(norms)
+            self.norms.copy_(torch.where(norms > 0, norms, self.norms))  # 0: nothing matched
             self.learn(norms, metrics, passes)
         for k, name in enumerate(passes.names):
             metrics[f"same/weight/{name}"] = weights[k]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import warnings
@@ -23,7 +24,7 @@ from tokenkit.data.mixing import build_order
 from tokenkit.data.order import Order, joined
 from tokenkit.data.sampled import SampledCollator, TokenizerStream
 from tokenkit.data.streamed import StreamedOrder
-from tokenkit.errors import DataError, TokenkitError
+from tokenkit.errors import DataError, ReadError, TokenkitError
 from tokenkit.log import logger
 from tokenkit.processes import end_with_parent
 from tokenkit.tokenizers import ByteifiedTokenizer, InputExpander, Reading
@@ -123,7 +124,7 @@ class Steps(IterableDataset):
             except TokenkitError as error:
                 item = _Failure(type(error), str(error))
             except OSError as error:
-                item = _Failure(DataError, f"data cannot be read any more: {error}")
+                item = _Failure(ReadError, f"data cannot be read any more: {error}")
             if isinstance(item, _Failure):
                 break
             yield item
@@ -136,6 +137,7 @@ def _identity(item: Any) -> Any:
 
 
 def _end_with_rank(_worker: int) -> None:
+    gc.enable()  # the rank collects at fixed steps, which a worker has not
     end_with_parent()
 
 
@@ -186,7 +188,7 @@ class TrainLoader:
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
-            raise DataError(
+            raise ReadError(
                 f"a data worker was killed ({str(error).splitlines()[0]}): out of memory? lower "
                 "data.num_workers, then run again to go on"
             ) from error

@@ -90,6 +90,8 @@ def _try_flex(
     try:
         blocks = _blocks(length + more, window, query.device)
         return _flex(softcap)(query, key, value, scale, blocks)[:, :, :length]
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:
         _flex_failed = True
         reason = (str(error).strip() or repr(error)).splitlines()[0]
@@ -125,7 +127,11 @@ def _blocks(length: int, window: int, device: torch.device) -> Any:
 @cache
 def _flex(softcap: float | None) -> Callable[..., Tensor]:
     """flex_attention, compiled, with or without a soft-cap."""
+    from torch._dynamo import config
     from torch.nn.attention.flex_attention import flex_attention
+
+    # Windows, soft-caps, models and recording of gradients each make a kernel of their own.
+    config.recompile_limit = max(config.recompile_limit, 64)
 
     def cap(score: Tensor, *_: Tensor) -> Tensor:
         return softcap * torch.tanh(score / softcap)

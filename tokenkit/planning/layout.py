@@ -36,6 +36,16 @@ class Layout:
             LayoutError: if it does not divide the ranks.
         """
         wish = config.parallelism
+        if wish.context_parallel_degree > 1:
+            raise ConfigError(
+                f"parallelism.context_parallel_degree = {wish.context_parallel_degree}: plans are "
+                "made for 1 only"
+            )
+        if config.teacher.parallelism != type(config.teacher.parallelism)():
+            raise ConfigError(
+                "teacher.parallelism: plans are made for a teacher that lies as the student does; "
+                "leave the section out to plan"
+            )
         replicate, tp = wish.data_parallel_replicate_degree, wish.tensor_parallel_degree
         shard = wish.data_parallel_shard_degree
         if shard == -1:

@@ -45,6 +45,8 @@ def probe_config(config: Config, folder: Path, steps: int) -> Config:
     layout = made.parallelism
     layout.data_parallel_replicate_degree = layout.tensor_parallel_degree = 1
     layout.data_parallel_shard_degree = -1
+    layout.context_parallel_degree, layout.sequence_parallel = 1, False
+    made.teacher.parallelism = type(made.teacher.parallelism)()
     made.job.output_dir = str(folder / "run")
     made.checkpoint.enable = False
     made.eval.interval, made.eval.tasks, made.profiling.enable = 0, [], False

@@ -37,7 +37,7 @@ class StudentPasses:
     """The :class:`~tokenkit.balance.Passes` of a step.
 
     Attributes:
-        step: number of the step.
+        step: number of the step, a hypernetwork's identity phase left out.
         counts: global denominator of each loss.
         needs: what the losses need of the student.
         context: ranks that have the same rows, each a part of every gradient.

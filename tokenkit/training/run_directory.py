@@ -20,6 +20,8 @@ FREE_KEYS = [
     "job.output_dir",
     "job.*_timeout_minutes",
     "parallelism.*",
+    "training.accumulate",
+    "training.gc_interval",
     "training.max_skipped",
     "training.micro_batch_size",
     "training.steps",
@@ -30,9 +32,13 @@ FREE_KEYS = [
     "profiling.*",
     "compile.*",
     "activation_checkpoint.*",
+    "data.deal",
     "data.num_workers",
+    "data.pad_multiple",
     "data.validation",
     "student.attn_implementation",
+    "teacher.micro_batch_size",
+    "teacher.parallelism.*",
     "optimizer.fused",
 ]
 

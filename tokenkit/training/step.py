@@ -66,7 +66,7 @@ class TrainStep:
     def _prepare(self, batch: StepBatch, step: int) -> StudentPasses:
         micro_batches = self._read(batch.micro_batches)
         return StudentPasses(
-            step,
+            max(0, step - self.config.hypernet.identity_steps),
             self.student,
             self.losses,
             micro_batches,
@@ -84,6 +84,7 @@ class TrainStep:
         if self.teacher is not None:
             sides = [batch.teacher for batch in batches if batch.teacher is not None]
             at_once = self.config.teacher.micro_batch_size // self.config.training.micro_batch_size
+            at_once = 1 if self.teacher.known is not None else at_once  # nothing is read at all
             said = list(read_joined(self.teacher, sides, self.teacher_needs, at_once))
         return [
             MicroBatch(batch, teacher, [loss.match(batch.student, teacher) for loss in self.losses])

@@ -142,6 +142,8 @@ class Checkpointer:
             return 0
         self._ranks.first(lambda: self._check_data(checkpoint))
         tensors = self._tensors(checkpoint.content["with_optimizer"])
+        if "extra.balance.norms" not in checkpoint.content["tensors"]:  # of an earlier version
+            tensors.pop("extra.balance.norms", None)  # measured again within the interval
         self._ranks.together(lambda: load_tensors(checkpoint, tensors))
         self._ranks.together(lambda: self._load_random_state(checkpoint))
         logger.info(f"resumed from {checkpoint.folder}")
@@ -231,6 +233,9 @@ class Checkpointer:
         with_optimizer = self.settings.initial_load_optimizer
         # Verified before the output directory was prepared.
         checkpoint = self._ranks.first(lambda: open_checkpoint(name, verify=False))
-        self._ranks.together(lambda: load_tensors(checkpoint, self._tensors(with_optimizer)))
+        tensors = self._tensors(with_optimizer)
+        # What balances losses begins anew: the other run may have balanced them otherwise.
+        tensors = {k: tensor for k, tensor in tensors.items() if not k.startswith("extra.")}
+        self._ranks.together(lambda: load_tensors(checkpoint, tensors))
         what = "weights and optimizer" if with_optimizer else "weights"
         logger.info(f"{what} of {checkpoint.folder}, step {checkpoint.step}")

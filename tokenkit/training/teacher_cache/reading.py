@@ -39,6 +39,7 @@ class TeacherScores:
         self.plan = Plan(tuple(meta["rows"]), meta["shard_rows"])
         self.rows = {name: len(stretch.places) for name, stretch in self.plan.shards().items()}
         self._open: OrderedDict[str, Shard] = OrderedDict()
+        self._verified: set[str] = set()
         if self.rows.keys() != self.files.keys():
             raise self._damaged(f"its files are not those of {sum(meta['rows'])} rows")
         for name, entry in self.files.items():
@@ -85,9 +86,12 @@ class TeacherScores:
     def _shard(self, name: str) -> Shard:
         if name not in self._open:
             try:
-                self._open[name] = Shard(self.folder / name, self.files[name], self.rows[name])
+                entry, rows = self.files[name], self.rows[name]
+                verify = name not in self._verified
+                self._open[name] = Shard(self.folder / name, entry, rows, verify)
             except ConfigError as error:
                 raise self._damaged(error) from error
+            self._verified.add(name)
             if len(self._open) > OPEN:
                 self._open.popitem(last=False)
         self._open.move_to_end(name)
