@@ -24,7 +24,7 @@ from tokenkit.data.mixing import build_order
 from tokenkit.data.order import Order, joined
 from tokenkit.data.sampled import SampledCollator, TokenizerStream
 from tokenkit.data.streamed import StreamedOrder
-from tokenkit.errors import DataError, ReadError, TokenkitError
+from tokenkit.errors import ReadError, TokenkitError
 from tokenkit.log import logger
 from tokenkit.processes import end_with_parent
 from tokenkit.tokenizers import ByteifiedTokenizer, InputExpander, Reading
