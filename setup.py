@@ -18,10 +18,7 @@ class BuildWithProgramAndRecipes(build_py):
             return
         package = Path(self.build_lib) / "tokenkit"
         self.copy_file("train.py", str(package / "train.py"))
-        self.mkpath(str(package / "recipes"))
-        for recipe in Path("train_configs").glob("*.toml"):
-            if "debug" not in recipe.stem:  # those read files of the checkout
-                self.copy_file(str(recipe), str(package / "recipes" / recipe.name))
+        self.copy_tree("train_configs", str(package / "recipes"))
 
 
 setup(cmdclass={"build_py": BuildWithProgramAndRecipes})

@@ -41,6 +41,7 @@ def train(config: Config, lock: RunLock) -> None:
     from tokenkit.evaluation.in_training import Evaluation, load_tasks
     from tokenkit.losses import build_losses, need_teacher, pairings
     from tokenkit.parallelisms import init_parallel
+    from tokenkit.planning.start import describe_start
     from tokenkit.tokenizers import load_pair_bias
     from tokenkit.training.checkpoint import Checkpointer
     from tokenkit.training.ends import StopSignal, Watchdog, say_end
@@ -118,21 +119,28 @@ def train(config: Config, lock: RunLock) -> None:
     clock = metrics_logger.clock
 
     # the loop
+    ahead = [] if start_step >= config.training.steps else [next(batches := iter(loader))]
+    if parallel.is_main and ahead:
+        panel = describe_start(
+            config, parallel, tokenizers, student, teacher, loader,
+            ahead[0].stats, flops, start_step,
+        )  # fmt: skip
+        logger.info(f"\n{panel}")
     # That of a resumed step may be missing: it comes after the checkpoint.
     last = start_step >= config.training.steps
     (known,) = any_rank(start_step > 0 and metrics_logger.has_evaluation(start_step))
     if evaluation.due(start_step, last) and not known:
         metrics_logger.log_evaluation(start_step, evaluation(start_step, last))
-    batches, garbage = iter(loader), SteadyGarbage(config.training.gc_interval)
+    garbage = SteadyGarbage(config.training.gc_interval)
     clock.restart()
     step = start_step - 1
-    with build_profiler(config, output_dir) as profiler:
+    with metrics_logger, build_profiler(config, output_dir) as profiler:
         for step in range(start_step, config.training.steps):
             watchdog.step()
             lr = scheduled_learning_rate(config, step)
             set_learning_rate(optimizer, lr)
             with clock.spent_on("data"):
-                batch = next(batches).to(parallel.device)
+                batch = (ahead.pop() if ahead else next(batches)).to(parallel.device)
             metrics = phases(batch, step)
             metrics_logger.record(step + 1, metrics, batch.stats, lr, parallel.dp_group)
             if profiler is not None:
@@ -154,7 +162,6 @@ def train(config: Config, lock: RunLock) -> None:
                     metrics_logger.log_evaluation(step + 1, evaluation(step + 1, last))
 
     checkpointer.finish()
-    metrics_logger.close()
     dist.barrier()
     dist.destroy_process_group()
     say_end(config, start_step, step + 1, stop)

@@ -38,7 +38,7 @@ from tokenkit.training.environment import set_up_process  # noqa: E402
 from tokenkit.training.teacher_cache.meta import read_meta  # noqa: E402
 
 WARM_UP = 2
-CACHED_ROWS = 128  # at least: with fewer, a file's header is what counts
+CACHED_ROWS = 320  # at least: with fewer, a file's header is what counts
 LATER = 64  # timed steps are counted from here, where norms are measured every tenth step
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,3 +78,17 @@ def base_arguments(texts_file, tiny_llama) -> list[str]:
         "--metrics.tensorboard", "false",
         "--metrics.progress", "false",
     ]  # fmt: skip
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Run ``scripts/<name>.py`` with arguments; TokenkitErrors are raised."""
+    monkeypatch.setenv("TOKENKIT_TRACEBACK", "1")
+
+    def run(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        runpy.run_path(
+            str(Path(__file__).parents[1] / "scripts" / f"{name}.py"), run_name="__main__"
+        )
+
+    return run

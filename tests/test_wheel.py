@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -20,12 +22,17 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    """Built from a copy, because building leaves folders beside the sources."""
+def source(tmp_path_factory) -> Path:
+    """A copy, because building leaves folders beside the sources."""
     source = tmp_path_factory.mktemp("source")
     for part in (*PARTS, "tokenkit"):
         copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
         copy(ROOT / part, source / part)
+    return source
+
+
+@pytest.fixture(scope="module")
+def wheel(source, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation",
                "--disable-pip-version-check", "--quiet", "--wheel-dir", output, source]  # fmt: skip
@@ -44,29 +51,77 @@ def test_contents(wheel):
     assert {"tokenkit/py.typed", "tokenkit/__main__.py"} <= names
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "tokenkit").rglob("*.py")}
     assert modules <= names
-    recipes = {path.name for path in (ROOT / "train_configs").glob("*.toml")}
-    recipes = {f"tokenkit/recipes/{name}" for name in recipes if "debug" not in name}
+    shipped = (p for p in (ROOT / "train_configs").rglob("*") if p.is_file())
+    recipes = {f"tokenkit/recipes/{path.relative_to(ROOT / 'train_configs')}" for path in shipped}
     assert {name for name in names if name.startswith("tokenkit/recipes/")} == recipes
     tops = {name.partition("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"tokenkit"}
 
 
-def test_it_works_alone(wheel, tmp_path):
-    """From the wheel itself unpacked, with no checkout on the path."""
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(tmp_path / "site")
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "OMP_NUM_THREADS": "1"}
+@pytest.fixture(scope="module")
+def tokenkit(wheel, tmp_path_factory):
+    """The installed command, in an environment of its own and a folder far from the checkout.
 
-    def tokenkit(*arguments):
-        command = [sys.executable, "-m", "tokenkit", *arguments]
-        return subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
+    What tokenkit needs is read from this environment, so that nothing is downloaded.
+    """
+    place = tmp_path_factory.mktemp("user")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", place / "venv"], check=True)
+    python = place / "venv" / "bin" / "python"
+    site = Path(sysconfig.get_paths(vars={"base": str(place / "venv")})["purelib"])
+    (site / "needed.pth").write_text("\n".join(p for p in sys.path if p.endswith("-packages")))
+    install = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--quiet"]
+    subprocess.run([*install, "--disable-pip-version-check", "--no-index", wheel], check=True)
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        command = [place / "venv" / "bin" / "tokenkit", *arguments]
+        return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
+
+    run.place = place
+    where = [python, "-c", "import tokenkit; print(tokenkit.__file__)"]
+    found = subprocess.run(where, cwd=place, env=environment, capture_output=True, text=True)
+    assert found.stdout.startswith(str(site)), found.stdout + found.stderr
+    return run
+
+
+def test_it_works_alone(tokenkit):
+    done = tokenkit("--help")
+    assert done.returncode == 0 and "quickstart" in done.stdout
     done = tokenkit("train", "--help")
     assert done.returncode == 0 and "--training.steps" in done.stdout
     done = tokenkit("train", "--job.config_file", "nothing")
     assert done.returncode == 2 and "smollm2_to_qwen2" in done.stderr
-    assert "debug" not in done.stderr  # as it would be in a checkout
     done = tokenkit("train", "--job.config_file", "smollm2_to_qwen2", "--optimizer.lr", "-1")
     assert done.returncode == 2 and "optimizer.lr = -1" in done.stderr, done.stderr
+
+
+def test_the_smoke_test_reads_what_is_installed(tokenkit):
+    done = tokenkit("train", "--job.config_file", "debug", "--training.steps", "2")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tokenkit.place / "outputs" / "debug" / "metrics.jsonl").is_file()
+
+
+def test_quickstart_and_a_transfer_of_its_model(tokenkit):
+    done = tokenkit("quickstart", "--quick")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    made = tokenkit.place / "outputs" / "quickstart_quick"
+    assert "gap closed:" in done.stdout and (made / "student" / "config.json").is_file()
+    target = f"{made / 'tokenizer_b'}:source=Qwen2:target=Llama3"
+    given = ("--steps", "2", "--length", "32", "--own-texts", "8")
+    done = tokenkit("transfer", str(made / "teacher"), "--to", target, "--output", "moved", *given)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert (tokenkit.place / "moved" / "model" / "model.safetensors").is_file()
+
+
+def test_the_source_distribution_holds_what_the_wheel_is_made_of(source, tmp_path):
+    build = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
+    command = [sys.executable, "-c", build, tmp_path]
+    done = subprocess.run(command, cwd=source, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    wanted = {"tokenkit/py.typed", "train.py", "train_configs/debug/text.jsonl", "LICENSE"}
+    assert wanted <= names
+    assert {f"train_configs/{p.name}" for p in (ROOT / "train_configs").glob("*.toml")} <= names

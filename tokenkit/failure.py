@@ -117,7 +117,9 @@ def _leave(error: TokenkitError) -> NoReturn:
     line = f"error: {one_line(error)}"
     if _first_to_fail():
         # Before all else: the launcher ends this rank as soon as another one has ended.
-        print(line, file=sys.stderr, flush=True)
+        # Rank 0 may have left a progress bar half written on the terminal's last line.
+        begin = "\r\033[K" if sys.stderr.isatty() else ""
+        print(f"{begin}{line}", file=sys.stderr, flush=True)
     _finish_saving()
     store = launchers_store()
     if store is not None and not isinstance(error, DiskError):

@@ -11,9 +11,12 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import MutableMapping
 from pathlib import Path
 from types import FrameType, TracebackType
 
+# Intel's and LLVM's OpenMP reads KMP_BLOCKTIME, GNU's GOMP_SPINCOUNT.
+PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "GOMP_SPINCOUNT": "0"}
 PROGRAMS = ("train.py", "run_train.sh")
 HINTS = {
     "SIGKILL": ": out of memory?",
@@ -63,8 +66,19 @@ def _no_backend(_parameters):
     raise ValueError("tokenkit is no rendezvous backend; choose c10d, torchrun's default")
 
 
+def wait_passively(environment: MutableMapping[str, str]) -> None:
+    """Let threads of OpenMP sleep while they wait, in processes that get this environment.
+
+    They spin by default, which on a machine with other work takes the time of those they wait for.
+    What the user has set stays.
+    """
+    for name, value in PASSIVE.items():
+        environment.setdefault(name, value)
+
+
 def _let_ranks_speak() -> None:
     """Settle what this process says itself and sends to its ranks."""
+    wait_passively(os.environ)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # connections that end with a rank
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "120")  # seconds to save in
     logging.disable(logging.CRITICAL)  # torchrun's reports; ranks have their own logging

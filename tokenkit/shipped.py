@@ -23,6 +23,10 @@ def train_program() -> Path:
 
 def recipes() -> dict[str, Path]:
     """Files of settings that come with tokenkit, by name without ``.toml``."""
+    return {path.stem: path for path in sorted(recipe_folder().glob("*.toml"))}
+
+
+def recipe_folder() -> Path:
+    """Where the recipes are, and the small data that some of them read."""
     root = checkout()
-    folder = root / "train_configs" if root else PACKAGE / "recipes"
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    return root / "train_configs" if root else PACKAGE / "recipes"

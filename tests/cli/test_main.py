@@ -13,7 +13,10 @@ from tokenkit.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(cli.__file__).parent
-NO_COMMANDS = {"__init__", "arguments", "main", "quickstart_material"}
+NO_COMMANDS = {
+    "__init__", "arguments", "main", "quickstart_material", "stages",
+    "transfer_costs", "transfer_settings",
+}  # fmt: skip
 
 
 def names(folder: Path) -> set[str]:

@@ -35,6 +35,13 @@ PUBLISHED = {
     "Qwen/Qwen2.5-1.5B": 1.54,
     "Qwen/Qwen2.5-7B-Instruct": 7.62,
     "Qwen/Qwen2.5-72B": 72.7,
+    "Qwen/Qwen3-0.6B": 0.596,
+    "Qwen/Qwen3-1.7B-Base": 1.72,
+    "Qwen/Qwen3-4B": 4.02,
+    "Qwen/Qwen3-8B": 8.19,
+    "Qwen/Qwen3-14B": 14.77,
+    "Qwen/Qwen3-32B": 32.76,
+    "google/gemma-3-1b-it": 1.0,
     "TinyLlama/TinyLlama-1.1B-Chat-v1.0": 1.10,
     "HuggingFaceTB/SmolLM2-135M-Instruct": 0.1345,
 }

@@ -90,6 +90,19 @@ def test_two_killed_writers_and_one_write_the_same(cache, killed_cache, argument
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("ranks", "extra"),
+    [(2, ["--parallelism.tensor_parallel_degree", "2"]), (3, ["--rows-per-shard", "7"])],
+    ids=["tensor parallel", "more ranks than shards of a round"],
+)
+def test_other_layouts_write_the_same(cache, arguments, tmp_path, ranks, extra):
+    output = tmp_path / "cache"
+    train(["--output", str(output), *arguments, *extra], ranks, tmp_path / "log", program=PROGRAM)
+    one, two = scores_of(cache, arguments), scores_of(output, arguments)
+    torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_losses_are_those_of_a_live_teacher(cache, killed_cache, arguments, tmp_path, ranks):
     losses = {}

@@ -161,7 +161,7 @@ def write_shards(
     total, left = sum(writer.plan.rows), sum(len(stretch.places) for stretch in missing)
     if left < total:
         logger.info(f"{total - left:,} of {total:,} rows were cached before: going on")
-    writes = parallel.mesh["tp"].get_local_rank() == 0
+    writes = parallel.is_first_of_rows
     hidden = not (parallel.is_main and config.metrics.progress)
     with tqdm(desc="teacher", unit="row", total=total, initial=total - left, disable=hidden) as bar:
         for together, stretch, step in zip(rounds, mine, loader, strict=False):

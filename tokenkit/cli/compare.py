@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from tokenkit.cli.arguments import CommandParser, at_least, said_of
 from tokenkit.cli.eval import check_finite, limit
 from tokenkit.errors import ConfigError
+from tokenkit.extras import need_extra
 from tokenkit.io import new_folder, refuse_existing
 from tokenkit.log import init_logger
 
@@ -88,6 +89,8 @@ def check(args: argparse.Namespace) -> None:
     if args.run is not None and args.start is not None:
         raise ConfigError("--run says what training began with: leave out --start")
     if args.tasks:
+        need_extra("eval", "--tasks")
+
         from tokenkit.evaluation.tasks import find_tasks
 
         find_tasks(args.tasks.split(","), args.include_path)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenkit.cli.arguments import CommandParser, at_least
 from tokenkit.errors import ConfigError, ModelError
+from tokenkit.extras import need_extra
 from tokenkit.io import new_file, refuse_existing
 from tokenkit.log import init_logger
 from tokenkit.ranks import rank, world_size
@@ -189,6 +190,7 @@ def main() -> None:
     args = parse_arguments()
     init_logger(rank())
     check_options(args)
+    need_extra("eval", "tokenkit eval")
     with only_first_rank_speaks():
         run(args)
 

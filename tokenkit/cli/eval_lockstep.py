@@ -29,6 +29,7 @@ import tomli
 from tokenkit.cli.arguments import CommandParser
 from tokenkit.cli.eval import add_task_options, check_options, evaluate, report
 from tokenkit.errors import ConfigError, ModelError
+from tokenkit.extras import need_extra
 from tokenkit.log import init_logger
 from tokenkit.ranks import world_size
 from tokenkit.registry import did_you_mean
@@ -145,6 +146,7 @@ def main() -> None:
     init_logger()
     args, models, combine = parse_arguments()
     check_options(args)
+    need_extra("eval", "tokenkit eval-lockstep")
     if world_size() > 1:
         raise ConfigError("eval-lockstep is one process: start it without torchrun")
 

@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from tokenkit.cli import stages
 from tokenkit.cli.arguments import CommandParser
 from tokenkit.cli.quickstart_material import (
     WORDS_A,
@@ -29,7 +28,7 @@ from tokenkit.cli.quickstart_material import (
     write_corpus,
     write_model_config,
 )
-from tokenkit.errors import TokenkitError
+from tokenkit.cli.stages import make, print_gap, print_scores, run, sample
 from tokenkit.shipped import checkout
 
 SPEC_A, SPEC_B = ":source=Llama3", ":source=Qwen2:target=Llama3"
@@ -42,31 +41,10 @@ QUICK_ZETT = [
 ]  # fmt: skip
 
 
-def run(title: str, command: str, *arguments: str) -> None:
-    """Run one of the other commands as a user would, its output passing through."""
-    print(f"\n== {title}\n$ python -m tokenkit {command} {' '.join(arguments)}", flush=True)
-    environment = {"TOKENIZERS_PARALLELISM": "true", **os.environ, "HF_HUB_OFFLINE": "1"}
-    whole = [sys.executable, "-m", "tokenkit", command, *arguments]
-    if subprocess.run(whole, env=environment).returncode:
-        raise TokenkitError(f"quickstart stopped: tokenkit {command} failed (see above)")
-
-
 def train(title: str, recipe: str, output: Path, quick: bool, *overrides: str) -> None:
-    """Train; a finished run has nothing left to do, an interrupted one resumes."""
-    from tokenkit.config import load_config
-
+    """Train by a recipe, in tiny sizes if ``quick``."""
     arguments = ["--job.config_file", recipe, "--job.output_dir", str(output)]
-    run(title, "train", *arguments, *overrides, *(QUICK if quick else []))
-    # A run that was asked to stop (SIGTERM) saves and leaves without an error.
-    wanted = load_config(["--job.config_file", str(output / "config.toml")]).training.steps
-    if not (output / "checkpoints" / f"step-{wanted:08d}").is_dir():
-        raise TokenkitError(f"{output} stopped before step {wanted}; run this again to resume it")
-
-
-def make(title: str, command: str, output: Path, *arguments: str) -> None:
-    """Run a command that writes a folder, unless it is there."""
-    if not output.exists():
-        run(title, command, *arguments, "--output", str(output))
+    stages.train(title, output, *arguments, *overrides, *(QUICK if quick else []))
 
 
 def bits_per_byte(model: Path, spec: str, data: Path) -> float:
@@ -78,33 +56,9 @@ def bits_per_byte(model: Path, spec: str, data: Path) -> float:
     return json.loads(result.read_text())["bits_per_byte"]
 
 
-def sample(model: Path, prompt: str, new_tokens: int) -> str:
-    """What plain transformers makes of the exported folder."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    # A byte-level folder brings code of its own.
-    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=True)
-    loaded = AutoModelForCausalLM.from_pretrained(model, trust_remote_code=True)
-    inputs = tokenizer(prompt, return_tensors="pt")
-    output = loaded.generate(**inputs, max_new_tokens=new_tokens, do_sample=False)
-    return tokenizer.decode(output[0], skip_special_tokens=True)
-
-
-def print_scores(scores: dict[str, float]) -> None:
-    print("\n" + "=" * 62)
-    print(f"{'bits per byte on held-out text (lower is better)':<50}")
-    for name, value in scores.items():
-        print(f"  {name:<44} {value:>8.4f}")
-
-
 def report(scores: dict[str, float], student: Path, seconds: float, new_tokens: int = 60) -> None:
     print_scores(scores)
-    teacher, zero_shot, transferred = scores.values()
-    if zero_shot > teacher:
-        print(f"gap closed: {100 * (zero_shot - transferred) / (zero_shot - teacher):.0f}%")
-    else:
-        print("gap closed: none to close (the new tokenizer costs nothing here)")
-    print("=" * 62)
+    print_gap(scores)
     print("\nthe exported model, loaded by plain transformers, goes on:\n")
     print(sample(student, "    def __init__(self, ", new_tokens))
     print(f"\nexported model    {student}")
@@ -210,6 +164,7 @@ def main() -> None:
     parts.add_argument("--bytes", action="store_true", help="make the model read and write bytes")
     args = parser.parse_args()
     begin, quick = time.time(), args.quick
+    os.environ["HF_HUB_OFFLINE"] = "1"
     # The two sizes are different runs, so each has its own folder.
     root = checkout() or Path.cwd()
     default = root / "outputs" / ("quickstart_quick" if quick else "quickstart")

@@ -18,7 +18,7 @@ import tomli
 
 from tokenkit.config.components import absolute_path, import_custom
 from tokenkit.config.keys import KeyInfo, all_keys, config_tables, section_names, settings_of
-from tokenkit.config.recipes import no_such_file, settings_file
+from tokenkit.config.recipes import no_such_file, settings_file, with_shipped_paths
 from tokenkit.config.schema import Config
 from tokenkit.errors import ConfigError
 from tokenkit.io import new_file
@@ -149,7 +149,8 @@ def to_toml(value: Any) -> str:
 
 def _read_toml(file: str) -> dict[str, Any]:
     try:
-        return tomli.loads(settings_file(file).read_bytes().decode("utf-8-sig"))
+        tables = tomli.loads(settings_file(file).read_bytes().decode("utf-8-sig"))
+        return with_shipped_paths(file, tables)
     except tomli.TOMLDecodeError as error:
         raise ConfigError(f"{file}:{error.lineno}: not valid TOML: {error}") from None
     except UnicodeDecodeError as error:

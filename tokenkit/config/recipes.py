@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from tokenkit.registry import did_you_mean
-from tokenkit.shipped import recipes
+from tokenkit.shipped import recipe_folder, recipes
+
+SHIPPED_DATA = "train_configs/debug/"
 
 
 def settings_file(name: str) -> Path:
@@ -18,6 +21,22 @@ def settings_file(name: str) -> Path:
     if _is_bare(name) and not path.is_file():
         return recipes().get(name.removesuffix(".toml"), path)
     return path
+
+
+def with_shipped_paths(file: str, value: Any) -> Any:
+    """A recipe's value, with paths of small data beside the recipe where they are here.
+
+    Such paths are written as from the top of a checkout; other files' values stay as they are.
+    """
+    if isinstance(value, dict):
+        return {key: with_shipped_paths(file, inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [with_shipped_paths(file, inner) for inner in value]
+    if not isinstance(value, str) or not value.startswith(SHIPPED_DATA):
+        return value
+    if settings_file(file).parent != recipe_folder() or Path(SHIPPED_DATA).is_dir():
+        return value
+    return str(recipe_folder() / value.removeprefix("train_configs/"))
 
 
 def no_such_file(name: str) -> str:

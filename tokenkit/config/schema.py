@@ -211,8 +211,9 @@ class MetricsConfig:
 
     log_interval: int = key(10, "steps between log lines", minimum=1)
     tensorboard: bool = key(True, "write TensorBoard logs into output_dir")
-    color: bool = key(True, "coloured log lines")
-    progress: bool = key(True, "progress bar on rank 0")
+    wandb: str = key("", "project of Weights & Biases to log to, too (needs the package wandb)")
+    color: bool = key(True, "coloured log lines, in a terminal")
+    progress: bool = key(True, "progress bar on rank 0, in a terminal")
 
 
 @dataclass

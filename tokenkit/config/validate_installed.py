@@ -11,6 +11,7 @@ from importlib.util import find_spec
 
 from tokenkit.config.load import to_toml
 from tokenkit.config.schema import Config
+from tokenkit.extras import missing
 from tokenkit.registry import did_you_mean
 
 # Attention of transformers by name, and the package that each needs
@@ -37,7 +38,14 @@ def check_installed(config: Config) -> Iterator[str]:
             yield f"{where} kernels of the hub need the package kernels, which is not installed"
         elif "/" not in name and name not in (known := _registered_attention()):
             yield f"{where} expected one of {', '.join(known)}{did_you_mean(name, known)}"
+    if config.eval.tasks and (problem := missing("eval")):
+        yield f"eval.tasks = {to_toml(config.eval.tasks)}: {problem}"
     yield from _check_backend(config.compile.backend)
+    if config.metrics.wandb and find_spec("wandb") is None:
+        yield (
+            f"metrics.wandb = {to_toml(config.metrics.wandb)}: it needs the package wandb, which "
+            "is not installed (pip install wandb; wandb login)"
+        )
 
 
 def _registered_attention() -> list[str]:

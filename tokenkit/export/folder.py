@@ -82,6 +82,7 @@ def save_hf_folder(
     output: Path,
     dtype: torch.dtype | None = None,
     expansion: Expansion | None = None,
+    card: str = "",
 ) -> None:
     """Write config, safetensors, generation config and tokenizer; all of it appears at once.
 
@@ -94,6 +95,7 @@ def save_hf_folder(
         dtype: of the saved tensors; default the source config's own.
         expansion: of a model that reads subwords beside bytes. Its folder has a modelling file of
             its own and wants ``trust_remote_code=True``.
+        card: text of README.md; without one none is written.
 
     Raises:
         TokenkitError: if ``output`` is taken, or a tensor is not finite in ``dtype``.
@@ -114,3 +116,5 @@ def save_hf_folder(
         for file in () if expansion is None else FILES:
             shutil.copyfile(file, partial / file.name)
         tokenizer.save(partial)
+        if card:
+            (partial / "README.md").write_text(card, encoding="utf-8")

@@ -9,18 +9,29 @@ from pathlib import Path
 
 import torch
 
+from tokenkit.export.card import card, origin_of
 from tokenkit.export.folder import save_hf_folder
 from tokenkit.log import logger
 from tokenkit.training.restore import load_run, merged_tensors
 from tokenkit.training.student import student_rows
 
 
-def export_run(run: Path, output: Path, step: int = -1, dtype: torch.dtype | None = None) -> int:
-    """Write the student of a run's checkpoint; adapters are merged.
+def export_run(
+    run: Path,
+    output: Path,
+    step: int = -1,
+    dtype: torch.dtype | None = None,
+    *,
+    name: str = "",
+    base_model: str = "",
+) -> int:
+    """Write the student of a run's checkpoint with a model card; adapters are merged.
 
     Args:
         step: of the checkpoint (-1: the latest, 0: as the run started).
         dtype: of the weights; default the source model's own.
+        name: of the model, in its card; default the folder's.
+        base_model: hub id of the source, for the card, where it is a local folder.
 
     Returns:
         Number of tokens.
@@ -34,7 +45,9 @@ def export_run(run: Path, output: Path, step: int = -1, dtype: torch.dtype | Non
     backbone, inputs, outputs = merged_tensors(config, student, rows)
     toks = tokenizers.source, tokenizers.student
     expansion = student.vocabulary.expansion
-    save_hf_folder(source, backbone, inputs, outputs, *toks, output, dtype, expansion)
+    origin = origin_of(run, step, config, source, tokenizers.student, base_model)
+    readme = card(name or output.name, origin)
+    save_hf_folder(source, backbone, inputs, outputs, *toks, output, dtype, expansion, readme)
     return len(tokenizers.student)
 
 

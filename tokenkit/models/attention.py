@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
+from tokenkit.log import logger
+
 CAUSAL = "tokenkit_causal"
 # Families that hand soft-cap and window of a layer to the function they attend by.
 SAY_THEIR_WINDOW = {"gemma2", "gemma3_text", "mistral", "phi3", "qwen2", "qwen3"}
@@ -51,21 +53,48 @@ def causal_attention(
     if not window and softcap is None:
         return sdpa_attention_forward(module, query, key, value, None, scaling=scaling, **others)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    made = None
     if query.is_cuda:
-        more = _few_lengths(length) - length  # on the right, where no position sees it
-        query, key, value = (F.pad(x, (0, 0, 0, more)) for x in (query, key, value))
-        blocks = _blocks(length + more, window, query.device)
-        made = _flex(softcap)(query, key, value, scale, blocks)
-        return made[:, :, :length].transpose(1, 2), None
-    key, value = (repeat_kv(x, query.shape[1] // x.shape[1]) for x in (key, value))
-    mask = _seen(length, window, query.device)
-    if softcap is None:
-        made = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
-    else:
-        scores = softcap * torch.tanh(query @ key.mT * scale / softcap)
-        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-        made = scores.softmax(-1, dtype=torch.float32).to(query.dtype) @ value
+        made = _try_flex(query, key, value, scale, softcap, window)
+    if made is None:
+        made = _masked(query, key, value, scale, softcap, window)
     return made.transpose(1, 2), None
+
+
+def _masked(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, softcap: float | None, window: int
+) -> Tensor:
+    """By a mask of all pairs; ``[B, H, T, d]``."""
+    key, value = (repeat_kv(x, query.shape[1] // x.shape[1]) for x in (key, value))
+    mask = _seen(query.shape[2], window, query.device)
+    if softcap is None:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+    scores = softcap * torch.tanh(query @ key.mT * scale / softcap)
+    scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    return scores.softmax(-1, dtype=torch.float32).to(query.dtype) @ value
+
+
+_flex_failed = False
+
+
+def _try_flex(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, softcap: float | None, window: int
+) -> Tensor | None:
+    """By flex_attention; None, and said once, where it cannot be compiled."""
+    global _flex_failed
+    if _flex_failed:
+        return None
+    length = query.shape[2]
+    more = _few_lengths(length) - length  # on the right, where no position sees it
+    query, key, value = (F.pad(x, (0, 0, 0, more)) for x in (query, key, value))
+    try:
+        blocks = _blocks(length + more, window, query.device)
+        return _flex(softcap)(query, key, value, scale, blocks)[:, :, :length]
+    except Exception as error:
+        _flex_failed = True
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        logger.warning(f"flex_attention cannot be used; attention takes a mask instead ({reason})")
+        return None
 
 
 def _few_lengths(length: int) -> int:

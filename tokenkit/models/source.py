@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from tokenkit.errors import ModelError
-from tokenkit.log import logger
+from tokenkit.log import logger, warn_once
 from tokenkit.models.architectures import Architecture, architecture_of
 from tokenkit.models.checks import check_config, check_matrices, read_config
 from tokenkit.models.expanded_folder import is_expanded, plain_config, read_expansion
@@ -133,12 +133,12 @@ def reconcile_rows(source: SourceModel, tokenizer_rows: int, name: str) -> int:
     matrix_rows = len(source.matrices()[0])
     config_rows = source.hf_config.vocab_size
     if matrix_rows != config_rows:
-        logger.warning(
+        warn_once(
             f"{name}: config.vocab_size is {config_rows} but the matrix has {matrix_rows} rows; "
             f"using {matrix_rows}"
         )
     if tokenizer_rows > matrix_rows:
-        logger.warning(
+        warn_once(
             f"{name}: the tokenizer has {tokenizer_rows} ids but the matrix {matrix_rows} rows; "
             f"the {tokenizer_rows - matrix_rows} missing rows start at the mean"
         )

@@ -17,7 +17,7 @@ from tokenkit.ops.copy_full import copy_full
 from tokenkit.ops.finite import fits
 
 INDEX = "model.safetensors.index.json"
-HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.py"]
+HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.py", "README.md"]
 
 
 def resolve_model_folder(model: str) -> Path:

@@ -47,6 +47,8 @@ def default_block(hidden: Tensor, vocab: int) -> tuple[int, int]:
 
 def multiply(a: Tensor, b: Tensor, out: Tensor, accumulate: bool = False) -> None:
     """``out = a @ b`` or ``out += a @ b``, in fp32 also where the factors are low-precision."""
+    if out.is_meta:  # the planner rehearses with such tensors, for which torch has no out_dtype
+        return
     options = {} if out.dtype == b.dtype else {"out_dtype": out.dtype}
     if accumulate:
         torch.addmm(out, a, b, out=out, **options)

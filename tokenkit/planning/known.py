@@ -37,6 +37,12 @@ def _qwen(*sizes: int, heads: int, rows: int = 152064) -> Known:
     return Known("qwen2", {**values, "tie_word_embeddings": rows == 151936}, 151665)
 
 
+def _qwen3(*sizes: int, tied: bool = False) -> Known:
+    values = dict(zip(SIZES, sizes, strict=True))
+    values |= {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936}
+    return Known("qwen3", {**values, "tie_word_embeddings": tied}, 151669)
+
+
 def _gemma(*sizes: int, heads: int, head_dim: int) -> Known:
     values = {**dict(zip(SIZES, sizes, strict=True)), **GEMMA, "num_key_value_heads": heads}
     return Known("gemma2", {**values, "head_dim": head_dim, "tie_word_embeddings": True}, 256000)
@@ -46,6 +52,15 @@ LLAMA_8B = _llama(4096, 14336, 32, 32)
 LLAMA_70B = _llama(8192, 28672, 80, 64)
 TINYLLAMA = _llama(
     2048, 5632, 22, 32, head_dim=64, num_key_value_heads=4, vocab_size=32000, tokens=32000
+)
+GEMMA3_1B = Known(
+    "gemma3_text",
+    {
+        **dict(zip(SIZES, (1152, 6912, 26, 4), strict=True)),
+        **{"num_key_value_heads": 1, "head_dim": 256, "sliding_window": 512},
+        **{"vocab_size": 262144, "tie_word_embeddings": True},
+    },
+    262144,
 )
 MODELS = {
     "meta-llama/Llama-3.2-1B": _llama(2048, 8192, 16, 32, tied=True, head_dim=64),
@@ -73,8 +88,16 @@ MODELS = {
     "Qwen/Qwen2.5-14B": _qwen(5120, 13824, 48, 40, heads=8),
     "Qwen/Qwen2.5-32B": _qwen(5120, 27648, 64, 40, heads=8),
     "Qwen/Qwen2.5-72B": _qwen(8192, 29568, 80, 64, heads=8),
+    "Qwen/Qwen3-0.6B": _qwen3(1024, 3072, 28, 16, tied=True),
+    "Qwen/Qwen3-1.7B": _qwen3(2048, 6144, 28, 16, tied=True),
+    "Qwen/Qwen3-4B": _qwen3(2560, 9728, 36, 32, tied=True),
+    "Qwen/Qwen3-8B": _qwen3(4096, 12288, 36, 32),
+    "Qwen/Qwen3-14B": _qwen3(5120, 17408, 40, 40),
+    "Qwen/Qwen3-32B": _qwen3(5120, 25600, 64, 64),
+    "google/gemma-3-1b": GEMMA3_1B,
+    "google/gemma-3-1b-pt": GEMMA3_1B,
 }  # fmt: skip
-ENDINGS = ("-Instruct", "-it")  # tuned models have the shapes of their base
+ENDINGS = ("-Instruct", "-it", "-Base")  # tuned models have the shapes of their base
 
 
 def known(name: str) -> Known | None:

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
 from tokenkit.errors import TokenizerError
-from tokenkit.log import logger
+from tokenkit.log import warn_once
 from tokenkit.tokenizers.alphabet import BYTE_CHARACTERS
 from tokenkit.tokenizers.byteify import (
     ByteKind,
@@ -234,7 +234,7 @@ def _byte_level_tokenizer(hf: PreTrainedTokenizerFast, speech: _Speech) -> PreTr
 def _warn_of_missing_bytes(tok: ByteifiedTokenizer) -> None:
     missing = missing_bytes(set(tok.ids))
     if missing:
-        logger.warning(
+        warn_once(
             f"tokenizer '{tok.spec}' has no token for {len(missing)} of the 256 bytes (the first "
             f"is 0x{missing[0]:02X}); text with them loses characters"
         )
@@ -243,7 +243,7 @@ def _warn_of_missing_bytes(tok: ByteifiedTokenizer) -> None:
 def warn_of_missing_bos(source: ByteifiedTokenizer, target: ByteifiedTokenizer) -> None:
     """Say so if a model that was trained with BOS is to do without."""
     if source.text_bos and not target.text_bos:
-        logger.warning(
+        warn_once(
             f"tokenizer '{target.spec}' (family {target.family.name}) puts no BOS before texts, "
             f"but '{source.spec}' does; models rely on it as an attention sink, and the first "
             f"token of a text has a score on one side only. Name no family in the spec to keep "

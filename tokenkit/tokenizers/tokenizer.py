@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from tokenkit.errors import TokenizerError
-from tokenkit.log import logger
+from tokenkit.log import warn_once
 from tokenkit.registry import did_you_mean
 from tokenkit.tokenizers.alphabet import NEWLINE, SPACE, TAB, literal_bytes
 from tokenkit.tokenizers.arrays import as_array
@@ -82,7 +82,12 @@ class ByteifiedTokenizer:
         self.chat, self.text_bos, self.normal_form = chat, text_bos, normal_form
         self.control_tokens = tuple(control_tokens)
         self._read_vocabulary()
-        self.marker_ids = {marker: self._marker_ids(marker) for marker in MARKERS}
+        spelt: dict[str, int] = {}
+        self.marker_ids = {marker: self._marker_ids(marker, spelt) for marker in MARKERS}
+        if spelt:
+            words = ", ".join(f"{token!r} ({pieces})" for token, pieces in spelt.items())
+            said = f"tokenizer '{spec}' has no single token for {words}"
+            warn_once(f"{said}: chats of family {family.name} spell them with so many each")
         self._set_special_ids()
         self.layout: Any = None  # what alignment knows of the vocabulary, made when first needed
         self.writer: Any = None  # of chats, made when first needed
@@ -109,8 +114,8 @@ class ByteifiedTokenizer:
                 if is_byte_piece:
                     weak.add(token)
 
-    def _marker_ids(self, marker: str) -> np.ndarray | None:
-        """Ids of a marker; a plain word that is no token of its own is spelt out."""
+    def _marker_ids(self, marker: str, spelt: dict[str, int]) -> np.ndarray | None:
+        """Ids of a marker; a plain word that is no token is spelt out, and noted in ``spelt``."""
         replacement = self.family.replacements[marker]
         if replacement is None:
             return None
@@ -123,10 +128,7 @@ class ByteifiedTokenizer:
                     f"{self.family.name} uses for {marker}"
                 )
             if len(pieces) > 1:
-                logger.warning(
-                    f"tokenizer '{self.spec}': '{token}' ({marker} of family {self.family.name}) "
-                    f"is not one token; it is written with {len(pieces)}"
-                )
+                spelt[literal_bytes(token).decode(errors="replace")] = len(pieces)
             ids.extend(pieces)
         return np.array(ids, np.int32)
 

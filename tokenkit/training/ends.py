@@ -80,7 +80,7 @@ class Watchdog:
 def say_end(config: Config, first: int, step: int, stop: StopSignal) -> None:
     """What was done, from step ``first`` to ``step``, and what can be done next."""
     folder, steps = config.job.output_dir, config.training.steps
-    export = f"export with: tokenkit export --run {folder} --output FOLDER"
+    export = f"next: tokenkit export --run {folder} --output FOLDER"
     saved = config.checkpoint.enable
     if step < steps:
         why = f" ({stop.received.name})" if stop.received else ""
@@ -89,4 +89,5 @@ def say_end(config: Config, first: int, step: int, stop: StopSignal) -> None:
     elif first >= steps:
         logger.info(f"already finished: step {step} of {steps} in {folder}; {export}")
     else:
-        logger.info(f"done: {folder}" + (f"; {export}" if saved else ""))
+        nothing = "no weights were saved (checkpoint.enable = false)"
+        logger.info(f"done: {folder}; {export if saved else nothing}")

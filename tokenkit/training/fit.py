@@ -6,7 +6,7 @@ from typing import Literal
 
 from tokenkit.config import Config
 from tokenkit.errors import ConfigError
-from tokenkit.log import logger
+from tokenkit.log import warn_once
 from tokenkit.models.causal_lm import SourceModel
 from tokenkit.models.checks import check_rows
 from tokenkit.tokenizers import ByteifiedTokenizer
@@ -41,4 +41,4 @@ def check_length(config: Config, source: SourceModel, side: Side) -> None:
     )
     if source.architecture.learned_positions:
         raise ConfigError(f"{said}: set it to at most {positions}")
-    logger.warning(f"{said}; it was not trained on longer sequences")
+    warn_once(f"{said}; it was not trained on longer sequences")

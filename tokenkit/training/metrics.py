@@ -1,4 +1,4 @@
-"""What a person sees of a run: step lines, a progress bar, TensorBoard and ``metrics.jsonl``."""
+"""What a person sees of a run: step lines, a progress bar, charts and ``metrics.jsonl``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import torch
 import torch.distributed as dist
@@ -19,12 +19,10 @@ from tqdm.auto import tqdm
 from tokenkit.config import Config
 from tokenkit.log import logger
 from tokenkit.models.flops import StepFlops
+from tokenkit.training.charts import open_boards
+from tokenkit.training.lines import Lines, TimeLeft
 from tokenkit.training.throughput import Clock, peak_flops, speed
 
-COLORS = {
-    "step": 36, "loss": 32, "tok/s": 34, "mfu": 35, "mem": 33, "lr": 90, "grad": 90, "skipped": 31,
-}  # fmt: skip
-NOTABLE_WAIT = 0.05  # share of the time spent waiting for data that is worth a word
 NOTABLE = 0.1  # share of rows cut for the student alone that is worth a warning
 
 
@@ -69,6 +67,11 @@ def padding_shares(counts: Mapping[str, float]) -> dict[str, float]:
     }
 
 
+def compiled_graphs() -> int:
+    """Graphs that torch.compile has made in this process; a growing number means lost time."""
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
 def open_lines(path: Path) -> TextIO:
     """A file to append lines to; half a line that an earlier life left at its end goes."""
     file = open(path, "a+")  # noqa: SIM115 (closed by who asked)
@@ -98,25 +101,36 @@ class MetricsLogger:
         self.world = dist.get_world_size()
         self.active = dist.get_rank() == 0
         self._stats: Counter[str] = Counter()
-        self.writer: Any = None
+        self.compiles = config.compile.enable
         self.bar = None
         if not self.active:
             return
+        self.lines, self.left = Lines(self.config.color), TimeLeft(self.steps)
         self.file = open_lines(output_dir / "metrics.jsonl")
-        if self.config.tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
+        self.boards = open_boards(config, output_dir, start_step)
 
-            folder = str(output_dir / "tensorboard")
-            self.writer = SummaryWriter(folder, purge_step=start_step + 1)
-            self.text("config", f"```toml\n{(output_dir / 'config.toml').read_text()}\n```", 0)
-        if self.config.progress:
+    def __enter__(self) -> MetricsLogger:
+        """The steps begin."""
+        # In a file or another program's window, each turn of a bar would be a line.
+        if self.active and self.config.progress and sys.stderr.isatty():
             self.bar = tqdm(
                 total=self.steps,
-                initial=start_step,
+                initial=self.start_step,
                 desc="training",
                 unit="step",
                 dynamic_ncols=True,
             )
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        """Close all that is open; the bar, so that an error has a line of its own."""
+        if not self.active:
+            return
+        if self.bar is not None:
+            self.bar.close()
+        for board in self.boards:
+            board.close()
+        self.file.close()
 
     def record(
         self,
@@ -136,6 +150,8 @@ class MetricsLogger:
         self._stats.update(stats)
         if step == self.start_step + 1:
             self._check_lengths(stats)
+            if self.active:
+                self.left.note(step)  # the first step took longer than others will
         if step % self.config.log_interval and step != self.steps:
             return
         shares = {f"stats/{k}": torch.tensor(float(v)) for k, v in sorted(self._stats.items())}
@@ -179,15 +195,17 @@ class MetricsLogger:
         peak = peak_flops(self.device, self.training.dtype)
         metrics |= speed(self.flops, counts, *self.clock.read(), self.world, peak)
         metrics["memory_gib"] = memory_gib(self.device)
+        if self.compiles:
+            metrics["compile/graphs"] = float(compiled_graphs())
         if self.active:
-            self._line(step, metrics)
+            self.left.note(step)
+            logger.info(self.lines.step(step, metrics, self.left.seconds()))
             self._write(step, metrics)
 
     def log_evaluation(self, step: int, metrics: dict[str, float]) -> None:
         """Log validation results."""
         if self.active:
-            shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-            self._say(self._paint("step", f"step {step}") + "  " + self._paint("loss", shown))
+            logger.info(self.lines.evaluation(step, metrics))
             self._write(step, metrics)
 
     def has_evaluation(self, step: int) -> bool:
@@ -201,56 +219,8 @@ class MetricsLogger:
                     return True
         return False
 
-    def text(self, name: str, text: str, step: int) -> None:
-        """Show a text in TensorBoard (the resolved config, samples)."""
-        if self.active and self.writer is not None:
-            self.writer.add_text(name, text, step)
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-        if self.writer is not None:
-            self.writer.close()
-        if self.active:
-            self.file.close()
-
-    def _paint(self, name: str, text: str) -> str:
-        if not self.config.color or not sys.stderr.isatty():
-            return text
-        return f"\033[{COLORS[name]}m{text}\033[0m"
-
-    def _say(self, line: str) -> None:
-        if self.bar is not None:
-            with self.bar.external_write_mode(file=sys.stderr):
-                logger.info(line)
-        else:
-            logger.info(line)
-
-    def _line(self, step: int, metrics: dict[str, float]) -> None:
-        terms = [
-            f"{name.removeprefix('loss/')} {value:.4f}"
-            for name, value in metrics.items()
-            if name.startswith("loss/")
-        ]
-        parts = [
-            self._paint("step", f"step {step:>5}"),
-            self._paint("loss", f"loss {metrics['loss']:.4f} ({', '.join(terms)})"),
-            self._paint("grad", f"grad {metrics['grad_norm']:.3f}"),
-            self._paint("lr", f"lr {metrics['lr']:.2e}"),
-            self._paint("tok/s", f"{metrics['tokens_per_second']:,.0f} tok/s"),
-            self._paint("mem", f"{metrics['memory_gib']:.2f} GiB"),
-        ]
-        if metrics.get("skipped_steps"):
-            parts.append(self._paint("skipped", f"skipped {metrics['skipped_steps']:.0f}"))
-        if "mfu" in metrics:
-            parts.append(self._paint("mfu", f"mfu {metrics['mfu']:.1%}"))
-        if metrics["data_wait"] > NOTABLE_WAIT:
-            parts.append(self._paint("skipped", f"waited for data {metrics['data_wait']:.0%}"))
-        self._say("  ".join(parts))
-
     def _write(self, step: int, metrics: dict[str, float]) -> None:
         self.file.write(json.dumps({"step": step, **metrics}) + "\n")
         self.file.flush()
-        if self.writer is not None:
-            for name, value in metrics.items():
-                self.writer.add_scalar(name, value, step)
+        for board in self.boards:
+            board.scalars(step, metrics)

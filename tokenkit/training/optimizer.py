@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 from tokenkit.config import Config
 from tokenkit.config.schema import OptimizerConfig
 from tokenkit.errors import ConfigError
-from tokenkit.log import logger
+from tokenkit.log import warn_once
 from tokenkit.models.weights import plain_name
 from tokenkit.training.lr_schedule import learning_rate
 
@@ -44,7 +44,7 @@ def _check_patterns(model: nn.Module, config: OptimizerConfig) -> None:
                 f"such as {', '.join(trained[:1] + trained[-1:])}"
             )
         if not any(re.search(pattern, name) for name in trained):
-            logger.warning(
+            warn_once(
                 f"optimizer.lr_scale_patterns: '{pattern}' has no effect: what it matches is frozen"
             )
 

@@ -139,7 +139,8 @@ def prepare_output_dir(config: Config) -> Path:
     if overwrites(config):
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
-        (folder / "metrics.jsonl").unlink(missing_ok=True)
+        for name in ("metrics.jsonl", "wandb_id"):
+            (folder / name).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     saved = config.copy()
     saved.checkpoint.overwrite = False

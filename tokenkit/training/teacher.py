@@ -30,9 +30,10 @@ from tokenkit.parallelisms import (
     parallelize_vocabulary,
 )
 from tokenkit.tokenizers import joint_form
+from tokenkit.training.environment import on_first_rank
 from tokenkit.training.fit import check_fit, check_length
 from tokenkit.training.teacher_cache import CachedTeacher, TeacherScores
-from tokenkit.training.teacher_cache.meta import check_cache
+from tokenkit.training.teacher_cache.meta import check_cache, read_meta
 from tokenkit.training.tokenizers import Tokenizers
 
 
@@ -121,8 +122,10 @@ def build_teacher(
     if config.teacher.cache:
         folder = Path(config.teacher.cache).expanduser()
         form = joint_form(tokenizers.teacher, tokenizers.student)
-        meta = check_cache(folder, config, tokenizers.teacher, form)
-        return CachedTeacher(TeacherScores(folder, meta))
+        teacher_tok = tokenizers.teacher
+        # One rank reads weights and data for their fingerprints.
+        on_first_rank(lambda: check_cache(folder, config, teacher_tok, form))
+        return CachedTeacher(TeacherScores(folder, read_meta(folder)))
     if config.teacher.model:
         check_fit(config, source, tokenizers.teacher, "teacher")
     else:  # the student as it started

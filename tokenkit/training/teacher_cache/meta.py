@@ -102,10 +102,8 @@ def read_meta(folder: Path) -> dict[str, Any]:
     return found
 
 
-def check_cache(
-    folder: Path, config: Config, teacher_tok: ByteifiedTokenizer, form: str
-) -> dict[str, Any]:
-    """The cache's meta, if it serves the run; ``form`` as in :func:`describe_run`.
+def check_cache(folder: Path, config: Config, teacher_tok: ByteifiedTokenizer, form: str) -> None:
+    """See that the cache serves the run; ``form`` as in :func:`describe_run`.
 
     Raises:
         ConfigError: naming what differs, both values and what to do.
@@ -125,7 +123,6 @@ def check_cache(
             f"{meta['batch_size']}), this run reads {read} ({text_steps(config)} of "
             f"{config.training.batch_size}): lower training.steps or batch_size, or {NEW}"
         )
-    return meta
 
 
 def difference(found: dict[str, Any], wanted: dict[str, Any]) -> str | None:

@@ -28,7 +28,7 @@ class TeacherScores:
     by the processes that prepare batches.
 
     Args:
-        meta: from :func:`~tokenkit.training.teacher_cache.meta.check_cache`.
+        meta: from :func:`~tokenkit.training.teacher_cache.meta.read_meta`.
 
     Raises:
         ConfigError: if a file is missing or has another size.
