@@ -8,10 +8,11 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+DOCS_INSTALLED := $(VENV)/.installed-docs
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-real test-gpu lint format
+.PHONY: help quickstart test test-real test-gpu lint format docs
 
 help:
 	@echo "make quickstart   train, transfer and evaluate a small model offline  [ARGS=...]"
@@ -20,6 +21,7 @@ help:
 	@echo "                  TOKENKIT_TOKENIZERS, TOKENKIT_CHAT_TEMPLATES, TOKENKIT_MODELS)"
 	@echo "make test-gpu     tests that need a GPU"
 	@echo "make lint         ruff check, format check, types by mypy"
+	@echo "make docs         the documentation as a site, site/index.html"
 	@echo "make format       apply ruff's fixes and format"
 	@echo "variables: PYTHON=$(PYTHON) (3.11 to 3.13), TORCH_INDEX=URL (extra index for torch), ARGS"
 
@@ -44,6 +46,10 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(DOCS_INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
+
 # The stamp is newer than what it was installed from, so a second run installs nothing.
 $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 	@$(PIP) --version >/dev/null || { \
@@ -51,6 +57,10 @@ $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing into $(VENV) (once, some minutes) ..."
 	$(PIP) install -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch==2.13.0
 	$(PIP) install -c constraints.txt -e ".[dev]"
+	@touch $@
+
+$(DOCS_INSTALLED): $(INSTALLED)
+	$(PIP) install -c constraints.txt -e ".[docs]"
 	@touch $@
 
 $(BIN)/python:

@@ -81,7 +81,7 @@ def align(
         DataError: if a row cannot be written or read.
         ConfigError: if ``loss_on`` or ``special_tokens`` is unknown.
 
-    Example:
+    Examples:
         >>> import tokenkit as tk
         >>> teacher, student = tk.load_tokenizer(FOLDER_A), tk.load_tokenizer(FOLDER_B)
         >>> pair = tk.align("Hello, tokenizers!", teacher, student)

@@ -58,7 +58,7 @@ def alm_loss(
             are missing.
         ModelError: for shapes that do not go together, or log-probs above 0.
 
-    Example:
+    Examples:
         >>> import tokenkit as tk, torch
         >>> teacher, student = tk.load_tokenizer(FOLDER_A), tk.load_tokenizer(FOLDER_B)
         >>> pair = tk.align("Hello, tokenizers!", teacher, student)
@@ -110,9 +110,10 @@ def alm_sum(
     Add up both over micro-batches and ranks, then divide: a mean of means is another loss where
     batches differ in their number of chunks.
 
+    ``student_logprob``, ``teacher_logprob``, ``student_chunks``, ``teacher_chunks``,
+    ``student_boundary`` and ``teacher_boundary`` are those of :func:`alm_loss`.
+
     Args:
-        student_logprob, teacher_logprob, student_chunks, teacher_chunks, student_boundary,
-            teacher_boundary: as :func:`alm_loss` takes them.
         diff_fn: difference of two chunk log-probs: ``binary_ce``, ``reverse_binary_kl``, ``abs``,
             ``abs_exp``, ``binary_kl_temp_limit``, ``renyi``, ``joschu_k2``, ``joschu_k3``.
         mode: any of ``merge_by_space_prob`` and ``append_space``, joined by ``+``; ``""`` compares
