@@ -5,11 +5,15 @@
 # On several nodes let torchrun start this very file, which is bash and Python at once:
 #     torchrun --nnodes=4 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 \
 #         run_train.sh --job.config_file train_configs/x.toml
-# LOG_RANK=0,1 chooses the ranks whose log is shown.
+# LOG_RANK=0,1 chooses the ranks whose log is shown, PYTHON=/path/to/python the interpreter.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-python="$root/.venv/bin/python"
-[ -x "$python" ] || python=python3
+python=${PYTHON:-$root/.venv/bin/python}
+[ -n "${PYTHON:-}" ] || [ -x "$python" ] || python=python3
+if ! command -v "$python" >/dev/null; then
+    echo "error: PYTHON = '$python': no such program" >&2
+    exit 2
+fi
 NGPU=${NGPU:-1}
 if [[ ! $NGPU =~ ^[1-9][0-9]{0,3}$ ]]; then
     echo "error: NGPU = '$NGPU': expected the number of processes, such as 8" >&2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tokenkit.config import Config, load_config, validate
+from tokenkit.config import Config, load_config, settle, validate
 from tokenkit.config.effects import without_effect
 from tokenkit.failure import run_rank, watch_for_failures
 from tokenkit.log import init_logger, logger
@@ -21,6 +21,7 @@ def main() -> None:
     check_launch()
     init_logger(rank())
     config = load_config([argument for argument in sys.argv[1:] if argument != DRY_RUN])
+    settle(config, world_size())
     if DRY_RUN in sys.argv:
         from tokenkit.cli.plan import show_plan
 

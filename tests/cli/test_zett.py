@@ -74,12 +74,27 @@ def test_pruning_by_a_list_and_by_frequency(zett, tiny_llama, texts_file, tmp_pa
     )
     small = AutoTokenizer.from_pretrained(output)
     assert len(small) < len(source) and set(entries) <= set(small.get_vocab())
+    said = re.search(r"([\d,]+) tokens pruned to (\d+): (\d+) asked for.*?, (\d+) more", printed)
+    assert int(said[1].replace(",", "")) == len(source) and int(said[2]) == len(small)
+    assert 50 < int(said[3]) <= 90 and int(said[3]) + int(said[4]) == len(small)
     assert re.search(r"averaged +0\n +fallback +0\n", printed)
     old = source.hf.convert_tokens_to_ids(small.convert_ids_to_tokens(range(len(small))))
     for new, matrix in zip(embeddings(output), embeddings(tiny_llama), strict=True):
         assert torch.equal(new, matrix[old])
     text = "naïve text, 日本語 def f(x):\n\n  return 1"
     assert small.decode(small(text, add_special_tokens=False)["input_ids"]) == text
+
+
+def test_all_methods_in_one_load(script, zett, tiny_llama, texts_file, capsys) -> None:
+    """As each of them gives alone."""
+    given = ["--target", SPEC_B, "--text", texts_file, "--max-documents", 3]
+    script("zett", "--model", tiny_llama, "--tokenizer", SPEC_A, "--method", "all", *given)
+    table = dict(re.findall(r"^  (.+?) +([\d.]+)$", capsys.readouterr().out, re.M))
+    assert set(table) == {"its own tokenizer", "focus", "fvt", "mean", "omp", "random"}
+    _, printed = zett(*given, "--method", "focus")
+    before, after = re.search(r"([\d.]+) before, ([\d.]+) after", printed).groups()
+    assert float(table["its own tokenizer"]) == pytest.approx(float(before), abs=1e-3)
+    assert float(table["focus"]) == pytest.approx(float(after), abs=1e-3)
 
 
 def test_extension(zett, tiny_llama, tmp_path) -> None:
@@ -99,6 +114,8 @@ def test_extension(zett, tiny_llama, tmp_path) -> None:
     [
         ([], "nothing to do: give --target"),
         (["--keep-top", 5], "--keep-top counts tokens, so it needs --text"),
+        (["--target", SPEC_B, "--method", "all"], "--method all compares on --text"),
+        (["--target", SPEC_B, "--method", "all", "--text", "x"], "all writes nothing: leave out"),
         (["--target", SPEC_B, "--donor", "x"], "--donor is of --method omp, not fvt"),
         (["--target", SPEC_B, "--max-documents", 0], "--max-documents: '0' is not an integer"),
         (["--target", SPEC_B, "--method", "fokus"], "did you mean 'focus'"),

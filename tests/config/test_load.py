@@ -10,7 +10,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tokenkit.config import Config, config_from_dict, config_tables, load_config, save_config
+from tokenkit.config import (
+    Config,
+    config_from_dict,
+    config_tables,
+    load_config,
+    save_config,
+    settle,
+)
 from tokenkit.config.keys import all_keys, section_names
 from tokenkit.errors import ConfigError
 
@@ -260,3 +267,14 @@ def test_save_leaves_the_old_file_when_writing_fails(tmp_path, monkeypatch):
         save_config(config, path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["config.toml"]
+
+
+@pytest.mark.parametrize(("ranks", "tp", "rows"), [(1, 1, 24), (4, 1, 6), (4, 2, 12), (48, 1, 1)])
+def test_rows_at_once_are_a_rank_s_share(ranks, tp, rows):
+    arguments = ["--training.batch_size", "24", "--parallelism.tensor_parallel_degree", str(tp)]
+    config = load_config(arguments)
+    settle(config, ranks)
+    assert config.training.micro_batch_size == rows
+    given = load_config([*arguments, "--training.micro_batch_size", "3"])
+    settle(given, ranks)
+    assert given.training.micro_batch_size == 3

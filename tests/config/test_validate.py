@@ -237,8 +237,14 @@ def test_good(workplace, overrides, world_size):
         (["--training.batch_size=0"], ["training.batch_size = 0", "at least 1"]),
         (["--training.max_student_length=1"], ["training.max_student_length = 1", "at least 2"]),
         (["--training.dtype=float16"], ["training.dtype", '"float16"', "float32, bfloat16"]),
-        (["--training.batch_size=12"], ["batch_size = 12", "8 or 16", "micro_batch_size = 6"]),
-        (["--training.batch_size=4"], ["training.batch_size = 4", "such as 8,"]),
+        (
+            ["--training.batch_size=12", "--training.micro_batch_size=8"],
+            ["batch_size = 12", "8 or 16", "micro_batch_size = 6"],
+        ),
+        (
+            ["--training.batch_size=4", "--training.micro_batch_size=8"],
+            ["batch_size = 4", "such as 8,"],
+        ),
         (["--lr_scheduler.decay=exp"], ["lr_scheduler.decay", "linear, cosine, constant"]),
         (["--optimizer.lr=-1"], ["optimizer.lr = -1.0", "at least 0"]),
         (["--optimizer.beta2=1"], ["optimizer.beta2 = 1.0", "less than 1"]),

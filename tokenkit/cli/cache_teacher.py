@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenkit.cli.arguments import CommandParser, at_least
-from tokenkit.config import Config, load_config, validate
+from tokenkit.config import Config, load_config, settle, validate
 from tokenkit.errors import ConfigError, TokenkitError
 from tokenkit.failure import watch_for_failures
 from tokenkit.io import refuse_existing
@@ -54,6 +54,7 @@ def read_config(argv: list[str]) -> Config:
     """The settings of the training run, without its cache."""
     config = load_config(argv)
     config.teacher.cache = ""
+    settle(config, world_size())
     layout = config.copy()  # how many rows a step of training has is nothing to these ranks
     layout.training.batch_size = config.training.micro_batch_size * world_size()
     validate(layout, world_size())

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tokenkit.cli.arguments import CommandParser, at_least
-from tokenkit.config import Config, load_config
+from tokenkit.config import Config, load_config, settle
 from tokenkit.config.components import component_problems
 from tokenkit.errors import ConfigError
 from tokenkit.ranks import world_size
@@ -75,6 +75,7 @@ def main() -> None:
         return
     options, argv = split_options(sys.argv[1:])
     config = load_config(argv)
+    settle(config, options.world_size)
     show_plan(
         config,
         options.world_size,

@@ -5,7 +5,7 @@
 
 Only the vocabulary changes: each new token's rows are made from the old ones by ``--method``.
 ``--method hypernet --checkpoint run`` lets a trained hypernetwork predict them, and takes the
-model from the run.
+model from the run. ``--method all --text file`` writes nothing: it shows bits per byte of all.
 Without ``--target``, the model's own tokenizer is pruned (``--keep-tokens`` or ``--keep-top``)
 and extended (``--add-tokens``); with it, the target is.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tokenkit.tokenizers import ByteifiedTokenizer
 
 METHODS = tuple(sorted(BUILT_IN))
-HYPERNET = "hypernet"
+HYPERNET, ALL = "hypernet", "all"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -36,8 +36,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", help="hub id or local folder")
     parser.add_argument("--tokenizer", help="spec of the model's own tokenizer")
     parser.add_argument("--target", help="spec of the tokenizer to move to (default: its own)")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write (new)")
-    parser.add_argument("--method", default="fvt", help=f"{', '.join(METHODS)} or {HYPERNET}")
+    parser.add_argument("--output", type=Path, help="folder to write (new)")
+    parser.add_argument(
+        "--method", default="fvt", help=f"{', '.join(METHODS)}, {HYPERNET} or {ALL} (to compare)"
+    )
     parser.add_argument(
         "--seed", type=at_least(0, SEED), default=1234, help="for rows that must be drawn"
     )
@@ -87,9 +89,17 @@ def check(args: argparse.Namespace) -> None:
             f"--omp-candidates {args.omp_candidates} is less than --omp-k {args.omp_k}: give at "
             "least as many, or 0 for all"
         )
-    if args.donor and args.method != "omp":
+    if args.donor and args.method not in ("omp", ALL):
         raise ConfigError(f"--donor is of --method omp, not {args.method}")
-    refuse_existing(args.output, "--output", "folder")
+    if args.method == ALL and not args.text:
+        raise ConfigError("--method all compares on --text: give it files")
+    if (args.method == ALL) != (args.output is None):
+        raise ConfigError(
+            "--output is missing" if args.output is None else
+            "--method all writes nothing: leave out --output, or choose one method"
+        )  # fmt: skip
+    if args.output is not None:
+        refuse_existing(args.output, "--output", "folder")
     if (args.method == HYPERNET) != (args.checkpoint is not None):
         raise ConfigError(f"--checkpoint goes with --method {HYPERNET}, not {args.method}")
     if args.method == HYPERNET:
@@ -108,6 +118,9 @@ def check(args: argparse.Namespace) -> None:
     for name in ("model", "tokenizer"):
         if not getattr(args, name):
             raise ConfigError(f"--{name} is missing")
+
+    if args.method == ALL:
+        return
 
     from tokenkit.transfer import INITIALIZERS
 
@@ -129,11 +142,51 @@ def target_of(args: argparse.Namespace, source: ByteifiedTokenizer) -> Byteified
         with said_of("--keep-tokens"):
             keep += ids_of_entries(tok, read_token_list(args.keep_tokens))
     if args.keep_top is not None:
-        keep += most_frequent(tok, read_texts(args.text, option="--text"), args.keep_top)
+        texts = read_texts(args.text, option="--text")
+        keep += most_frequent(tok, texts, args.keep_top)
     if keep:
-        tok = prune(tok, keep)
+        before, tok = tok, prune(tok, keep)
+        print(pruned(before, tok, keep, args.keep_top))
     with said_of("--add-tokens"):
         return extend(tok, read_token_list(args.add_tokens)) if args.add_tokens else tok
+
+
+def pruned(
+    before: ByteifiedTokenizer, after: ByteifiedTokenizer, keep: list[int], top: int | None
+) -> str:
+    """What became of a vocabulary, in a line: why there are more tokens than were asked for."""
+    asked = len(set(keep))
+    names = set(after.hf.get_vocab())
+    gone = sum(before.hf.convert_ids_to_tokens(i) not in names for i in set(keep))
+    fewer = ""
+    if top is not None and asked < top:
+        fewer = f" (--text has no more than {asked:,} of the {top:,})"
+    more = len(after) - asked + gone
+    lost = f", {gone:,} dropped that merges never build" if gone else ""
+    return (
+        f"{len(before):,} tokens pruned to {len(after):,}: {asked:,} asked for{fewer}{lost}, "
+        f"{more:,} more that bytes, special tokens, chats and merges need"
+    )
+
+
+def compare(
+    args: argparse.Namespace,
+    source_tok: ByteifiedTokenizer,
+    target_tok: ByteifiedTokenizer,
+    texts: list[str],
+    device: torch.device,
+) -> None:
+    """Print bits per byte of the model itself and by each method."""
+    from tokenkit.export.methods import compare_methods
+
+    args.method = "omp"
+    methods = {name: options_of(args, device) if name == "omp" else {} for name in METHODS}
+    found = compare_methods(
+        args.model, source_tok, target_tok, texts, methods, seed=args.seed, device=device
+    )
+    print(f"bits per byte ({len(texts)} documents, {len(target_tok):,} tokens; lower is better)")
+    for name, value in found:
+        print(f"  {name:<20} {value:.4f}", flush=True)
 
 
 def options_of(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
@@ -186,6 +239,9 @@ def main() -> None:
     target_tok = target_of(args, source_tok)
     warn_of_missing_bos(source_tok, target_tok)
     texts = read_texts(args.text, args.max_documents, option="--text") if args.text else []
+    if args.method == ALL:
+        compare(args, source_tok, target_tok, texts, device)
+        return
     report = transferred(args, source_tok, target_tok, device)
     print(f"{args.output}: {len(target_tok):,} tokens by {args.method}")
     for kind, count in report.items():

@@ -4,6 +4,7 @@ from tokenkit.config.components import add_check, add_section
 from tokenkit.config.key import key
 from tokenkit.config.load import config_from_dict, config_tables, load_config, save_config, to_toml
 from tokenkit.config.schema import Config
+from tokenkit.config.settle import rows_at_once, settle
 from tokenkit.config.validate import validate
 
 __all__ = [
@@ -14,7 +15,9 @@ __all__ = [
     "config_tables",
     "key",
     "load_config",
+    "rows_at_once",
     "save_config",
+    "settle",
     "to_toml",
     "validate",
 ]

@@ -79,9 +79,10 @@ class TrainingConfig:
         8, "sequences per optimizer step, over all ranks", minimum=1, maximum=2**24
     )
     micro_batch_size: int = key(
-        8,
-        "sequences per forward pass and data-parallel rank; accumulation follows",
-        minimum=1,
+        0,
+        "sequences per forward pass and data-parallel rank; accumulation follows (0: all of a "
+        "rank's share)",
+        minimum=0,
         maximum=2**16,
     )
     accumulate: str = key(

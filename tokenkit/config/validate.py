@@ -15,6 +15,7 @@ from tokenkit.config.components import component_problems
 from tokenkit.config.keys import all_keys, value_of
 from tokenkit.config.load import to_toml
 from tokenkit.config.schema import Config
+from tokenkit.config.settle import settle
 from tokenkit.config.validate_hypernet import check_hypernet, check_sampler, trains_vocabulary
 from tokenkit.config.validate_installed import check_installed
 from tokenkit.config.validate_layout import check_parallelism
@@ -33,7 +34,9 @@ def validate(config: Config, world_size: int) -> None:
     Raises:
         ConfigError: one line that names the key, its value and what would be right.
     """
-    for problem in _problems(config, world_size):
+    settled = config.copy()
+    settle(settled, world_size)
+    for problem in _problems(settled, world_size):
         raise ConfigError(problem)
 
 

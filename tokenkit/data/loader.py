@@ -17,6 +17,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from tokenkit.batch import StepBatch, mapped
+from tokenkit.config.settle import rows_at_once
 from tokenkit.data.check import check_data
 from tokenkit.data.collate import Collator, KnownScores, StepCollator
 from tokenkit.data.dealing import Slice
@@ -247,7 +248,7 @@ def build_train_loader(
             it does not see is refused when reached).
     """
     training = config.training
-    where = Slice(training.batch_size, training.micro_batch_size, dp_rank, dp_size)
+    where = Slice(training.batch_size, rows_at_once(config, dp_size), dp_rank, dp_size)
     collate = Collator(
         student_tok,
         teacher_tok,

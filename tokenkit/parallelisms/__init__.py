@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch.distributed.device_mesh import DeviceMesh
 
-from tokenkit.config import Config
+from tokenkit.config import Config, rows_at_once
 from tokenkit.models.causal_lm import CausalLM
 from tokenkit.models.vocabulary.table import Vocabulary
 from tokenkit.parallelisms.accumulate import accumulates_unsharded
@@ -52,7 +52,8 @@ def parallelize(model: CausalLM, config: Config, parallel: Parallel, *, train: b
     if train and config.activation_checkpoint.mode != "none":
         apply_activation_checkpoint(model, config.activation_checkpoint)
     training = config.training
-    passes = training.batch_size // (training.micro_batch_size * parallel.dp_size) if train else 1
+    rows = rows_at_once(config, parallel.dp_size) * parallel.dp_size
+    passes = training.batch_size // rows if train else 1
     _compile_and_shard(model, config, mesh, passes)
 
 

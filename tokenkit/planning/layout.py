@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tokenkit.config import Config
+from tokenkit.config import Config, rows_at_once
 from tokenkit.errors import ConfigError
 
 
@@ -56,7 +56,8 @@ class Layout:
                 f"tensor parallel {tp}: change [parallelism] or the number of ranks"
             )
         mode = config.activation_checkpoint.mode
-        return cls(replicate, shard, tp, config.training.micro_batch_size, mode)
+        rows = rows_at_once(config, replicate * shard)
+        return cls(replicate, shard, tp, rows, mode)
 
     @property
     def data_parallel(self) -> int:

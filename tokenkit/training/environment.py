@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from tokenkit.config import Config
 from tokenkit.errors import TokenkitError
+from tokenkit.log import logger
 from tokenkit.ranks import rank
 
 
@@ -106,7 +107,12 @@ def build_profiler(config: Config, output_dir: Path) -> AbstractContextManager:
         active=config.profiling.active_steps,
         repeat=1,
     )
-    handler = torch.profiler.tensorboard_trace_handler(
-        str(output_dir / "profile"), worker_name=f"rank{rank()}"
-    )
-    return torch.profiler.profile(schedule=schedule, on_trace_ready=handler, with_stack=False)
+    folder = output_dir / "profile"
+    write = torch.profiler.tensorboard_trace_handler(str(folder), worker_name=f"rank{rank()}")
+
+    def written(profiler: torch.profiler.profile) -> None:
+        write(profiler)
+        logger.info(f"trace of {config.profiling.active_steps} steps in {folder}; ui.perfetto.dev "
+                    "shows its .json files")  # fmt: skip
+
+    return torch.profiler.profile(schedule=schedule, on_trace_ready=written, with_stack=False)

@@ -11,7 +11,7 @@ import torch
 
 from tokenkit.balance import balance_of
 from tokenkit.cards import card_called
-from tokenkit.config import Config
+from tokenkit.config import Config, rows_at_once
 from tokenkit.losses import Loss
 from tokenkit.models.causal_lm import CausalLM
 from tokenkit.models.flops import ModelSize, StepFlops, StepKind, Tokens, recomputed_shares
@@ -54,7 +54,7 @@ def step_flops(
 ) -> StepFlops:
     """FLOPs of the steps of a run whose models are built."""
     training = config.training
-    micro_batches = training.batch_size // (training.micro_batch_size * dp_size)
+    micro_batches = training.batch_size // (rows_at_once(config, dp_size) * dp_size)
     return StepFlops(
         ModelSize.of(student),
         None if teacher is None else teacher.size,
