@@ -7,7 +7,6 @@ from collections import Counter
 from pathlib import Path
 
 import torch.distributed as dist
-from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tokenkit.training.step
@@ -19,40 +18,37 @@ STEPS: list[dict[str, int]] = []
 
 
 class Messages(TorchDispatchMode):
-    """Counts collectives by name."""
+    """Counts collectives by name.
+
+    ``waited_for`` are gathers in backward that begin only when the layer is needed. FSDP names
+    what it does for profilers, and so tells these from those ahead of time.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.counts: Counter[str] = Counter()
+        self.counts = Counter(waited_for=0)
+        self.doing: list[str] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.namespace == "c10d":
-            self.counts[func._opname.strip("_")] += 1
+        name = func._opname.strip("_")
+        if name == "record_function_enter_new":
+            self.doing.append(args[0])
+        elif name == "record_function_exit":
+            self.doing.pop()
+        elif func.namespace == "c10d":
+            self.counts[name] += 1
+            if name == "allgather_base":
+                backward = any("FSDP::pre_backward" in what for what in self.doing)
+                ahead = any("FSDP::backward_prefetch" in what for what in self.doing)
+                self.counts["waited_for"] += backward and not ahead
         return func(*args, **(kwargs or {}))
-
-
-def callers(event) -> list[str]:
-    names = []
-    while event.cpu_parent is not None:
-        event = event.cpu_parent
-        names.append(event.name)
-    return names
-
-
-def waited_for(events) -> int:
-    """Gathers in backward that began only when the layer was needed."""
-    gathers = [callers(e) for e in events if e.name.startswith("FSDP::all_gather (")]
-    late = [names for names in gathers if any("pre_backward" in name for name in names)]
-    return sum(not any("backward_prefetch" in name for name in names) for names in late)
 
 
 class CountedStep(TrainStep):
     def __call__(self, batch, step):
-        if not step:  # the first one makes what later ones find
-            return super().__call__(batch, step)
-        with profile(activities=[ProfilerActivity.CPU]) as profiler, Messages() as messages:
+        with Messages() as messages:
             metrics = super().__call__(batch, step)
-        STEPS.append({**messages.counts, "waited_for": waited_for(profiler.events())})
+        STEPS.append(messages.counts)
         if dist.get_rank() == 0:
             Path(self.config.job.output_dir, FILE).write_text(json.dumps(STEPS))
         return metrics

@@ -145,6 +145,9 @@ CASES = [
     ("full", "FSDP 4", 4, micro(2)),
     ("full", "FSDP 2, accumulate 2", 2, micro(2)),
     ("full", "FSDP 2, accumulate 2 sharded", 2, [*micro(2), *SHARDED]),
+    ("full", "FSDP 2, gathered ahead and kept", 2,
+     [*micro(4), "--parallelism.prefetch_layers", "2",
+      "--parallelism.reshard_after_forward", "false"]),
     ("full", "HSDP 2x1, accumulate 4", 2,
      [*micro(1), "--parallelism.data_parallel_replicate_degree", "2"]),
     ("full", "HSDP 2x2", 4, [*micro(2), "--parallelism.data_parallel_replicate_degree", "2"]),
@@ -197,6 +200,8 @@ CASES = [
     ("lexical", "FSDP 2", 2, micro(4)),
     ("gradnorm", "FSDP 2, accumulate 2", 2, micro(2)),
     ("lora", "FSDP 2", 2, micro(4)),
+    ("lora", "FSDP 2, accumulate 2, frozen sharded", 2,
+     [*micro(2), "--parallelism.frozen", "sharded"]),
     ("lora", "TP 2", 2, TP2),
     ("lora", "TP 2 x FSDP 2, accumulate 2", 4, [*micro(2), *TP2]),
     ("lora", "TP 2 + SP x FSDP 2, accumulate 2", 4, [*micro(2), *SP2]),
@@ -219,6 +224,7 @@ CASES = [
     ("bytes lora", "CP 2", 2, CP2),
     ("bytes lora", "TP 2", 2, TP2),
     ("none", "FSDP 2", 2, micro(4)),
+    ("none", "FSDP 2, frozen sharded", 2, [*micro(4), "--parallelism.frozen", "sharded"]),
     ("space", "FSDP 2", 2, micro(4)),
     ("teacher", "FSDP 2", 2, micro(4)),
     ("teacher", "FSDP 2, the teacher TP 2", 2, [*micro(4), *TEACHER_TP2]),
@@ -285,8 +291,23 @@ def test_equals_one_process(
     assert losses == pytest.approx(base_losses(base), rel=1e-5)
 
 
-@pytest.mark.parametrize("base", ["approx", "states approx", "zett", "projector untied", "bytes"])
+@pytest.mark.parametrize(
+    "base", ["approx", "states approx", "zett", "projector untied", "bytes", "lora"]
+)
 def test_bfloat16_stays_close_to_fp32(base, base_losses, base_arguments, tiny_llama, tmp_path):
     argv = [*arguments(base_arguments, tiny_llama, base, tmp_path), *micro(2)]
     train([*argv, "--training.dtype", "bfloat16"], 2, tmp_path / "log")
     assert read_losses(tmp_path) == pytest.approx(base_losses(base), rel=0.05, abs=1e-3)
+
+
+@pytest.mark.parametrize("frozen", ["sharded", "replicated"])
+def test_frozen_bfloat16_equals_one_process(frozen, base_arguments, tiny_llama, tmp_path):
+    """Frozen weights are held in bfloat16; steps are rounded, so losses are nearly equal."""
+    losses = []
+    for world, size in ((1, 8), (2, 2)):
+        folder = tmp_path / str(world)
+        argv = [*arguments(base_arguments, tiny_llama, "lora", folder), *micro(size)]
+        bf16 = ["--training.dtype", "bfloat16", "--parallelism.frozen", frozen]
+        train([*argv, *bf16], world, tmp_path / f"{world}.log")
+        losses.append(read_losses(folder))
+    assert losses[1] == pytest.approx(losses[0], rel=5e-3)

@@ -15,6 +15,8 @@ LORA = [
     "--student.train", "lora", "--lora.rank", "4",
     "--loss.aggregation", "approx_gradmag_preserve_mag",
 ]  # fmt: skip
+FROZEN = ["--parallelism.frozen"]
+UNSHARDED = ["--training.accumulate", "unsharded"]
 SHARDED = ["--training.accumulate", "sharded"]
 GATHERS, REDUCTIONS, SUMS = "allgather_base", "reduce_scatter_base", "allreduce"
 
@@ -43,14 +45,23 @@ def test_once_a_step_with_accumulation(step):
 
     Units are the layers, the vocabulary and what is left, a norm, which LoRA does not train.
     """
-    found = step(*LORA, "--training.micro_batch_size", "1", "--training.accumulate", "unsharded")
+    found = step(*LORA, *UNSHARDED, "--training.micro_batch_size", "1", *FROZEN, "sharded")
     assert found[GATHERS] <= 1.15 * (LAYERS + 2)
     assert found[REDUCTIONS] <= 1.15 * (LAYERS + 1)
 
 
+def test_replicated_weights_are_never_sent(step):
+    """Adapters of each layer and the vocabulary are."""
+    found = step(*LORA, *UNSHARDED, "--training.micro_batch_size", "2", *FROZEN, "replicated")
+    assert found[GATHERS] == found[REDUCTIONS] == LAYERS + 1
+    frozen = ["--student.train", "none", "--loss.names", "sft"]
+    found = step(*frozen, *UNSHARDED, "--training.micro_batch_size", "2", *FROZEN, "replicated")
+    assert found[GATHERS] == found[REDUCTIONS] == 1
+
+
 def test_untied_matrices_are_reduced_apart(step):
     untied = ["--loss.names", "sft", "--student.output_embeddings", "untie"]
-    found = step(*untied, "--training.micro_batch_size", "2", "--training.accumulate", "unsharded")
+    found = step(*untied, *UNSHARDED, "--training.micro_batch_size", "2")
     assert found[GATHERS] == LAYERS + 2
     assert found[REDUCTIONS] == LAYERS + 3
 

@@ -95,7 +95,9 @@ class TrainingConfig:
     max_student_length: int = key(512, "longest sequence in student tokens", minimum=2)
     max_grad_norm: float = key(1.0, "clip the gradient to this norm (0: off)", minimum=0)
     dtype: str = key(
-        "float32", "compute in (weights are kept in float32)", choices=("float32", "bfloat16")
+        "float32",
+        "compute in (trained weights are kept in float32)",
+        choices=("float32", "bfloat16"),
     )
     max_skipped: int = key(
         10,
@@ -161,6 +163,16 @@ class ParallelismConfig:
     context_parallel_degree: int = key(
         1, "ranks that split the tokens of their rows, for long texts", minimum=1
     )
+    frozen: str = key(
+        "auto",
+        "weights that are not trained are shared out like the others (sharded), or whole on every "
+        "rank and never sent (replicated; auto: if they fit well)",
+        choices=("auto", "sharded", "replicated"),
+    )
+    reshard_after_forward: bool = key(
+        True, "let go of gathered layers until the backward pass (false: faster, more memory)"
+    )
+    prefetch_layers: int = key(1, "layers to gather ahead", minimum=1)
 
 
 @dataclass

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from tokenkit.config import Config, rows_at_once
 from tokenkit.models.causal_lm import CausalLM
 from tokenkit.models.vocabulary.table import Vocabulary
-from tokenkit.parallelisms.accumulate import accumulates_unsharded
 from tokenkit.parallelisms.activation_checkpoint import apply_activation_checkpoint
 from tokenkit.parallelisms.compile import apply_compile
 from tokenkit.parallelisms.context_parallel import apply_context_parallel
 from tokenkit.parallelisms.dtypes import DTYPES
 from tokenkit.parallelisms.fsdp import apply_fsdp, shard_vocabulary
+from tokenkit.parallelisms.memory import accumulates_unsharded, cast_frozen, replicates_frozen
 from tokenkit.parallelisms.mesh import Parallel, init_parallel, teacher_layout
 from tokenkit.parallelisms.shared_rows import SharedRows, share_rows
 from tokenkit.parallelisms.tensor_parallel import apply_tensor_parallel
@@ -45,6 +46,7 @@ def parallelize(model: CausalLM, config: Config, parallel: Parallel, *, train: b
     compile sees the wrapped layer as one graph, and FSDP's hooks stay outside of all graphs.
     """
     mesh = parallel.mesh
+    cast_frozen(model, DTYPES[config.training.dtype])
     if mesh["tp"].size() > 1:
         apply_tensor_parallel(model, mesh["tp"], config.parallelism.sequence_parallel)
     if parallel.context is not None:
@@ -54,7 +56,7 @@ def parallelize(model: CausalLM, config: Config, parallel: Parallel, *, train: b
     training = config.training
     rows = rows_at_once(config, parallel.dp_size) * parallel.dp_size
     passes = training.batch_size // rows if train else 1
-    _compile_and_shard(model, config, mesh, passes)
+    _compile_and_shard(model, config, mesh, train, passes)
 
 
 def parallelize_teacher(model: CausalLM, config: Config, parallel: Parallel) -> None:
@@ -73,18 +75,37 @@ def parallelize_teacher(model: CausalLM, config: Config, parallel: Parallel) -> 
         )
     if layout.rows is not None:
         share_rows(model, SharedRows(layout.rows))
-    _compile_and_shard(model, config, layout.mesh, 1)
+    _compile_and_shard(model, config, layout.mesh, False, 1)
 
 
-def _compile_and_shard(model: CausalLM, config: Config, mesh: DeviceMesh, passes: int) -> None:
+def _compile_and_shard(
+    model: CausalLM, config: Config, mesh: DeviceMesh, train: bool, passes: int
+) -> None:
     """The last two; ``passes`` forward and backward make a step."""
     if config.compile.enable:
         apply_compile(model, config.compile)
     fsdp_mesh = _fsdp_mesh(config, mesh)
-    if fsdp_mesh is not None:
-        dtype = DTYPES[config.training.dtype]
-        unsharded = passes > 1 and accumulates_unsharded(model, config, fsdp_mesh)
-        apply_fsdp(model, fsdp_mesh, dtype, unsharded)
+    if fsdp_mesh is None:
+        return
+    whole = _kept_whole(model, config, fsdp_mesh)
+    if whole is not None:
+        apply_fsdp(
+            model,
+            fsdp_mesh,
+            DTYPES[config.training.dtype],
+            config.parallelism,
+            train=train,
+            unsharded=passes > 1 and accumulates_unsharded(model, config, fsdp_mesh),
+            whole=whole,
+        )
+
+
+def _kept_whole(module: nn.Module, config: Config, mesh: DeviceMesh) -> set[nn.Parameter] | None:
+    """Parameters that every rank keeps; None if that is all of them, so that nothing is sharded."""
+    if not replicates_frozen(module, config, mesh):
+        return set()
+    frozen = {p for p in module.parameters() if not p.requires_grad}
+    return None if len(frozen) == sum(1 for _ in module.parameters()) else frozen
 
 
 def parallelize_vocabulary(vocabulary: Vocabulary, config: Config, mesh: DeviceMesh) -> None:
@@ -92,8 +113,11 @@ def parallelize_vocabulary(vocabulary: Vocabulary, config: Config, mesh: DeviceM
     if mesh["tp"].size() > 1:
         shard_rows(vocabulary, mesh["tp"])
     fsdp_mesh = _fsdp_mesh(config, mesh)
-    if fsdp_mesh is not None:
-        shard_vocabulary(vocabulary, fsdp_mesh, DTYPES[config.training.dtype])
+    if fsdp_mesh is None:
+        return
+    whole = _kept_whole(vocabulary, config, fsdp_mesh)
+    if whole is not None:
+        shard_vocabulary(vocabulary, fsdp_mesh, DTYPES[config.training.dtype], whole)
 
 
 def share_prediction(vocabulary: Vocabulary, parallel: Parallel) -> None:
