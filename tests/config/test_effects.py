@@ -51,6 +51,12 @@ def test_said(arguments, line):
     assert re.search(line, found), found
 
 
+def test_one_line_for_one_cause():
+    (line,) = said("--eval.max_documents=3", "--data.validation=x.txt")
+    assert line.endswith("have no effect without eval.interval")
+    assert "eval.max_documents = 3" in line and 'data.validation = ["x.txt"]' in line
+
+
 def test_a_teacher_that_no_loss_reads():
     lines = said("--teacher.model=x", needs_teacher=False)
     assert lines == ["teacher.model has no effect: loss.names has no loss that reads a teacher"]

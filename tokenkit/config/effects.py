@@ -49,15 +49,15 @@ _READ: list[tuple[tuple[str, ...], Callable[[Config], object], str]] = [
 
 
 def without_effect(config: Config, needs_teacher: bool) -> Iterator[str]:
-    """Yield one line for each setting that differs from its default and is never read.
+    """Yield a line for each cause why settings that are not their defaults are never read.
 
     Args:
         needs_teacher: whether any of the losses reads a teacher.
     """
     for names, read, need in _READ:
-        if not read(config):
-            for name in _changed(config, names):
-                yield f"{name} has no effect without {need}"
+        if not read(config) and (changed := list(_changed(config, names))):
+            have = "has" if len(changed) == 1 else "have"
+            yield f"{', '.join(changed)} {have} no effect without {need}"
     if config.teacher.model and not needs_teacher:
         yield "teacher.model has no effect: loss.names has no loss that reads a teacher"
     yield from _beyond_the_end(config)
