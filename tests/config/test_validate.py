@@ -22,6 +22,9 @@ def workplace(tmp_path, monkeypatch):
     return tmp_path
 
 
+MICRO_8 = "--training.micro_batch_size=8"
+
+
 def settings(*overrides: str) -> Config:
     base = ["--student.model=./model", "--student.tokenizer=./model:source=Llama3"]
     return load_config([*base, "--data.train=a.jsonl", *overrides])
@@ -238,11 +241,11 @@ def test_good(workplace, overrides, world_size):
         (["--training.max_student_length=1"], ["training.max_student_length = 1", "at least 2"]),
         (["--training.dtype=float16"], ["training.dtype", '"float16"', "float32, bfloat16"]),
         (
-            ["--training.batch_size=12", "--training.micro_batch_size=8"],
+            ["--training.batch_size=12", MICRO_8],
             ["batch_size = 12", "8 or 16", "micro_batch_size = 6"],
         ),
         (
-            ["--training.batch_size=4", "--training.micro_batch_size=8"],
+            ["--training.batch_size=4", MICRO_8],
             ["batch_size = 4", "such as 8,"],
         ),
         (["--lr_scheduler.decay=exp"], ["lr_scheduler.decay", "linear, cosine, constant"]),
@@ -332,8 +335,9 @@ TEACHER = ["--teacher.model=org/teacher", "--teacher.tokenizer=org/teacher:sourc
             4,
             ["[teacher.parallelism]: replicate 1 x shard 1 x tensor parallel 1", "processes, 4"],
         ),
-        (["--training.batch_size=24"], 2, ["batch_size = 24", "16 or 32", "micro_batch_size = 6"]),
-        (["--training.batch_size=1"], 2, ["batch_size = 1", "ranks (2) = 16", "such as 16"]),
+        (["--training.batch_size=24", MICRO_8], 2, ["batch_size = 24", "16 or 32", "= 6"]),
+        (["--training.batch_size=1", MICRO_8], 2, ["ranks (2) = 16", "such as 16"]),
+        (["--training.batch_size=1"], 2, ["ranks (2) = 2", "such as 2"]),
     ],
 )
 def test_bad_layout(workplace, overrides, world_size, parts):
