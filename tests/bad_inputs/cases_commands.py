@@ -101,7 +101,7 @@ COMMANDS = [
     # options
     ("bpb, no option of this name", "eval_bpb", [*BPB, "--modle=x"], r"--modle"),
     ("bpb, nothing", "eval_bpb", [], r"--model"),
-    ("zett, nothing", "zett", [], r"--output"),
+    ("zett, nothing", "zett", [], r"--target"),
     ("export, nothing", "export", [], r"--run"),
     ("inspect, nothing", "inspect_tokenizers", [], r"first"),
     ("inspect, no text", "inspect_tokenizers", [SPEC_A, SPEC_B], r"--text"),

@@ -99,7 +99,7 @@ SETTINGS = [
     ("LoRA targets all unknown", ["--student.train=lora", "--lora.targets=query"],
      r"lora\.targets.*query.*q_proj"),
     ("LoRA without linear layers", ["--student.train=lora", "--student.model={gpt2}"],
-     r"student\.train.*lora"),
+     r"lora\.targets.*q_proj.*all-linear"),
     ("a pattern of no parameter",
      ["--optimizer.lr_scale_patterns=embbed", "--optimizer.lr_scales=2"],
      r"optimizer\.lr_scale_patterns.*embbed.*(matches|match)"),

@@ -21,6 +21,7 @@ from tokenkit.config.validate_paths import looks_local, tokenizer_path
 from tokenkit.data.sources import open_source
 from tokenkit.errors import ConfigError, DataError, ModelError
 from tokenkit.models.weights import local_model_folder, resolve_model_folder
+from tokenkit.tokenizers.spec import parse_spec
 
 # Of a tokenizer, or of a model whose weights are drawn: no weights.
 SMALL = ["*.json", "*.jinja", "*.model", "*.tiktoken", "vocab.*", "merges.txt"]
@@ -49,7 +50,11 @@ class Need(NamedTuple):
 
 
 def needs(config: Config) -> list[Need]:
-    """All models, tokenizers and data sets of a run, each once; streams are not brought here."""
+    """All models, tokenizers and data sets of a run, each once; streams are not brought here.
+
+    Raises:
+        TokenizerError: if a tokenizer's spec is malformed.
+    """
     student, teacher, data = config.student, config.teacher, config.data
     kind = "model" if student.init == "pretrained" else "config"
     found = [Need("student.model", student.model, kind)]
@@ -61,7 +66,10 @@ def needs(config: Config) -> list[Need]:
         "teacher.tokenizer": [teacher.tokenizer],
         "eval.tokenizers": config.eval.tokenizers,
     }
-    found += [Need(key, spec, "tokenizer") for key, given in specs.items() for spec in given]
+    for key, given in specs.items():
+        for spec in filter(None, given):
+            parse_spec(spec)  # what is misspelt is not looked for
+            found.append(Need(key, spec, "tokenizer"))
     for key, names in (("data.train", data.train), ("data.validation", data.validation)):
         found += [
             Need(key, name, "data", data.split)
