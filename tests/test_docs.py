@@ -19,7 +19,10 @@ import tomli
 import tokenkit
 from tokenkit.cli.arguments import CommandParser
 from tokenkit.cli.main import COMMANDS
-from tokenkit.config import config_from_dict
+from tokenkit.config import (
+    components,  # noqa: I001
+    config_from_dict,
+)
 from tokenkit.config.components import add_section
 from tokenkit.config.keys import all_keys
 from tokenkit.config.recipes import settings_file
@@ -225,6 +228,8 @@ def test_python_blocks(page, text, names, tmp_path, monkeypatch):
         compile(text, name(page), "exec")
         return
     monkeypatch.chdir(tmp_path)
+    # What a block registers is not there for other tests.
+    monkeypatch.setattr(components, "_sections", dict(components.registered_sections()))
     made = dict(names, add_section=add_section)
     exec(compile(text, name(page), "exec"), made)
     if "loss" in made:

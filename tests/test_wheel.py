@@ -91,7 +91,7 @@ def test_it_works_alone(tokenkit):
     done = tokenkit("train", "--help")
     assert done.returncode == 0 and "--training.steps" in done.stdout
     done = tokenkit("train", "--job.config_file", "nothing")
-    assert done.returncode == 2 and "smollm2_to_qwen2" in done.stderr
+    assert done.returncode == 2 and "recipes: debug" in done.stderr
     done = tokenkit("train", "--job.config_file", "smollm2_to_qwen2", "--optimizer.lr", "-1")
     assert done.returncode == 2 and "optimizer.lr = -1" in done.stderr, done.stderr
 

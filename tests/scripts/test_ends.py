@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -28,7 +29,7 @@ class Started:
 
     def __init__(self, folder: Path, *arguments: str) -> None:
         self.folder, self.log = folder, folder.with_suffix(".log")
-        environment = {**os.environ, "NGPU": "2", "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "NGPU": "2", "OMP_NUM_THREADS": "1", "PYTHON": sys.executable}
         environment.pop("TOKENKIT_TRACEBACK", None)
         environment["CUDA_VISIBLE_DEVICES"] = ""
         command = ["bash", "run_train.sh", *DEBUG, *arguments, "--job.output_dir", str(folder)]

@@ -17,7 +17,7 @@ ARGUMENTS = ["--job.config_file", "train_configs/debug.toml", "--training.steps"
 
 @pytest.mark.parametrize("way", ["bash", "torchrun"])
 def test_both_ways_train(way, tmp_path):
-    environment = {**os.environ, "NGPU": "2", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "NGPU": "2", "OMP_NUM_THREADS": "1", "PYTHON": sys.executable}
     command = ["bash", "run_train.sh"]
     if way == "torchrun":
         options = ["--nnodes=1", "--nproc-per-node=2", f"--master-port={free_port()}"]

@@ -142,7 +142,7 @@ def test_equals_plain_torch(case, folder, parallel):
 
 def test_data_reach_the_rules(folder, parallel):
     """Chunks merged and not merged, micro-batches that count differently, turns without loss."""
-    training = Training(read_config(folder, FOUR), parallel)
+    training = Training(read_config(folder, f"{FOUR} --data.deal order"), parallel)
     plain, batches = plain_training(training.config, training), training.batch().micro_batches
     sizes, tokens = set(), set()
     for student, teacher in map(read_batch, batches):

@@ -234,8 +234,13 @@ class Checkpointer:
         # Verified before the output directory was prepared.
         checkpoint = self._ranks.first(lambda: open_checkpoint(name, verify=False))
         tensors = self._tensors(with_optimizer)
-        # What balances losses begins anew: the other run may have balanced them otherwise.
-        tensors = {k: tensor for k, tensor in tensors.items() if not k.startswith("extra.")}
+        # What balances losses begins anew, if the other run balanced them otherwise.
+        saved = checkpoint.content["tensors"]
+        tensors = {
+            name: tensor
+            for name, tensor in tensors.items()
+            if not name.startswith("extra.") or name in saved
+        }
         self._ranks.together(lambda: load_tensors(checkpoint, tensors))
         what = "weights and optimizer" if with_optimizer else "weights"
         logger.info(f"{what} of {checkpoint.folder}, step {checkpoint.step}")
