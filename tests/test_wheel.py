@@ -69,7 +69,8 @@ def tokenkit(wheel, tmp_path_factory):
     python = place / "venv" / "bin" / "python"
     site = Path(sysconfig.get_paths(vars={"base": str(place / "venv")})["purelib"])
     (site / "needed.pth").write_text("\n".join(p for p in sys.path if p.endswith("-packages")))
-    install = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--quiet"]
+    install = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--quiet",
+               "--ignore-installed"]  # fmt: skip
     subprocess.run([*install, "--disable-pip-version-check", "--no-index", wheel], check=True)
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
