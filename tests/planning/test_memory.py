@@ -20,7 +20,6 @@ pytestmark = pytest.mark.skipif(
         "lora",
         "recompute",
         "untied",
-        *(pytest.param(case, marks=pytest.mark.slow) for case in ("selective", "tied", "bf16")),
     ],
 )
 def test_within_a_tenth(case):
