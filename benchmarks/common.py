@@ -9,6 +9,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 SKIPPED = {"test", "tests", "site-packages", "dist-packages"}
@@ -85,3 +86,9 @@ def train_bpe(folder: Path, text: str, size: int, words: str = GPT2_WORDS) -> st
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     return str(folder)
+
+
+def wait_for(device: torch.device) -> None:
+    """Until a GPU has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()

@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.bare_loop import BareLoop  # noqa: E402
-from benchmarks.common import QWEN_WORDS, hardware, library_text, train_bpe  # noqa: E402
+from benchmarks.common import QWEN_WORDS, hardware, library_text, train_bpe, wait_for  # noqa: E402
 from tests.training.in_process import Training  # noqa: E402
 from tokenkit.config import load_config, validate  # noqa: E402
 from tokenkit.parallelisms import init_parallel  # noqa: E402
@@ -128,14 +128,14 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, float | int | N
     print(f"  {time.perf_counter() - start:.0f} s to build", file=sys.stderr)
     for step in range(WARM_UP + args.steps):
         if step == WARM_UP:
-            _wait(device)
+            wait_for(device)
             print(f"  {time.perf_counter() - start:.0f} s to the end of warm-up", file=sys.stderr)
             stats.clear()
             begin = time.perf_counter()
         batch = training.batch()
         stats.update(batch.stats)
         training(batch.to(device), step if step < WARM_UP else LATER + step)
-    _wait(device)
+    wait_for(device)
     seconds = time.perf_counter() - begin
     flops = step_flops(config, training.student, training.step.teacher, training.step.losses, 1)
     peak = peak_flops(device, config.training.dtype)
@@ -172,10 +172,10 @@ def beside_bare(args: argparse.Namespace, training: Training, device: torch.devi
             "bare": lambda b=batch: bare(b),
         }
         for side, run in sides.items():
-            _wait(device)
+            wait_for(device)
             begin = time.perf_counter()
             run()
-            _wait(device)
+            wait_for(device)
             if step:
                 seconds[side].append(time.perf_counter() - begin)
     print(
@@ -191,14 +191,9 @@ def profile(training: Training, device: torch.device) -> None:
     activities = [torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as found:
         training(batch, WARM_UP)
-        _wait(device)
+        wait_for(device)
     table = found.key_averages().table(sort_by="self_cuda_time_total", row_limit=25)
     print(table, file=sys.stderr)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def parse_args() -> argparse.Namespace:

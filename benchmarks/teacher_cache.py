@@ -28,7 +28,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.common import QWEN_WORDS, hardware, library_text, train_bpe  # noqa: E402
+from benchmarks.common import QWEN_WORDS, hardware, library_text, train_bpe, wait_for  # noqa: E402
 from benchmarks.step import SHAPES  # noqa: E402
 from tests.training.in_process import Training  # noqa: E402
 from tokenkit.config import load_config, validate  # noqa: E402
@@ -83,10 +83,10 @@ def write_cache(words: list[str], folder: Path, scores: str) -> float:
 
 def seconds_of(training: Training, step: int, device: torch.device) -> float:
     """Time of a step, that in which its batch is made included."""
-    _wait(device)
+    wait_for(device)
     begin = time.perf_counter()
     training(training.batch().to(device), step if step < WARM_UP else LATER + step)
-    _wait(device)
+    wait_for(device)
     return time.perf_counter() - begin
 
 
@@ -106,11 +106,6 @@ def compare(words: list[str], cache: Path, steps: int) -> dict[str, float]:
             times[name].append(seconds_of(runs[name], step, parallel.device))
     dist.destroy_process_group()
     return {name: statistics.median(found[WARM_UP:]) for name, found in times.items()}
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def parse_args() -> argparse.Namespace:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 from tests.bad_inputs.files import LONG, MAKERS, maker
@@ -158,39 +159,23 @@ def taken_folder(files, path):
     (path / "precious").write_text("keep")
 
 
-@maker
-def toml_nul(files, path):
+# Settings with a null character, which no path may have.
+NULS = {
+    "toml_nul": '[job]\noutput_dir = "a\\u0000b"\n',
+    "toml_nul_data": '[data]\nvalidation = ["a\\u0000b.jsonl"]\n',
+    "toml_nul_model": '[teacher]\nmodel = "./a\\u0000b"\ntokenizer = "./a\\u0000b"\n',
+    "toml_nul_token": '[student]\ntokens_to_add = ["a\\u0000b"]\n',
+    "toml_nul_import": '[job]\ncustom_import = ["a\\u0000b.py"]\n',
+}
+
+
+def _write_settings(files, path, text):
     file = path.with_suffix(".toml")
-    file.write_text('[job]\noutput_dir = "a\\u0000b"\n')
+    file.write_text(text)
     return file
 
 
-@maker
-def toml_nul_data(files, path):
-    file = path.with_suffix(".toml")
-    file.write_text('[data]\nvalidation = ["a\\u0000b.jsonl"]\n')
-    return file
-
-
-@maker
-def toml_nul_model(files, path):
-    file = path.with_suffix(".toml")
-    file.write_text('[teacher]\nmodel = "./a\\u0000b"\ntokenizer = "./a\\u0000b"\n')
-    return file
-
-
-@maker
-def toml_nul_token(files, path):
-    file = path.with_suffix(".toml")
-    file.write_text('[student]\ntokens_to_add = ["a\\u0000b"]\n')
-    return file
-
-
-@maker
-def toml_nul_import(files, path):
-    file = path.with_suffix(".toml")
-    file.write_text('[job]\ncustom_import = ["a\\u0000b.py"]\n')
-    return file
+MAKERS.update({name: partial(_write_settings, text=text) for name, text in NULS.items()})
 
 
 @maker

@@ -13,7 +13,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-def _all_reduce(tensor: Tensor, group: dist.ProcessGroup) -> Tensor:
+def _as_it_is(tensor: Tensor, dim: int, group: dist.ProcessGroup) -> Tensor:
+    return tensor
+
+
+def _all_reduce(tensor: Tensor, dim: int, group: dist.ProcessGroup) -> Tensor:
     total = tensor.clone(memory_format=torch.contiguous_format)
     dist.all_reduce(total, group=group)
     return total
@@ -37,14 +41,17 @@ def _own(tensor: Tensor, dim: int, group: dist.ProcessGroup) -> Tensor:
     return tensor.chunk(dist.get_world_size(group), dim)[dist.get_rank(group)].contiguous()
 
 
-class _SumParts(torch.autograd.Function):
+class _Linear(torch.autograd.Function):
+    """A linear map, ``there``, and its adjoint, ``back``, each of a tensor, ``dim`` and group."""
+
     @staticmethod
-    def forward(ctx, tensor, group):
-        return _all_reduce(tensor, group)
+    def forward(ctx, tensor, there, back, dim, group):
+        ctx.back, ctx.dim, ctx.group = back, dim, group
+        return there(tensor, dim, group)
 
     @staticmethod
     def backward(ctx, grad):
-        return grad, None
+        return ctx.back(grad, ctx.dim, ctx.group), None, None, None, None
 
 
 class _SumGradient(torch.autograd.Function):
@@ -57,61 +64,17 @@ class _SumGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *grads):
         if len(grads) == 1:
-            return None, _all_reduce(grads[0], ctx.group)
+            return None, _all_reduce(grads[0], 0, ctx.group)
         # In one message, if they are of one dtype (as parameters of a layer are).
-        total = _all_reduce(torch.cat([grad.flatten() for grad in grads]), ctx.group)
+        total = _all_reduce(torch.cat([grad.flatten() for grad in grads]), 0, ctx.group)
         parts = total.split([grad.numel() for grad in grads])
         pairs = zip(parts, grads, strict=True)
         return None, *(part.view_as(grad).to(grad.dtype) for part, grad in pairs)
 
 
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, part, dim, group):
-        ctx.dim, ctx.group = dim, group
-        return _all_gather(part, dim, group)
-
-    @staticmethod
-    def backward(ctx, grad):
-        return _reduce_scatter(grad, ctx.dim, ctx.group), None, None
-
-
-class _Scatter(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, tensor, dim, group):
-        ctx.dim, ctx.group = dim, group
-        return _reduce_scatter(tensor, dim, group)
-
-    @staticmethod
-    def backward(ctx, grad):
-        return _all_gather(grad, ctx.dim, ctx.group), None, None
-
-
-class _Split(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, tensor, dim, group):
-        ctx.dim, ctx.group = dim, group
-        return _own(tensor, dim, group)
-
-    @staticmethod
-    def backward(ctx, grad):
-        return _all_gather(grad, ctx.dim, ctx.group), None, None
-
-
-class _Join(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, part, dim, group):
-        ctx.dim, ctx.group = dim, group
-        return _all_gather(part, dim, group)
-
-    @staticmethod
-    def backward(ctx, grad):
-        return _own(grad, ctx.dim, ctx.group), None, None
-
-
 def sum_parts(tensor: Tensor, group: dist.ProcessGroup) -> Tensor:
     """The sum of all ranks' tensors; what follows is the same on all ranks."""
-    return _SumParts.apply(tensor, group)
+    return _Linear.apply(tensor, _all_reduce, _as_it_is, 0, group)
 
 
 def sum_gradient(group: dist.ProcessGroup, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -122,19 +85,19 @@ def sum_gradient(group: dist.ProcessGroup, *tensors: Tensor) -> tuple[Tensor, ..
 
 def gather_tokens(part: Tensor, dim: int, group: dist.ProcessGroup) -> Tensor:
     """All ranks' parts along ``dim``; each rank gets a part of the gradient of the whole."""
-    return _Gather.apply(part, dim, group)
+    return _Linear.apply(part, _all_gather, _reduce_scatter, dim, group)
 
 
 def scatter_tokens(tensor: Tensor, dim: int, group: dist.ProcessGroup) -> Tensor:
     """This rank's part along ``dim`` of the sum of all ranks' tensors."""
-    return _Scatter.apply(tensor, dim, group)
+    return _Linear.apply(tensor, _reduce_scatter, _all_gather, dim, group)
 
 
 def split(tensor: Tensor, dim: int, group: dist.ProcessGroup) -> Tensor:
     """This rank's part along ``dim`` of what all ranks have."""
-    return _Split.apply(tensor, dim, group)
+    return _Linear.apply(tensor, _own, _all_gather, dim, group)
 
 
 def join(part: Tensor, dim: int, group: dist.ProcessGroup) -> Tensor:
     """All ranks' parts along ``dim``; what follows is the same on all ranks."""
-    return _Join.apply(part, dim, group)
+    return _Linear.apply(part, _all_gather, _own, dim, group)
