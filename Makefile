@@ -29,7 +29,7 @@ quickstart: $(INSTALLED)
 	$(BIN)/python scripts/quickstart.py $(ARGS)
 
 test: lint
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 -q $(ARGS)
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 3 --dist worksteal -q $(ARGS)
 
 test-real: $(INSTALLED)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m "real or golden" $(ARGS)
