@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import resource
+import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -92,3 +96,26 @@ def wait_for(device: torch.device) -> None:
     """Until a GPU has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize()
+
+
+def in_own_process(script: str, words: list[str], env: dict[str, str] | None = None) -> Any:
+    """What ``script`` with ``words`` and ``--result FILE`` writes with :func:`leave`.
+
+    Its output is not piped: torch.compile's helper processes would hold a pipe open.
+
+    Raises:
+        RuntimeError: if it fails.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "result"
+        command = [sys.executable, script, *words, "--result", str(file)]
+        done = subprocess.run(command, env=os.environ | (env or {}))
+        if done.returncode:
+            raise RuntimeError(f"{Path(script).name} {' '.join(words)} failed")
+        return json.loads(file.read_text())
+
+
+def leave(file: str, result: Any) -> NoReturn:
+    """Write a result for :func:`in_own_process`; torch.compile's helpers are not waited for."""
+    Path(file).write_text(json.dumps(result))
+    os._exit(0)

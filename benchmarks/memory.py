@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -27,7 +25,7 @@ from transformers import AutoConfig
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.common import hardware  # noqa: E402
+from benchmarks.common import hardware, in_own_process, leave  # noqa: E402
 from tests.launch import SPEC_A, SPEC_B  # noqa: E402
 from tests.training.in_process import Training  # noqa: E402
 from tokenkit.config import load_config, validate  # noqa: E402
@@ -138,13 +136,10 @@ def run_case(case: str, quick: bool = False) -> dict[str, float]:
     """A case in a process of its own, whose allocator gives back what is freed.
 
     Raises:
-        RuntimeError: with what it said, if it fails.
+        RuntimeError: if it fails.
     """
-    command = [sys.executable, __file__, "--case", case, *(["--quick"] if quick else [])]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **ALLOCATOR})
-    if done.returncode:
-        raise RuntimeError(f"{case}: {done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    words = ["--case", case, *(["--quick"] if quick else [])]
+    return in_own_process(__file__, words, {} if torch.cuda.is_available() else ALLOCATOR)
 
 
 def main() -> None:
@@ -152,11 +147,12 @@ def main() -> None:
     parser.add_argument("--cases", default="", help=f"of {', '.join(CASES)}")
     parser.add_argument("--quick", action="store_true", help="small models on a GPU, too")
     parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
+    parser.add_argument("--result", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.case:
         with tempfile.TemporaryDirectory() as folder:
-            print(json.dumps(measure(args.case, Path(folder), args.quick)))
-        return
+            result = measure(args.case, Path(folder), args.quick)
+        leave(args.result, result)
     gpu = torch.cuda.is_available()
     machine = torch.cuda.get_device_name() if gpu else hardware(torch.get_num_threads())
     print(f"{machine}, torch {torch.__version__}; MB")
