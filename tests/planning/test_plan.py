@@ -18,6 +18,7 @@ from tokenkit.planning.known import MODELS, known
 from tokenkit.planning.layout import Layout
 from tokenkit.planning.memory import count_sizes, plan_memory
 from tokenkit.planning.models import build_models, open_shapes
+from tokenkit.planning.placement import Placement
 from tokenkit.planning.plan import make_plan
 from tokenkit.planning.report import describe, summary
 from tokenkit.planning.search import find_layout, layouts
@@ -135,17 +136,51 @@ def test_layouts_divide(folder_of_models):
     assert not list(layouts(config, 9, 2, "none"))
 
 
+def messages_of(config, *layout):
+    models = build_models(config, open_shapes(config), torch.float32)
+    layout = Layout(*layout, "none")
+    found = count_messages(config, models, layout, Placement.of(config, models, layout, "h100"))
+    return found, count_sizes(models)
+
+
 def test_messages_of_fsdp(folder_of_models):
     """Ring collectives of two ranks send half of what they join."""
-    config = read_config(folder_of_models, "--training.batch_size 16")
-    models = build_models(config, open_shapes(config), torch.float32)
-    sizes = count_sizes(models)
-    found = count_messages(config, models, Layout(1, 2, 1, 8, "none"))
+    config = read_config(folder_of_models, "--training.batch_size 16 --parallelism.frozen sharded")
+    found, sizes = messages_of(config, 1, 2, 1, 8)
     assert found.gathers == (2 * sizes.total + sizes.teacher) * 4 / 2
     assert found.reductions == sizes.trained * 4 / 2
     assert found.copies == found.tensor_parallel == 0
-    copies = count_messages(config, models, Layout(2, 1, 1, 8, "none"))
+    copies, _ = messages_of(config, 2, 1, 1, 8)
     assert copies.gathers == copies.reductions == 0 and copies.copies == sizes.trained * 4
+
+
+def test_what_fits_is_sent_once_or_not_at_all(folder_of_models):
+    """Tiny models on a large card: the teacher is whole, four micro-batches share weights."""
+    config = read_config(folder_of_models, "--training.batch_size 16")
+    found, sizes = messages_of(config, 1, 2, 1, 2)
+    assert sizes.total == sizes.trained
+    assert found.gathers == found.reductions == sizes.total * 4 / 2
+    config.training.accumulate, config.parallelism.frozen = "sharded", "sharded"
+    apart, _ = messages_of(config, 1, 2, 1, 2)
+    assert apart.gathers == 4 * (2 * sizes.total + sizes.teacher) * 4 / 2
+    assert apart.reductions == 4 * found.reductions
+
+
+def test_frozen_weights_are_held_in_the_compute_dtype(folder_of_models):
+    """LoRA, bf16: two bytes a frozen number on each rank, four a trained one on one of them."""
+    options = "--student.train lora --training.dtype bfloat16 --training.batch_size 16"
+    config = read_config(folder_of_models, options)
+    shapes = open_shapes(config)
+    models = build_models(config, shapes, torch.bfloat16)
+    sizes = count_sizes(models)
+    assert sizes.trained < sizes.total
+    layout = Layout(1, 2, 1, 8, "none")
+    whole = plan_memory(config, shapes, layout, "h100")
+    assert whole.student == 2 * (sizes.total - sizes.trained) + 4 * sizes.trained / 2
+    config.parallelism.frozen = "sharded"
+    cut = plan_memory(config, shapes, layout, "h100")
+    assert cut.student == whole.student - (sizes.total - sizes.trained)
+    assert cut.gathered > whole.gathered
 
 
 def run(argv, capsys, monkeypatch):

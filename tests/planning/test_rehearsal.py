@@ -45,7 +45,9 @@ def test_a_network_by_hand():
 
 
 def test_more_ranks_hold_less(folder_of_models):
-    config = read_config(folder_of_models, "--training.batch_size 16 --training.micro_batch_size 2")
+    sharded = "--parallelism.frozen sharded --training.accumulate sharded"
+    rows = "--training.batch_size 16 --training.micro_batch_size 2"
+    config = read_config(folder_of_models, f"{rows} {sharded}")
     shapes = open_shapes(config)
     found = [
         plan_memory(config, shapes, Layout(1, shard, 1, 2, "none"), "h100") for shard in (2, 4, 8)

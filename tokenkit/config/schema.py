@@ -126,7 +126,7 @@ class OptimizerConfig:
     beta1: float = key(0.9, "decay of the gradient average", minimum=0, below=1)
     beta2: float = key(0.95, "decay of the squared-gradient average", minimum=0, below=1)
     eps: float = key(1e-8, "added to the denominator", above=0)
-    fused: bool = key(False, "one fused kernel for all parameters (on a GPU always)")
+    fused: bool = key(True, "one fused kernel for all parameters (on a GPU always)")
     lr_scale_patterns: list[str] = key([], "regular expressions on parameter names")
     lr_scales: list[float] = key([], "learning-rate factor for each pattern", minimum=0)
 

@@ -201,7 +201,8 @@ def _logit_gradient(
     own = torch.where(inside, state.at_label, 0.0)[:, None]
     if gpu_compile.wanted(logits):
         return logit_gradient_at_once(logits, *factors, place, own, blocks.factor_dtype)
-    return weigh(logits, *factors).scatter_add_(1, place, own).to(blocks.factor_dtype)
+    weighed = weigh(logits, *factors, blocks.buffer("factor", *logits.shape))
+    return weighed.scatter_add_(1, place, own).to(blocks.factor_dtype)
 
 
 @compiled_on_gpu
@@ -234,15 +235,20 @@ def weigh(
     outside: Tensor,
     inside: Tensor | None,
     mask: Tensor | None,
+    factor: Tensor,
 ) -> Tensor:
-    """Overwrite a block ``[n, c]`` with e^(z − top) · slope · (outside + mask · inside)."""
+    """Overwrite a block ``[n, c]`` with e^(z − top) · slope · (outside + mask · inside).
+
+    Args:
+        factor: room for as many numbers; memory that is asked for anew costs more than the sums.
+    """
     p = logits.sub_(top[:, None]).exp_()
     if slope is not None:
         p.mul_(slope)
     if mask is None:
         return p.mul_(outside[:, None])
-    factor = torch.where(mask > 0, inside[:, None], 0.0)
-    return p.mul_(factor.add_(outside[:, None]))
+    both = (outside + inside)[:, None]
+    return p.mul_(torch.where(mask > 0, both, outside[:, None], out=factor))
 
 
 def linear_scores(

@@ -31,14 +31,23 @@ def accumulates_unsharded(model: nn.Module, config: Config, mesh: DeviceMesh) ->
     if training.accumulate != "auto":
         return training.accumulate == "unsharded"
     replicates = replicates_frozen(model, config, mesh)
-    dtype = DTYPES[training.dtype]
+    return _fits(bytes_of_step(model, config, replicates), SHARE_OF_STEP, mesh)
+
+
+def bytes_of_step(model: nn.Module, config: Config, replicates: bool) -> int:
+    """What accumulating unsharded takes: gathered weights, and gradients, which are summed in fp32.
+
+    Args:
+        replicates: frozen weights are there anyway.
+    """
+    size = DTYPES[config.training.dtype].itemsize
     needed = 0
     for parameter in model.parameters():
-        if parameter.requires_grad:  # its gradient is summed in fp32
-            needed += local_part(parameter).numel() * (dtype.itemsize + 4)
+        if parameter.requires_grad:
+            needed += local_part(parameter).numel() * (size + 4)
         elif not replicates:
-            needed += local_part(parameter).numel() * dtype.itemsize
-    return _fits(needed, SHARE_OF_STEP, mesh)
+            needed += local_part(parameter).numel() * size
+    return needed
 
 
 def replicates_frozen(module: nn.Module, config: Config, mesh: DeviceMesh) -> bool:
@@ -48,9 +57,13 @@ def replicates_frozen(module: nn.Module, config: Config, mesh: DeviceMesh) -> bo
     """
     if config.parallelism.frozen != "auto":
         return config.parallelism.frozen == "replicated"
+    return mesh.size() == 1 or _fits(bytes_of_frozen(module), SHARE_OF_FROZEN, mesh)
+
+
+def bytes_of_frozen(module: nn.Module) -> int:
+    """Of this rank's part of frozen weights."""
     frozen = [local_part(p) for p in module.parameters() if not p.requires_grad]
-    needed = sum(part.numel() * part.element_size() for part in frozen)
-    return mesh.size() == 1 or _fits(needed, SHARE_OF_FROZEN, mesh)
+    return sum(part.numel() * part.element_size() for part in frozen)
 
 
 def _fits(needed: int, share: float, mesh: DeviceMesh) -> bool:

@@ -15,6 +15,7 @@ from tokenkit.models.causal_lm import CausalLM
 from tokenkit.parallelisms import DTYPES
 from tokenkit.planning.layout import Layout
 from tokenkit.planning.models import PlannedModels, Shapes, build_models
+from tokenkit.planning.placement import Placement
 from tokenkit.planning.rehearsal import Rehearsed, Workload, fsdp_units, rehearse
 
 MASTER = 4  # bytes of a weight that is trained, and of each of its two moments
@@ -91,75 +92,84 @@ def count_sizes(models: PlannedModels) -> Sizes:
     return Sizes(numel(parameters), trained, teacher)
 
 
-def gathered_bytes(model: CausalLM, size: int, depth: int) -> int:
+def gathered_bytes(model: CausalLM, placement: Placement, size: int, depth: int) -> int:
     """Weights of a sharded model that are whole at once: both ends, the last layer, and ``depth``
     more, of the one that computes and the one that comes next."""
-    layers = [numel(layer.parameters()) for layer in model.layers]
-    rest = numel(model.parameters()) - sum(layers)
+    layers = [numel(placement.cut(layer.parameters())) for layer in model.layers]
+    rest = numel(placement.cut(model.parameters())) - sum(layers)
     return (rest + layers[-1] + depth * max(layers)) * size
 
 
 def rehearsed_step(
     config: Config, shapes: Shapes, layout: Layout, device: str
-) -> tuple[Rehearsed, PlannedModels]:
-    """The step of one rank of a layout, and models of its shapes."""
+) -> tuple[Rehearsed, PlannedModels, Placement]:
+    """The step of one rank of a layout, models of its shapes, and which rank holds what of them."""
     dtype = DTYPES[config.training.dtype]
-    training, wrapped = config.training, layout.is_wrapped(config)
+    training = config.training
+    config = layout.applied(config)
+    models = build_models(config, shapes, dtype, layout.tp, layout.tp)
+    placement = Placement.of(config, models, layout, device)
+    shards = 1 if placement.unsharded else layout.shard
     work = Workload(
         layout.micro_batch_size,
         layout.micro_batches(config),
         training.max_student_length,
         training.max_teacher_length,
-        layout.shard if wrapped else 0,
+        shards if layout.is_wrapped(config) else 0,
         "cpu" if device == "cpu" else "cuda",
     )
-    config = layout.applied(config)
-    found = rehearse(config, build_models(config, shapes, dtype, layout.tp, layout.tp), work)
-    return found, build_models(config, shapes, dtype, layout.tp, layout.tp)
+    used_up = build_models(config, shapes, dtype, layout.tp, layout.tp)
+    return rehearse(config, used_up, work), models, placement
 
 
 def plan_memory(config: Config, shapes: Shapes, layout: Layout, device: str) -> Memory:
     """What a rank of this layout needs.
 
     Args:
-        device: "cpu", or the kind of any GPU.
+        device: "cpu", a card of the table, or "cuda" for the one that is here.
 
     Raises:
         ConfigError: if the layout does not fit the model or the batch.
     """
-    found, models = rehearsed_step(config, shapes, layout, device)
+    found, models, placement = rehearsed_step(config, shapes, layout, device)
     wrapped, shard = layout.is_wrapped(config), layout.shard
     size = DTYPES[config.training.dtype].itemsize
-    student = models.student
-    parameters = list(student.parameters())
+    parameters = list(models.student.parameters())
     trained = [p for p in parameters if p.requires_grad]
-    subwords = getattr(student.vocabulary, "subwords", None)
-    cast = 0 if subwords is None else subwords.numel()  # these have no fp32 master
-    weights = (numel(parameters) - cast) * MASTER + cast * size
-    teacher = sum(numel(m.parameters()) for m in modules(models)) * size
-    gathered = 0
-    if wrapped:
-        gathered = gathered_bytes(student, size, 2)
-        if models.teacher_model is not None:
-            gathered += gathered_bytes(models.teacher_model, size, 0)
-        elif models.beside is not None:
-            gathered += numel(models.beside.parameters()) * size
+    frozen = [p for p in parameters if not p.requires_grad]
+    student = placement.held(trained, shard, MASTER) + placement.held(frozen, shard, size)
+    teacher = sum(placement.held(m.parameters(), shard, size) for m in modules(models))
     share = numel(trained) * MASTER / shard
-    gradients = share * (_copies(config) if wrapped else 1)
-    peak = found.peak + (gradients - share)
+    gradients = numel(trained) * MASTER if placement.unsharded else share
+    more = gradients * (_copies(config) - 1) if wrapped else 0.0
+    peak = found.peak + more
     if device == "cpu" and not config.optimizer.fused and trained:
         # AdamW's unfused kernels make a moment's root and the denominator, while the denominator
         # of the parameter before still lives.
         largest, next_largest = sorted([0, *(p.numel() for p in trained)])[:-3:-1]
-        peak = max(peak, gradients + MASTER * (2 * largest + next_largest) / shard)
+        peak = max(peak, gradients + more + MASTER * (2 * largest + next_largest) / shard)
     activations = min(found.activations, peak)
-    now = min(gradients, peak - activations)
-    allocated = weights / shard + teacher / shard + gathered + 2 * share + peak
+    now = min(gradients + more, peak - activations)
+    gathered = _gathered(models, placement, size)
+    allocated = student + teacher + gathered + 2 * share + peak
     framework = 0.0 if device == "cpu" else framework_bytes(allocated, layout.world_size)
     return Memory(
-        weights / shard, teacher / shard, gathered, 2 * share, now, activations,
-        peak - activations - now, framework,
+        student, teacher, gathered, 2 * share, now, activations, peak - activations - now,
+        framework,
     )  # fmt: skip
+
+
+def _gathered(models: PlannedModels, placement: Placement, size: int) -> float:
+    """Bytes of cut weights that are joined for use, at most."""
+    student = models.student
+    if placement.unsharded:
+        joined = numel(placement.cut(student.parameters())) * size
+    else:
+        joined = gathered_bytes(student, placement, size, 2)
+    if models.teacher_model is not None:
+        return joined + gathered_bytes(models.teacher_model, placement, size, 0)
+    beside = models.beside
+    return joined if beside is None else joined + numel(placement.cut(beside.parameters())) * size
 
 
 def framework_bytes(allocated: float, ranks: int) -> float:

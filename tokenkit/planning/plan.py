@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from tokenkit.parallelisms import DTYPES
 from tokenkit.planning.layout import Layout, LayoutError
 from tokenkit.planning.memory import Memory, Sizes, count_sizes, plan_memory
 from tokenkit.planning.models import PlannedModels, Shapes, build_models, open_shapes
+from tokenkit.planning.placement import Placement, room_of
 from tokenkit.planning.search import find_layout
 from tokenkit.planning.speed import (
     Messages,
@@ -108,14 +108,6 @@ class Plan:
         }
 
 
-def room_of(card: Card | None, world_size: int) -> float:
-    """Bytes for one rank: a card's, or a share of this machine's."""
-    if card is not None:
-        return card.memory
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return pages / min(world_size, os.cpu_count() or 1)
-
-
 def make_plan(
     config: Config,
     world_size: int,
@@ -136,12 +128,14 @@ def make_plan(
     shapes = open_shapes(config)
     whole = build_models(config, shapes, DTYPES[config.training.dtype])
     device = CPU if card is None else card.name
-    room = room_of(card, world_size)
+    room = room_of(device, world_size)
 
     def option(layout: Layout, memory: Memory) -> Option:
         settings = layout.applied(config)
-        time = card and predict_step(settings, whole, layout, card, efficiency)
-        return Option(layout, memory, count_messages(settings, whole, layout), time or None)
+        placement = Placement.of(settings, whole, layout, device)
+        messages = count_messages(settings, whole, layout, placement)
+        time = card and predict_step(settings, whole, layout, messages, card, efficiency)
+        return Option(layout, memory, messages, time or None)
 
     wished, problem, better = None, "", None
     try:

@@ -10,7 +10,8 @@ from tokenkit.config import Config
 from tokenkit.planning.layout import Layout, LayoutError
 from tokenkit.planning.memory import Memory, framework_bytes, plan_memory
 from tokenkit.planning.models import PlannedModels, Shapes
-from tokenkit.planning.speed import predict_step
+from tokenkit.planning.placement import Placement
+from tokenkit.planning.speed import count_messages, predict_step
 
 MODES = ("none", "selective_ops", "full")
 MOST_TRIED = 4  # of the fastest, which are then looked at closely
@@ -32,12 +33,12 @@ def layouts(config: Config, world_size: int, tp: int, mode: str) -> Iterator[Lay
 
 
 class Scaled:
-    """Memory of many layouts from rehearsals of few: it is linear in the rows of a micro-batch, and
-    what is sharded goes by the shard degree."""
+    """Memory of many layouts from rehearsals of few: it is linear in the rows of a micro-batch and
+    in the reciprocal of the shard degree."""
 
     def __init__(self, config: Config, shapes: Shapes, device: str) -> None:
         self.config, self.shapes, self.device = config, shapes, device
-        self._known: dict[tuple[int, str], tuple[Memory, Memory]] = {}
+        self._known: dict[tuple[int, str], tuple[Memory, Memory, Memory]] = {}
 
     def total(self, layout: Layout) -> float:
         """Bytes of a rank.
@@ -48,18 +49,30 @@ class Scaled:
         key = layout.tp, layout.recompute
         if key not in self._known:
             config = self.config.copy()
-            # Two shards, so that FSDP is there.
-            pair = [Layout(1, 2, layout.tp, rows, layout.recompute) for rows in (1, 2)]
-            config.training.batch_size = 4
-            one, two = (plan_memory(config, self.shapes, each, self.device) for each in pair)
-            self._known[key] = one, two
-        one, two = self._known[key]
-        rows, ratio = layout.micro_batch_size, 2 / layout.shard
-        sharded = (one.student + one.teacher + one.optimizer + one.gradients) * ratio
+            config.training.batch_size = 16  # of several micro-batches
+            # From two shards on FSDP is there.
+            sizes = ((2, 1), (2, 2), (4, 1))
+            one, two, four = (
+                plan_memory(
+                    config, self.shapes, Layout(1, shard, layout.tp, rows, layout.recompute),
+                    self.device,
+                )
+                for shard, rows in sizes
+            )  # fmt: skip
+            self._known[key] = one, two, four
+        one, two, four = self._known[key]
+        rows = layout.micro_batch_size
+        half, quarter = _resting(one), _resting(four)
+        resting = half + (half - quarter) * (4 / layout.shard - 2)
         first, second = one.activations + one.working, two.activations + two.working
         dynamic = first + (rows - 1) * (second - first)
-        allocated = sharded + one.gathered + dynamic
+        allocated = resting + one.gathered + dynamic
         return allocated + framework_bytes(allocated, layout.world_size)
+
+
+def _resting(memory: Memory) -> float:
+    """What does not depend on a micro-batch's rows."""
+    return memory.student + memory.teacher + memory.optimizer + memory.gradients
 
 
 def find_layout(
@@ -84,7 +97,7 @@ def find_layout(
             except LayoutError:  # the model cannot be split so
                 continue
             found += [
-                (predict_step(layout.applied(config), models, layout, card, None).total, layout)
+                (_seconds(layout.applied(config), models, layout, card), layout)
                 for layout in fitting
             ]
         found.sort(key=lambda pair: (pair[0], pair[1].tp, pair[1].shard))
@@ -97,3 +110,9 @@ def find_layout(
             if memory.total <= card.memory:
                 return smaller, memory
     return None
+
+
+def _seconds(config: Config, models: PlannedModels, layout: Layout, card: Card) -> float:
+    placement = Placement.of(config, models, layout, card.name)
+    messages = count_messages(config, models, layout, placement)
+    return predict_step(config, models, layout, messages, card, None).total

@@ -10,10 +10,12 @@ from tokenkit.models.flops import ModelSize, StepFlops, Tokens
 from tokenkit.planning.layout import Layout
 from tokenkit.planning.memory import MASTER, itemsize, modules, numel
 from tokenkit.planning.models import PlannedModels
+from tokenkit.planning.placement import Placement
 from tokenkit.training.throughput import step_kind
 
-# Share of a card's peak that hardware FLOPs come at, the rest of a step's kernels included.
-EFFICIENCY, COMPILED = 0.30, 0.40
+# Share of a card's peak that hardware FLOPs come at, the rest of a step's kernels included
+# (compiled, 1B on an H100: measured, benchmarks/results/step_nvidia_h100.json).
+EFFICIENCY, COMPILED = 0.30, 0.45
 LINKS = 0.7  # share of a link's bandwidth that collectives reach
 MOMENTS = 7  # fp32 numbers that AdamW reads and writes for each that is trained
 
@@ -74,26 +76,33 @@ def full_rows(config: Config) -> tuple[Tokens, Tokens]:
     )
 
 
-def count_messages(config: Config, models: PlannedModels, layout: Layout) -> Messages:
+def count_messages(
+    config: Config, models: PlannedModels, layout: Layout, placement: Placement
+) -> Messages:
     """What sharded and split models send; of models built whole.
 
-    A micro-batch gathers the student twice (three times with a probe) and the teacher once.
+    A micro-batch gathers the student twice (three times with a probe) and the teacher once; where
+    micro-batches share them, a step gathers the student once and reduces once.
     """
     size, shard, tp = itemsize(config), layout.shard, layout.tp
     student = models.student
     trained = numel(p for p in student.parameters() if p.requires_grad)
     micro_batches = layout.micro_batches(config)
     kind = step_kind(config, models.losses, len(student.layers), micro_batches)
-    passes = 2 + kind.measures * kind.probes
-    teacher = sum(numel(m.parameters()) for m in modules(models))
-    if models.beside is not None:  # the student's backbone is gathered once more
-        teacher += numel(student.backbone.parameters())
-    part = (shard - 1) / shard
-    gathers = micro_batches * (passes * numel(student.parameters()) + teacher) * size * part / tp
-    kept = getattr(config.training, "accumulate", "sharded") == "unsharded"
-    reductions = (1 if kept else micro_batches) * trained * MASTER * part / tp
+    passes = 1.0 if placement.unsharded else micro_batches * (2 + kind.measures * kind.probes)
+    once = 1 if placement.unsharded else micro_batches
+    teacher = sum(numel(placement.cut(m.parameters())) for m in modules(models))
+    gathers = passes * numel(placement.cut(student.parameters())) + micro_batches * teacher
+    if models.beside is not None and not placement.unsharded:  # the student's layers once more
+        gathers += micro_batches * numel(placement.cut(student.backbone.parameters()))
+    part = (shard - 1) / shard / tp
     copies = 2 * trained * MASTER / (shard * tp) * (layout.replicate - 1) / layout.replicate
-    return Messages(gathers, reductions, copies, _activations(config, models, layout))
+    return Messages(
+        gathers * size * part,
+        once * trained * MASTER * part,
+        copies,
+        _activations(config, models, layout),
+    )
 
 
 def _activations(config: Config, models: PlannedModels, layout: Layout) -> float:
@@ -111,7 +120,12 @@ def _activations(config: Config, models: PlannedModels, layout: Layout) -> float
 
 
 def predict_step(
-    config: Config, models: PlannedModels, layout: Layout, card: Card, efficiency: float | None
+    config: Config,
+    models: PlannedModels,
+    layout: Layout,
+    messages: Messages,
+    card: Card,
+    efficiency: float | None,
 ) -> StepTime:
     """Seconds of a step with full rows.
 
@@ -122,7 +136,6 @@ def predict_step(
     flops = planned_flops(config, models, layout).hardware(*full_rows(config))
     share = efficiency or (COMPILED if config.compile.enable else EFFICIENCY)
     compute = flops / layout.world_size / (card.peak(config.training.dtype) * share)
-    messages = count_messages(config, models, layout)
     inside = layout.shard * layout.tp <= card.per_node
     # All adapters of a node carry one ring each.
     ring = card.link if inside else min(card.link, card.per_node * card.network)

@@ -1,0 +1,88 @@
+"""What a rank holds whole: a run's own decisions (``parallelisms.memory``), on models of shapes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from tokenkit.cards import CARDS
+from tokenkit.config import Config
+from tokenkit.parallelisms.memory import (
+    SHARE_OF_FROZEN,
+    SHARE_OF_STEP,
+    bytes_of_frozen,
+    bytes_of_step,
+    device_bytes,
+)
+from tokenkit.planning.layout import Layout
+from tokenkit.planning.models import PlannedModels
+
+
+def room_of(device: str, world_size: int) -> float:
+    """Bytes for one rank.
+
+    Args:
+        device: a card of the table, "cuda" for the one that is here, or "cpu" for a share of this
+            machine's.
+    """
+    if device in CARDS:
+        return CARDS[device].memory
+    if device == "cuda":
+        return device_bytes(device)
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return pages / min(world_size, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """
+    Attributes:
+        sharded: ``id`` of each parameter that FSDP cuts among ranks.
+        unsharded: micro-batches of a step share gathered weights and one sum of gradients.
+    """
+
+    sharded: frozenset[int]
+    unsharded: bool
+
+    @classmethod
+    def of(cls, config: Config, models: PlannedModels, layout: Layout, device: str) -> Placement:
+        """What a run would do.
+
+        Args:
+            models: one rank's, see :func:`~tokenkit.planning.models.build_models`.
+        """
+        if not layout.is_wrapped(config):
+            return cls(frozenset(), False)
+        room = room_of(device, layout.world_size)
+        sharded: set[int] = set()
+        for module in (models.student, models.teacher_model, models.beside):
+            if module is not None:
+                whole = _keeps_frozen_whole(config, module, layout, room)
+                sharded |= {id(p) for p in module.parameters() if p.requires_grad or not whole}
+        wish = config.training.accumulate
+        if layout.micro_batches(config) == 1:
+            unsharded = False
+        elif wish == "auto":
+            whole = _keeps_frozen_whole(config, models.student, layout, room)
+            unsharded = bytes_of_step(models.student, config, whole) <= SHARE_OF_STEP * room
+        else:
+            unsharded = wish == "unsharded"
+        return cls(frozenset(sharded), unsharded)
+
+    def cut(self, parameters: Iterable[Tensor]) -> list[Tensor]:
+        """Those that FSDP cuts."""
+        return [p for p in parameters if id(p) in self.sharded]
+
+    def held(self, parameters: Iterable[Tensor], shards: int, size: int) -> float:
+        """Bytes that a rank has of parameters of ``size`` bytes a number."""
+        return sum(p.numel() * size / (shards if id(p) in self.sharded else 1) for p in parameters)
+
+
+def _keeps_frozen_whole(config: Config, module: nn.Module, layout: Layout, room: float) -> bool:
+    wish = config.parallelism.frozen
+    if wish != "auto":
+        return wish == "replicated"
+    return layout.data_parallel == 1 or bytes_of_frozen(module) <= SHARE_OF_FROZEN * room
