@@ -47,7 +47,7 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 
 docs: $(DOCS_INSTALLED)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "site/index.html"
 
 # The stamp is newer than what it was installed from, so a second run installs nothing.

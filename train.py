@@ -77,7 +77,7 @@ def train(config: Config, lock: RunLock) -> None:
     fetch_all(config)  # before anybody waits for others
     parallel = init_parallel(config)
     watch_for_failures()
-    stop, watchdog = StopSignal(), Watchdog(config, parallel)
+    stop, watchdog = StopSignal(), Watchdog(config)
     tasks = load_tasks(config)  # unknown ones are refused before anything is written or loaded
     claim_output_dir(config, lock)
     if parallel.is_main:

@@ -59,14 +59,17 @@ class BareLoop:
 
     def _losses(self, student: Sequences, teacher: Sequences) -> Tensor:
         with torch.no_grad():
-            theirs = self._chunks(self.teacher(teacher, self.masks[0])[0], teacher)
-        label, _ = self.student(student, self.masks[1])
-        mine = self._chunks(label, student, theirs.shape[1])
+            theirs = self._chunks(*self.teacher(teacher, self.masks[0]), teacher)
+        label, boundary = self.student(student, self.masks[1])
+        mine = self._chunks(label, boundary, student, theirs.shape[1])
         p, q = (theirs / 100).exp(), (mine / 100).clamp(max=-1e-6)
         alm = -(p * q + (1 - p) * torch.log1p(-q.exp())).mean()
         return alm - (label * student.mask).sum() / student.mask.sum()
 
     @staticmethod
-    def _chunks(label: Tensor, seq: Sequences, size: int = 0) -> Tensor:
+    def _chunks(label: Tensor, boundary: Tensor, seq: Sequences, size: int = 0) -> Tensor:
+        """Log-probs of chunks, each with the boundary after its last token."""
+        chunks = seq.chunks["unconstrained"].long()
         at_token = F.pad(label[:, :-1], (1, 0))
-        return segment_sum(at_token, seq.chunks["unconstrained"].long(), size or seq.ids.shape[1])
+        last = chunks != F.pad(chunks[:, 1:], (0, 1), value=-1)
+        return segment_sum(at_token + boundary * last, chunks, size or seq.ids.shape[1])

@@ -84,6 +84,15 @@ def test_custom_sections_are_strict(tmp_path):
         validate(config, 1)
 
 
+def test_a_config_without_the_import_is_saved_without_its_section(tmp_path):
+    """As another run of the same process, or the planner's probe, will read it."""
+    load_config(["--job.custom_import", str(EXAMPLES / "my_loss.py"), "--focal.gamma", "1.5"])
+    path = tmp_path / "config.toml"
+    save_config(load_config(["--training.steps", "3"]), path)
+    assert "focal" not in path.read_text()
+    assert load_config(["--job.config_file", str(path)]).training.steps == 3
+
+
 def test_help_knows_custom_sections(capsys):
     with pytest.raises(SystemExit):
         load_config(["--help", "--job.custom_import", str(EXAMPLES / "my_loss.py")])

@@ -27,8 +27,15 @@ HINTS = {
 def main() -> int:
     """Start the ranks and wait for them; returns the exit code."""
     _let_ranks_speak()
-    from torch.distributed.run import parse_args, run
-
+    try:
+        from torch.distributed.run import parse_args, run
+    except ModuleNotFoundError as error:
+        print(
+            f"error: {sys.executable} has no {error.name}: activate the environment that tokenkit "
+            "is installed in, or name its interpreter (PYTHON=/path/to/python ./run_train.sh)",
+            file=sys.stderr,
+        )
+        return 2
     try:
         run(parse_args(None))
     except BaseException as error:

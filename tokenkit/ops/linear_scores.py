@@ -284,9 +284,9 @@ def linear_scores(
         block: rows and columns of a block of logits; by default as BLOCK_BYTES allow.
         keep_directions: keep what :func:`hidden_gradient` needs, ``[N, D]`` in fp32 (twice with
             a boundary mask).
-        first_row, group: where each rank of ``group`` holds some rows of one matrix, the first of
-            them; ``weight``, ``boundary_mask``, ``bias`` and ``valid_vocab`` are then this rank's
-            part, ``hidden`` and ``labels`` the same on all ranks.
+        first_row: number of the first row of ``weight``, where ranks hold some rows each.
+        group: these ranks. ``weight``, ``boundary_mask``, ``bias`` and ``valid_vocab`` are then
+            this rank's part, ``hidden`` and ``labels`` the same on all ranks.
     """
     valid = len(weight) if valid_vocab is None else max(0, min(valid_vocab, len(weight)))
     context = _Context(Head(softcap, logit_scale, valid), first_row, block, group)

@@ -128,7 +128,7 @@ def make_plan(
     shapes = open_shapes(config)
     whole = build_models(config, shapes, DTYPES[config.training.dtype])
     device = CPU if card is None else card.name
-    room = room_of(device, world_size)
+    room = room_of(CPU, world_size) if card is None else card.memory
 
     def option(layout: Layout, memory: Memory) -> Option:
         settings = layout.applied(config)

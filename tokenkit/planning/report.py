@@ -69,14 +69,16 @@ def _table(plan: Plan, shown: dict[str, Option]) -> list[str]:
         if any(values):
             lines.append(row(f"  {title}", [f"{value / GIB:.2f}" for value in values]))
     lines.append(row("  all", [f"{option.memory.total / GIB:.2f}" for option in options]))
-    lines.append("  sent a rank and step, GB")
+    sent = []
     for part, title in (
         ("gathers", "weights"), ("reductions", "gradients, within a copy"),
         ("copies", "gradients, among copies"), ("tensor_parallel", "within layers"),
     ):  # fmt: skip
         values = [getattr(option.messages, part) for option in options]
         if any(values):
-            lines.append(row(f"  {title}", [f"{value / 1e9:.2f}" for value in values]))
+            sent.append(row(f"  {title}", [f"{value / 1e9:.2f}" for value in values]))
+    if sent:
+        lines += ["  sent a rank and step, GB", *sent]
     if plan.card is None:
         return lines
     times = [option.time for option in options if option.time is not None]
@@ -105,7 +107,11 @@ def _verdict(plan: Plan) -> list[str]:
     if plan.problem:
         lines = [f"does not fit: {plan.problem}"]
         if better is None:
-            return [*lines, "no layout of these ranks fits: use more of them, or larger ones"]
+            return [
+                *lines,
+                "no layout of these ranks fits: use more of them or larger ones, shorter rows, "
+                "student.train = lora, or a teacher on disk (tokenkit cache-teacher)",
+            ]
         return [*lines, "this does:", *_changes(plan, better)]
     if better is None or plan.wished is None or not _faster(better, plan.wished):
         return ["fits."]

@@ -14,7 +14,6 @@ import torch.distributed as dist
 from tokenkit.config import Config
 from tokenkit.failure import told_to_end
 from tokenkit.log import logger
-from tokenkit.parallelisms import Parallel
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # the last is SLURM's warning
 
@@ -47,8 +46,8 @@ class StopSignal:
 class Watchdog:
     """Shows where all threads of a rank are when a step takes too long, before others give up."""
 
-    def __init__(self, config: Config, parallel: Parallel) -> None:
-        self.minutes, self.parallel = config.job.step_timeout_minutes, parallel
+    def __init__(self, config: Config) -> None:
+        self.minutes = config.job.step_timeout_minutes
         self.steps = 0
 
     def step(self) -> None:
@@ -65,15 +64,12 @@ class Watchdog:
         faulthandler.cancel_dump_traceback_later()
 
     def _shorten_timeouts(self) -> None:
-        """From the start-up's to a step's."""
+        """From the start-up's to a step's, in all groups this rank is in (the teacher's, too)."""
         set_timeout = getattr(dist.distributed_c10d, "_set_pg_timeout", None)
-        if set_timeout is None:
+        world = getattr(dist.distributed_c10d, "_world", None)
+        if set_timeout is None or world is None:
             return
-        mesh = self.parallel.mesh
-        groups = [None, self.parallel.dp_group]
-        groups += [mesh.get_group(name) for name in mesh.mesh_dim_names or ()]
-        groups += [] if self.parallel.context is None else [self.parallel.context]
-        for group in groups:
+        for group in list(world.pg_map):
             set_timeout(timedelta(minutes=self.minutes), group)
 
 

@@ -125,9 +125,11 @@ def open_checkpoint(name: str, verify: bool = True) -> Checkpoint:
     if (folder / "checkpoints").is_dir():
         return whole_checkpoint(folder / "checkpoints", verify=verify)
     if not folder.is_dir():
+        beside = sorted(path.name for path in folder.parent.glob("step-*") if path.is_dir())
+        there = f" (there: {', '.join(beside)})" if beside else ""
         raise CheckpointError(
             f"checkpoint.initial_load = '{name}' does not exist; name a run's output directory or "
-            "one of its checkpoints"
+            f"one of its checkpoints{there}"
         )
     try:
         checkpoint = read_checkpoint(folder)
