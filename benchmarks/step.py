@@ -5,12 +5,13 @@
 Each case is a few steps in a process of its own: sft + alm, LoRA, self-distillation to another
 tokenizer, balanced by gradient norms, as ``train_configs/llama3_to_qwen2.toml`` does. ``plain``
 has the layers as they are, ``compile`` compiles them; ``recompute`` adds activation checkpointing
-of cheap operations. ``bare`` trains fully, in turns with the same work done by hand
-(:mod:`benchmarks.bare_loop`): ``ratio`` is ours / theirs in tokens per second,
-``overhead_seconds`` what a step of ours takes longer. The first steps warm up. The last line is
-JSON: for every case ``tokens_per_second`` (of the student), ``seconds`` a step, ``mfu`` (of student
-and teacher; null on a CPU), ``hfu`` (with all that is done twice), ``memory_gib`` and ``waits``
-(how often a step makes the CPU wait for the device; null on a CPU).
+of cheap operations. ``bare`` trains fully without balancing, in turns with the same work done by
+hand (:mod:`benchmarks.bare_loop`): ``ratio`` is ours / theirs in tokens per second,
+``overhead_seconds`` what a step of ours takes longer; ``balanced`` beside it balances, too. The
+first steps warm up. The last line is JSON: for every case ``tokens_per_second`` (of the student),
+``seconds`` a step, ``mfu`` (of student and teacher; null on a CPU), ``hfu`` (with all that is done
+twice), ``memory_gib`` and ``waits`` (how often a step makes the CPU wait for the device; null on a
+CPU).
 """
 
 from __future__ import annotations
@@ -61,13 +62,15 @@ SHAPES = {
            "num_attention_heads": 24, "num_key_value_heads": 8, "head_dim": 128},
 }  # fmt: skip
 CASES = {
-    "bare": {"student.train": "full"},
+    "bare": {"student.train": "full", "loss.aggregation": ""},
+    "balanced": {"student.train": "full"},
     "plain": {},
     "compile": {"compile.enable": "true"},
     "static": {"compile.enable": "true", "compile.dynamic": "false"},
     "recompute": {"activation_checkpoint.mode": "selective_ops"},
     "both": {"compile.enable": "true", "activation_checkpoint.mode": "selective_ops"},
 }
+BESIDE = ("bare", "balanced")
 WARM_UP = 3
 LATER = 64  # timed steps are counted from here, where norms are measured every tenth step
 
@@ -150,7 +153,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, float | int | N
     memory = memory_gib(device)
     if args.profile:
         profile(training, device)
-    beside = beside_bare(args, training, device) if args.case == "bare" else {}
+    beside = beside_bare(args, training, device) if args.case in BESIDE else {}
     result = {
         "tokens_per_second": round(found["tokens_per_second"]),
         "seconds": round(seconds / args.steps, 4),

@@ -187,6 +187,6 @@ def verify(writer: CacheWriter, shows: bool) -> None:
         meta = writer.finish(bar.update)
     size = sum(path.stat().st_size for path in writer.output.iterdir())
     logger.info(
-        f"{sum(meta['rows']):,} rows of {meta['tokens']:,} tokens cached in {writer.output}, "
+        f"{sum(meta['rows']):,} rows, {meta['tokens']:,} tokens in all, cached in {writer.output}, "
         f"{size / max(1, meta['tokens']):.2f} bytes a token"
     )

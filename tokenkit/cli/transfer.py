@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 WRITTEN, MODEL, OWN = "transfer.toml", "model", "own.jsonl"  # in the output folder
 HEAD = "# What `tokenkit transfer` ran; go on from here with `tokenkit train --job.config_file`."
 SEPARATOR = "<|endoftext|>"
+PROCESS = 1.0  # GiB on a CPU, of Python, libraries and data
 PIECE = 60  # characters of a text that the model goes on from
 
 
@@ -127,12 +128,13 @@ def describe(args: argparse.Namespace, config: Config, costs: Costs, device: str
         f"training    {training.steps} steps of {training.batch_size} rows of "
         f"{training.max_student_length} tokens, {training.dtype} on {device}"
     )
-    small = "  TOO LITTLE: give a smaller --batch-size" if costs.memory > costs.room else ""
-    yield f"memory      {costs.memory:.1f} GiB of {costs.room:.0f}{small}"
+    needed = costs.memory + (PROCESS if device == "cpu" else 0.0)
+    small = "  TOO LITTLE: give a smaller --batch-size" if needed > costs.room else ""
+    yield f"memory      {needed:.1f} GiB of {costs.room:.0f}{small}"
     if costs.seconds is not None:
         minutes = costs.seconds / 60
         shown = f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
-        yield f"time        about {shown} of training (an estimate, with nothing else to do)"
+        yield f"time        about {shown} of training; texts, measuring, export come on top"
     yield f"result      {args.output / MODEL}"
 
 

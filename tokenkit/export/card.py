@@ -16,6 +16,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 import tokenkit
 from tokenkit.config import Config
+from tokenkit.config.schema import StudentConfig
 from tokenkit.config.short import short_toml
 from tokenkit.evaluation.results import TASKS, Results, results_of
 from tokenkit.log import logger
@@ -140,13 +141,14 @@ def _body(name: str, origin: Origin) -> Iterator[str]:
         f"{origin.tokens:,} tokens"
     )
     if need_teacher(config):
-        yield f"- teacher: `{shown(config.teacher.model) or 'the base model itself'}`"
+        teacher = shown(config.teacher.model)
+        yield f"- teacher: {f'`{teacher}`' if teacher else 'the base model itself'}"
     yield f"- losses: {', '.join(f'`{loss}`' for loss in config.loss.names)}"
     yield f"- data: {', '.join(f'`{shown(name)}`' for name in config.data.train)}"
     training = config.training
     yield (
         f"- {origin.steps:,} steps of {training.batch_size} rows of up to "
-        f"{training.max_student_length} tokens; trained: {student.train}"
+        f"{training.max_student_length} tokens; trained: {_trained(student)}"
     )
     yield "\n<details><summary>Settings</summary>\n\n```toml"
     yield short_toml(config, shown).rstrip()
@@ -182,6 +184,12 @@ def _what_it_is(config: Config, source: str) -> str:
     return f"{source}, trained further.{distilled}"
 
 
+def _trained(student: StudentConfig) -> str:
+    layers = {"full": ["all layers"], "lora": ["adapters of the layers (LoRA)"], "none": []}
+    parts = layers[student.train] + ["the vocabulary"] * student.train_embeddings
+    return " and ".join(parts) or "nothing"
+
+
 def _licence(front: dict[str, Any]) -> str:
     names = [str(front[key]) for key in ("license", "license_name") if front.get(key)]
     return f" (licence: {', '.join(names)})" if names else ""
@@ -196,7 +204,8 @@ def _table(origin: Origin) -> Iterator[str]:
     yield "|---|---|---|---|"
     if "end" in bits:
         row = (f"{bits[side]:.3f}" if side in bits else "" for side in ("teacher", "start", "end"))
-        yield f"| bits per byte on held-out text (lower is better) | {' | '.join(row)} |"
+        texts = ", ".join(f"`{shown(name)}`" for name in origin.config.data.validation)
+        yield f"| bits per byte on {texts} (lower is better) | {' | '.join(row)} |"
     for name, value in sorted(results.end.items()):
         if not name.startswith(TASKS):
             continue

@@ -29,7 +29,9 @@ def resolve_model_folder(model: str) -> Path:
     folder = Path(model).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise ModelError(f"model folder '{model}' has no config.json")
+            inside = Path(model) / "model"
+            there = f"; name {inside}" if (inside / "config.json").is_file() else ""
+            raise ModelError(f"model folder '{model}' has no config.json{there}")
         return folder
     if model.startswith((".", "/", "~")) or model.count("/") > 1:
         raise ModelError(f"model folder '{model}' does not exist")

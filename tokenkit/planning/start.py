@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from tokenkit.cards import card_called
+from tokenkit.cards import GIB, card_called
 from tokenkit.config import Config
 from tokenkit.data.loader import TrainLoader
 from tokenkit.models.causal_lm import CausalLM
@@ -199,10 +199,10 @@ def _memory(device: torch.device, student: CausalLM, teacher: Teacher | None) ->
     states = 3 * _bytes_here(trained)  # a gradient and two moments, like the weight in float32
     room = ""
     if device.type == "cuda":
-        room = f" of {in_units(torch.cuda.get_device_properties(device).total_memory)}B"
+        room = f" of {torch.cuda.get_device_properties(device).total_memory / GIB:.0f} GiB"
     return (
-        f"{in_units(weights + states)}B{room} on this rank for weights, gradients and optimizer; "
-        "activations come on top (tokenkit plan estimates them)"
+        f"{(weights + states) / GIB:.2f} GiB{room} on this rank for weights, gradients and "
+        "optimizer; activations come on top (tokenkit plan estimates them)"
     )
 
 

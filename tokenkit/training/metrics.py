@@ -168,10 +168,10 @@ class MetricsLogger:
         short = cut_shares(stats).get("data/short_share", 0.0)
         if self.active and short > NOTABLE:
             logger.warning(
-                f"{short:.0%} of the first step's rows are cut at training.max_student_length = "
-                f"{self.training.max_student_length} where the teacher reads on to "
-                f"training.max_teacher_length = {self.training.max_teacher_length}: raise the "
-                "former (a student that reads bytes needs about four times the teacher's)"
+                f"{short:.0%} of the first step's rows end sooner for the student "
+                f"(training.max_student_length = {self.training.max_student_length}) than for the "
+                f"teacher (max_teacher_length = {self.training.max_teacher_length}), whose tokens "
+                "hold more text: raise the former to use it all (bytes: about four times)"
             )
 
     def _alignment(self, counts: dict[str, float]) -> dict[str, float]:
