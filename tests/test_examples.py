@@ -14,6 +14,7 @@ import torch
 from tests.launch import SPEC_A, SPEC_B, read_metrics, train
 from tokenkit.config import load_config, save_config, validate
 from tokenkit.config.components import import_custom
+from tokenkit.config.short import short_toml
 from tokenkit.errors import ConfigError
 from tokenkit.tokenizers import load_tokenizer
 from tokenkit.transfer import INITIALIZERS
@@ -88,9 +89,20 @@ def test_a_config_without_the_import_is_saved_without_its_section(tmp_path):
     """As another run of the same process, or the planner's probe, will read it."""
     load_config(["--job.custom_import", str(EXAMPLES / "my_loss.py"), "--focal.gamma", "1.5"])
     path = tmp_path / "config.toml"
-    save_config(load_config(["--training.steps", "3"]), path)
-    assert "focal" not in path.read_text()
-    assert load_config(["--job.config_file", str(path)]).training.steps == 3
+    other = ["--job.custom_import", str(EXAMPLES / "my_balance.py")]
+    for more in ([], other):
+        save_config(load_config(["--training.steps", "3", *more]), path)
+        assert "focal" not in path.read_text()
+        assert load_config(["--job.config_file", str(path)]).training.steps == 3
+
+
+def test_what_a_person_would_write_holds_a_custom_section(tmp_path):
+    """As a model card shows it."""
+    config = load_config(["--job.custom_import", str(EXAMPLES / "my_loss.py"), "--focal.gamma=1.5"])
+    path = tmp_path / "short.toml"
+    path.write_text(short_toml(config))
+    assert "gamma = 1.5" in path.read_text()
+    assert load_config(["--job.config_file", str(path)]) == config
 
 
 def test_help_knows_custom_sections(capsys):

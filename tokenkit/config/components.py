@@ -21,6 +21,8 @@ BUILT_IN = ("tokenkit.losses", "tokenkit.balance", "tokenkit.transfer")
 Problems = Callable[[Any], Iterator[str]]  # Config → lines
 
 _sections: dict[str, type] = {}
+_owners: dict[str, str] = {}  # of sections that a custom import brought, by its whole path
+_importing: list[str] = []
 _checks: list[Problems] = []
 _listeners: list[Callable[[], None]] = []
 
@@ -35,6 +37,8 @@ def add_section(name: str, settings: type) -> None:
     """
     if _sections.setdefault(name, settings) is not settings:
         raise ValueError(f"section [{name}] is registered twice")
+    if _importing:
+        _owners.setdefault(name, _importing[-1])
     for listener in _listeners:
         listener()
 
@@ -49,6 +53,13 @@ def registered_sections() -> dict[str, type]:
     for module in BUILT_IN:
         importlib.import_module(module)
     return _sections
+
+
+def belongs(section: str, custom_imports: list[str]) -> bool:
+    """Whether a section is for a config with these ``job.custom_import``: not if it came with
+    another one of this process."""
+    owner = _owners.get(section)
+    return owner is None or owner in map(absolute_path, custom_imports)
 
 
 def add_check(problems: Problems) -> None:
@@ -74,11 +85,13 @@ def import_custom(names: list[str]) -> None:
     Raises:
         ConfigError: if one cannot be imported.
     """
+    registered_sections()  # the package's own first: they are nobody's
     for name in names:
         if not name:
             raise ConfigError("job.custom_import has an empty entry: name a module or a .py file")
         if problem := name_problem(name):
             raise ConfigError(f"job.custom_import = '{name}': {problem}")
+        _importing.append(absolute_path(name))
         try:
             if name.endswith(".py"):
                 _import_file(Path(name).expanduser())
@@ -90,6 +103,8 @@ def import_custom(names: list[str]) -> None:
                 f"job.custom_import: cannot import '{name}' ({kind}{error}); give a module on "
                 "PYTHONPATH or the path of a Python file"
             ) from error
+        finally:
+            _importing.pop()
 
 
 def _import_file(path: Path) -> None:

@@ -8,7 +8,7 @@ from functools import cache
 from operator import attrgetter
 from typing import Any, get_type_hints
 
-from tokenkit.config.components import on_new_section, registered_sections
+from tokenkit.config.components import belongs, on_new_section, registered_sections
 from tokenkit.config.schema import Config
 
 
@@ -70,25 +70,15 @@ def value_of(config: Config, info: KeyInfo) -> Any:
 def config_tables(config: Config) -> dict[str, dict[str, Any]]:
     """``{section: {key: value}}``, from which ``config_from_dict`` makes an equal config.
 
-    Sections of custom imports are left out where the config has none: another config of this
-    process may have imported them, and who reads the tables later will not know them.
+    Sections of custom imports that this config does not have are left out: who reads the tables
+    later will not know them.
     """
-    names = section_names()
-    if not config.job.custom_import:
-        names = [name for name in names if not _is_custom(name)]
+    names = [name for name in section_names() if belongs(name, config.job.custom_import)]
     tables: dict[str, dict[str, Any]] = {name: {} for name in names}
     for info in all_keys().values():
         if info.section in tables:
             tables[info.section][info.name] = copy.copy(value_of(config, info))
     return tables
-
-
-def _is_custom(section: str) -> bool:
-    settings = registered_sections().get(section)
-    return (
-        settings is not None
-        and settings.__module__.partition(".")[0] != __package__.partition(".")[0]
-    )
 
 
 on_new_section(all_keys.cache_clear)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tokenkit.config.keys import config_tables
+from tokenkit.config.keys import all_keys, config_tables
 from tokenkit.config.load import to_toml
 from tokenkit.config.schema import Config
 
@@ -16,9 +16,9 @@ def short_toml(config: Config, shown: Callable[[Any], Any] = lambda value: value
     Args:
         shown: what is written of each string, of those in lists too; default: the string itself.
     """
-    defaults, lines = config_tables(Config()), []
+    keys, lines = all_keys(), []
     for section, values in config_tables(config).items():
-        changed = {k: v for k, v in values.items() if v != defaults[section][k]}
+        changed = {k: v for k, v in values.items() if v != keys[f"{section}.{k}"].default}
         if changed:
             lines += [f"[{section}]"]
             lines += [f"{name} = {to_toml(_each(value, shown))}" for name, value in changed.items()]

@@ -201,7 +201,10 @@ def _logit_gradient(
     own = torch.where(inside, state.at_label, 0.0)[:, None]
     if gpu_compile.wanted(logits):
         return logit_gradient_at_once(logits, *factors, place, own, blocks.factor_dtype)
-    weighed = weigh(logits, *factors, blocks.buffer("factor", *logits.shape))
+    if logits.is_meta and blocks.factor_dtype != blocks.dtype:  # a GPU's, rehearsed: as above
+        return torch.empty_like(logits, dtype=blocks.factor_dtype)
+    room = None if mask is None else blocks.buffer("factor", *logits.shape)
+    weighed = weigh(logits, *factors, room)
     return weighed.scatter_add_(1, place, own).to(blocks.factor_dtype)
 
 
@@ -235,12 +238,12 @@ def weigh(
     outside: Tensor,
     inside: Tensor | None,
     mask: Tensor | None,
-    factor: Tensor,
+    factor: Tensor | None,
 ) -> Tensor:
     """Overwrite a block ``[n, c]`` with e^(z − top) · slope · (outside + mask · inside).
 
     Args:
-        factor: room for as many numbers; memory that is asked for anew costs more than the sums.
+        factor: with a mask, room for as many numbers; new memory would cost more than the sums.
     """
     p = logits.sub_(top[:, None]).exp_()
     if slope is not None:

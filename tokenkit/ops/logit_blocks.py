@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 # Size of one block of logits: large enough for matmuls at full speed, small beside the rest of a
-# training step. CPU: measured; glibc takes larger ones from the kernel, page by page, each time.
-BLOCK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
+# training step. CPU: measured; glibc takes ones of 32 MiB from the kernel, page by page, each time.
+BLOCK_BYTES = {"cpu": 31 * 2**20, "cuda": 512 * 2**20}
 MOST_ROWS = {"cpu": 4096, "cuda": 8192}
 # Widths of blocks are multiples of this: a GPU's fast matmuls want rows that begin at multiples of
 # 16 bytes, and a vocabulary may have an odd number of tokens.

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tokenkit.balance import balance_of
 from tokenkit.cards import GIB
 from tokenkit.config import Config
 from tokenkit.models.causal_lm import CausalLM
 from tokenkit.parallelisms import DTYPES
 from tokenkit.planning.layout import Layout
 from tokenkit.planning.models import PlannedModels, Shapes, build_models
-from tokenkit.planning.placement import Placement
+from tokenkit.planning.placement import Placement, sums_losses
 from tokenkit.planning.rehearsal import Rehearsed, Workload, fsdp_units, rehearse
 
 MASTER = 4  # bytes of a weight that is trained, and of each of its two moments
@@ -147,7 +146,8 @@ def plan_memory(config: Config, shapes: Shapes, layout: Layout, device: str) -> 
         # AdamW's unfused kernels make a moment's root and the denominator, while the denominator
         # of the parameter before still lives.
         largest, next_largest = sorted([0, *(p.numel() for p in trained)])[:-3:-1]
-        peak = max(peak, gradients + more + MASTER * (2 * largest + next_largest) / shard)
+        kept = share * (_copies(config) if wrapped else 1)
+        peak = max(peak, kept + MASTER * (2 * largest + next_largest) / shard)
     activations = min(found.activations, peak)
     now = min(gradients + more, peak - activations)
     gathered = _gathered(models, placement, size)
@@ -179,8 +179,7 @@ def framework_bytes(allocated: float, ranks: int) -> float:
 
 def _copies(config: Config) -> int:
     """Gradients of all parameters that are held at once."""
-    balance = balance_of(config.loss.aggregation)
-    return 1 if hasattr(balance, "measures") else len(config.loss.names) + 1
+    return 1 if sums_losses(config) else len(config.loss.names) + 1
 
 
 def unit_sizes(models: PlannedModels) -> list[int]:

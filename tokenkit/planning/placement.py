@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from tokenkit.balance import balance_of
 from tokenkit.cards import CARDS
 from tokenkit.config import Config
 from tokenkit.parallelisms.memory import (
@@ -48,22 +49,24 @@ class Placement:
     unsharded: bool
 
     @classmethod
-    def of(cls, config: Config, models: PlannedModels, layout: Layout, device: str) -> Placement:
+    def of(
+        cls, config: Config, models: PlannedModels, layout: Layout, device: str, parts: int = 1
+    ) -> Placement:
         """What a run would do.
 
         Args:
-            models: one rank's, see :func:`~tokenkit.planning.models.build_models`.
+            models: one tensor-parallel rank's, or whole ones that have ``parts`` ranks.
         """
         if not layout.is_wrapped(config):
             return cls(frozenset(), False)
-        room = room_of(device, layout.world_size)
+        room = room_of(device, layout.world_size) * parts
         sharded: set[int] = set()
         for module in (models.student, models.teacher_model, models.beside):
             if module is not None:
                 whole = _keeps_frozen_whole(config, module, layout, room)
                 sharded |= {id(p) for p in module.parameters() if p.requires_grad or not whole}
         wish = config.training.accumulate
-        if layout.micro_batches(config) == 1:
+        if layout.micro_batches(config) == 1 or not sums_losses(config):
             unsharded = False
         elif wish == "auto":
             whole = _keeps_frozen_whole(config, models.student, layout, room)
@@ -79,6 +82,11 @@ class Placement:
     def held(self, parameters: Iterable[Tensor], shards: int, size: int) -> float:
         """Bytes that a rank has of parameters of ``size`` bytes a number."""
         return sum(p.numel() * size / (shards if id(p) in self.sharded else 1) for p in parameters)
+
+
+def sums_losses(config: Config) -> bool:
+    """Whether a micro-batch goes backward once, not once for each loss."""
+    return hasattr(balance_of(config.loss.aggregation), "measures")
 
 
 def _keeps_frozen_whole(config: Config, module: nn.Module, layout: Layout, room: float) -> bool:

@@ -132,7 +132,7 @@ def make_plan(
 
     def option(layout: Layout, memory: Memory) -> Option:
         settings = layout.applied(config)
-        placement = Placement.of(settings, whole, layout, device)
+        placement = Placement.of(settings, whole, layout, device, layout.tp)
         messages = count_messages(settings, whole, layout, placement)
         time = card and predict_step(settings, whole, layout, messages, card, efficiency)
         return Option(layout, memory, messages, time or None)

@@ -38,7 +38,7 @@ class Scaled:
 
     def __init__(self, config: Config, shapes: Shapes, device: str) -> None:
         self.config, self.shapes, self.device = config, shapes, device
-        self._known: dict[tuple[int, str], tuple[Memory, Memory, Memory]] = {}
+        self._known: dict[tuple[int, str, bool], tuple[Memory, Memory, Memory]] = {}
 
     def total(self, layout: Layout) -> float:
         """Bytes of a rank.
@@ -46,19 +46,12 @@ class Scaled:
         Raises:
             LayoutError: if the model cannot be split so.
         """
-        key = layout.tp, layout.recompute
+        several = layout.micro_batches(self.config) > 1
+        key = layout.tp, layout.recompute, several
         if key not in self._known:
-            config = self.config.copy()
-            config.training.batch_size = 16  # of several micro-batches
             # From two shards on FSDP is there.
             sizes = ((2, 1), (2, 2), (4, 1))
-            one, two, four = (
-                plan_memory(
-                    config, self.shapes, Layout(1, shard, layout.tp, rows, layout.recompute),
-                    self.device,
-                )
-                for shard, rows in sizes
-            )  # fmt: skip
+            one, two, four = (self._planned(layout, several, *size) for size in sizes)
             self._known[key] = one, two, four
         one, two, four = self._known[key]
         rows = layout.micro_batch_size
@@ -68,6 +61,12 @@ class Scaled:
         dynamic = first + (rows - 1) * (second - first)
         allocated = resting + one.gathered + dynamic
         return allocated + framework_bytes(allocated, layout.world_size)
+
+    def _planned(self, like: Layout, several: bool, shard: int, rows: int) -> Memory:
+        config = self.config.copy()
+        config.training.batch_size = shard * rows * (4 if several else 1)
+        layout = Layout(1, shard, like.tp, rows, like.recompute)
+        return plan_memory(config, self.shapes, layout, self.device)
 
 
 def _resting(memory: Memory) -> float:
@@ -113,6 +112,6 @@ def find_layout(
 
 
 def _seconds(config: Config, models: PlannedModels, layout: Layout, card: Card) -> float:
-    placement = Placement.of(config, models, layout, card.name)
+    placement = Placement.of(config, models, layout, card.name, layout.tp)
     messages = count_messages(config, models, layout, placement)
     return predict_step(config, models, layout, messages, card, None).total

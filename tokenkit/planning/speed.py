@@ -10,7 +10,7 @@ from tokenkit.models.flops import ModelSize, StepFlops, Tokens
 from tokenkit.planning.layout import Layout
 from tokenkit.planning.memory import MASTER, itemsize, modules, numel
 from tokenkit.planning.models import PlannedModels
-from tokenkit.planning.placement import Placement
+from tokenkit.planning.placement import Placement, sums_losses
 from tokenkit.training.throughput import step_kind
 
 # Share of a card's peak that hardware FLOPs come at, the rest of a step's kernels included
@@ -81,22 +81,25 @@ def count_messages(
 ) -> Messages:
     """What sharded and split models send; of models built whole.
 
-    A micro-batch gathers the student twice (three times with a probe) and the teacher once; where
-    micro-batches share them, a step gathers the student once and reduces once.
+    A micro-batch gathers the student for its forward pass, for each backward pass (one, or one a
+    loss) and for a probe, the teacher once; where micro-batches share them, a step gathers the
+    student once and reduces once.
     """
     size, shard, tp = itemsize(config), layout.shard, layout.tp
     student = models.student
     trained = numel(p for p in student.parameters() if p.requires_grad)
     micro_batches = layout.micro_batches(config)
     kind = step_kind(config, models.losses, len(student.layers), micro_batches)
-    passes = 1.0 if placement.unsharded else micro_batches * (2 + kind.measures * kind.probes)
-    once = 1 if placement.unsharded else micro_batches
+    backwards = 1 if sums_losses(config) else len(config.loss.names)
+    passes = 1.0 + backwards + kind.measures * kind.probes
+    passes = 1.0 if placement.unsharded else micro_batches * passes
+    once = 1 if placement.unsharded else micro_batches * backwards
     teacher = sum(numel(placement.cut(m.parameters())) for m in modules(models))
     gathers = passes * numel(placement.cut(student.parameters())) + micro_batches * teacher
     if models.beside is not None and not placement.unsharded:  # the student's layers once more
         gathers += micro_batches * numel(placement.cut(student.backbone.parameters()))
     part = (shard - 1) / shard / tp
-    copies = 2 * trained * MASTER / (shard * tp) * (layout.replicate - 1) / layout.replicate
+    copies = once * 2 * trained * MASTER / (shard * tp) * (layout.replicate - 1) / layout.replicate
     return Messages(
         gathers * size * part,
         once * trained * MASTER * part,
