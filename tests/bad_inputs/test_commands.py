@@ -12,7 +12,5 @@ from tests.bad_inputs.running import check_refused, refusal
     ("command", "arguments", "says"), [pytest.param(c, a, s, id=name) for name, c, a, s in COMMANDS]
 )
 def test_command(command, arguments, says, files, cwd):
-    if command.startswith("eval"):
-        import lm_eval.tasks  # noqa: F401  # ten seconds, once a process, are not the refusal's
     argv = [files.fill(argument) for argument in arguments]
     check_refused(refusal(command, argv, cwd), says, cwd)

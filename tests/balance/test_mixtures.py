@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from tokenkit.balance import problems
 from tokenkit.balance.gradmag import approx_gradmag_weights
 from tokenkit.balance.mixtures import mixture
 from tokenkit.balance.schedule import loss_weight
@@ -125,3 +126,10 @@ def test_a_loss_of_weight_zero_is_not_there(name):
 )
 def test_schedules(kind, expected):
     assert [loss_weight(kind, step, 8) for step in (0, 2, 4, 6)] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("name", "refused"), [("pcgrad", True), ("", False), ("gradnorm", False)])
+def test_mixtures_cannot_share_a_reduction(name, refused):
+    tables = {"loss": {"aggregation": name}, "training": {"accumulate": "unsharded"}}
+    said = [line for line in problems(config_from_dict(tables)) if "training.accumulate" in line]
+    assert len(said) == refused

@@ -13,12 +13,17 @@ from tokenkit.balance.names import MIXTURES, mixture_problems, parse_mixtures
 from tokenkit.config import Config, add_check, to_toml
 from tokenkit.registry import did_you_mean
 
-__all__ = ["BALANCES", "Balance", "Passes", "build_balance"]
+__all__ = ["BALANCES", "Balance", "Passes", "build_balance", "sums_losses"]
 
 
 def balance_of(name: str) -> type[Balance]:
     """The balance that ``loss.aggregation`` names: a registered one, or stages joined by "+"."""
     return BALANCES.get(name) if name in BALANCES else Mixture
+
+
+def sums_losses(config: Config) -> bool:
+    """Whether a micro-batch goes backward once, for a sum of losses, not once for each."""
+    return hasattr(balance_of(config.loss.aggregation), "measures")
 
 
 def build_balance(config: Config, device: torch.device) -> Balance:
@@ -36,6 +41,11 @@ def problems(config: Config) -> Iterator[str]:
             yield f"{where} {problem}{did_you_mean(name, [*named, *MIXTURES])}"
         if not parse_mixtures(name):
             return
+    if config.training.accumulate == "unsharded" and not sums_losses(config):
+        yield (
+            "training.accumulate = 'unsharded': no effect with loss.aggregation = "
+            f"{to_toml(name)}, which reduces each loss's gradient by itself; leave it at 'auto'"
+        )
     for problem in balance_of(name).problems(config):
         yield f"{where} {problem}"
 

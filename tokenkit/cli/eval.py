@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenkit.cli.arguments import CommandParser, at_least
+from tokenkit.config.validate_paths import looks_local
 from tokenkit.errors import ConfigError, ModelError
 from tokenkit.extras import need_extra
 from tokenkit.io import new_file, refuse_existing
@@ -98,6 +99,8 @@ def check_options(args: argparse.Namespace) -> None:
     Raises:
         TokenkitError: naming the option.
     """
+    if args.tasks is not None and not all(name.strip() for name in args.tasks.split(",")):
+        raise ConfigError(f"--tasks '{args.tasks}': a name is empty; such as piqa,arc_easy")
     if args.include_path is not None and not Path(args.include_path).is_dir():
         raise ConfigError(f"--include-path '{args.include_path}' is not a folder")
     size = args.batch_size.partition(":")[0]
@@ -197,6 +200,9 @@ def main() -> None:
 
 def run(args: argparse.Namespace) -> None:
     """All that follows the options."""
+    # Before lm-eval's thousands of tasks are looked through.
+    if looks_local(args.model) and not Path(args.model).expanduser().is_dir():
+        raise ModelError(f"--model: model folder '{args.model}' does not exist")
     from tokenkit.evaluation.tasks import find_tasks
     from tokenkit.export.lm_eval_run import RunLM
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
+from tokenkit.balance import sums_losses
 from tokenkit.config import Config, rows_at_once
 from tokenkit.models.causal_lm import CausalLM
 from tokenkit.models.vocabulary.table import Vocabulary
@@ -55,7 +56,8 @@ def parallelize(model: CausalLM, config: Config, parallel: Parallel, *, train: b
         apply_activation_checkpoint(model, config.activation_checkpoint)
     training = config.training
     rows = rows_at_once(config, parallel.dp_size) * parallel.dp_size
-    passes = training.batch_size // rows if train else 1
+    # A mixture reduces each loss's gradient by itself, whatever else a step could share.
+    passes = training.batch_size // rows if train and sums_losses(config) else 1
     _compile_and_shard(model, config, mesh, train, passes)
 
 

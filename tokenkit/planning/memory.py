@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from tokenkit.balance import sums_losses
 from tokenkit.cards import GIB
 from tokenkit.config import Config
 from tokenkit.models.causal_lm import CausalLM
 from tokenkit.parallelisms import DTYPES
 from tokenkit.planning.layout import Layout
 from tokenkit.planning.models import PlannedModels, Shapes, build_models
-from tokenkit.planning.placement import Placement, sums_losses
+from tokenkit.planning.placement import Placement
 from tokenkit.planning.rehearsal import Rehearsed, Workload, fsdp_units, rehearse
 
 MASTER = 4  # bytes of a weight that is trained, and of each of its two moments

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from tokenkit.balance import balance_of
+from tokenkit.balance import sums_losses
 from tokenkit.cards import CARDS
 from tokenkit.config import Config
 from tokenkit.parallelisms.memory import (
@@ -39,7 +39,8 @@ def room_of(device: str, world_size: int) -> float:
 
 @dataclass(frozen=True)
 class Placement:
-    """
+    """Which parameters ranks cut among them, and how long a step keeps them joined.
+
     Attributes:
         sharded: ``id`` of each parameter that FSDP cuts among ranks.
         unsharded: micro-batches of a step share gathered weights and one sum of gradients.
@@ -82,11 +83,6 @@ class Placement:
     def held(self, parameters: Iterable[Tensor], shards: int, size: int) -> float:
         """Bytes that a rank has of parameters of ``size`` bytes a number."""
         return sum(p.numel() * size / (shards if id(p) in self.sharded else 1) for p in parameters)
-
-
-def sums_losses(config: Config) -> bool:
-    """Whether a micro-batch goes backward once, not once for each loss."""
-    return hasattr(balance_of(config.loss.aggregation), "measures")
 
 
 def _keeps_frozen_whole(config: Config, module: nn.Module, layout: Layout, room: float) -> bool:

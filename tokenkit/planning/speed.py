@@ -10,7 +10,7 @@ from tokenkit.models.flops import ModelSize, StepFlops, Tokens
 from tokenkit.planning.layout import Layout
 from tokenkit.planning.memory import MASTER, itemsize, modules, numel
 from tokenkit.planning.models import PlannedModels
-from tokenkit.planning.placement import Placement, sums_losses
+from tokenkit.planning.placement import Placement
 from tokenkit.training.throughput import step_kind
 
 # Share of a card's peak that hardware FLOPs come at, the rest of a step's kernels included
@@ -90,7 +90,7 @@ def count_messages(
     trained = numel(p for p in student.parameters() if p.requires_grad)
     micro_batches = layout.micro_batches(config)
     kind = step_kind(config, models.losses, len(student.layers), micro_batches)
-    backwards = 1 if sums_losses(config) else len(config.loss.names)
+    backwards = len(config.loss.names) if kind.mixes else 1
     passes = 1.0 + backwards + kind.measures * kind.probes
     passes = 1.0 if placement.unsharded else micro_batches * passes
     once = 1 if placement.unsharded else micro_batches * backwards

@@ -85,9 +85,9 @@ def check_output_dir(config: Config) -> None:
         if not free and saved.get(key) != value:
             raise ConfigError(
                 f"job.output_dir = '{folder}' belongs to another run ({key} was "
-                f"{saved.get(key)!r}, now {value!r}); choose a new folder, from these weights with "
-                f"--checkpoint.initial_load {folder}, or pass --checkpoint.overwrite true to "
-                "discard its checkpoints"
+                f"{saved.get(key)!r}, now {value!r}); choose a new folder (with its weights: "
+                "--checkpoint.initial_load), or pass --checkpoint.overwrite true to discard its "
+                "checkpoints"
             )
     if saved["training.steps"] != config.training.steps:
         logger.warning(

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tokenkit.balance import balance_of
+from tokenkit.balance import balance_of, sums_losses
 from tokenkit.cards import card_called
 from tokenkit.config import Config, rows_at_once
 from tokenkit.losses import Loss
@@ -36,7 +36,7 @@ def step_kind(config: Config, losses: Sequence[Loss], layers: int, micro_batches
         losses=len(losses),
         measures=measures and 1.0 / (1 if balance.always else config.loss.balance_interval),
         probes=measures and micro_batches > 1,
-        mixes=not hasattr(balance, "measures"),
+        mixes=not sums_losses(config),
         boundary="boundary" in needs,
         recomputed=layers_again,
         recomputed_attention=attention_again,

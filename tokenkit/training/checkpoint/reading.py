@@ -126,7 +126,7 @@ def open_checkpoint(name: str, verify: bool = True) -> Checkpoint:
         return whole_checkpoint(folder / "checkpoints", verify=verify)
     if not folder.is_dir():
         beside = sorted(path.name for path in folder.parent.glob("step-*") if path.is_dir())
-        there = f" (there: {', '.join(beside)})" if beside else ""
+        there = f" (there: {', '.join(beside[-3:])})" if beside else ""
         raise CheckpointError(
             f"checkpoint.initial_load = '{name}' does not exist; name a run's output directory or "
             f"one of its checkpoints{there}"
