@@ -103,11 +103,22 @@ def test_the_smoke_test_reads_what_is_installed(tokenkit):
     assert (tokenkit.place / "outputs" / "debug" / "metrics.jsonl").is_file()
 
 
+def _figures(text: str) -> list[str]:
+    """The table of what was reached."""
+    return [line for line in text.splitlines() if "tokenizer" in line and "$" not in line][-3:]
+
+
 def test_quickstart_and_a_transfer_of_its_model(tokenkit):
     done = tokenkit("quickstart", "--quick")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     made = tokenkit.place / "outputs" / "quickstart_quick"
-    assert "gap closed:" in done.stdout and (made / "student" / "config.json").is_file()
+    assert "gap closed:" in done.stdout and "tensorboard --logdir" in done.stdout
+    assert (made / "student" / "model.safetensors").is_file()
+    again = tokenkit("quickstart", "--quick")
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert "tokenkit export" in done.stdout
+    assert "tokenkit export" not in again.stdout  # finished stages are reused
+    assert _figures(again.stdout) == _figures(done.stdout)
     target = f"{made / 'tokenizer_b'}:source=Qwen2:target=Llama3"
     given = ("--steps", "2", "--length", "32", "--own-texts", "8")
     done = tokenkit("transfer", str(made / "teacher"), "--to", target, "--output", "moved", *given)
