@@ -1,0 +1,1 @@
+"""Commands of the documentation: where they are shown, what they mean, how each is tried."""
