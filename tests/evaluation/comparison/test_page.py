@@ -132,6 +132,12 @@ def test_ticks_are_within_the_axis(values):
     assert len(ticks) <= 7 and all(10 - 0.01 <= axis(tick) <= 300.01 for tick in ticks)
 
 
+def test_values_that_are_all_the_end_of_the_axis():
+    """As the distance from the teacher is 0 for models that all equal it."""
+    axis = Axis.over([0.0, 0.0], 10, 300, [0.0])
+    assert axis(0.0) == 10 and axis.ticks()
+
+
 def test_numbers_of_ticks():
     shown = [short_number(value) for value in (0, 0.25, 3.0, 1500, 3e-5, 250000)]
     assert shown == ["0", "0.25", "3", "1,500", "3.0e-5", "2.5e5"]

@@ -30,7 +30,7 @@ class Axis:
         low, high = min(known), max(known)
         room = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
         low = low if low in include else low - room
-        high = high if high in include else high + room
+        high = high if high in include and high > low else high + room
         return cls(low, high, begin, end)
 
     def __call__(self, value: float) -> float:
