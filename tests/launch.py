@@ -40,11 +40,19 @@ def free_port() -> int:
 
 
 def _rank_main(
-    rank: int, world: int, port: int, argv: list[str], log: str, gpus: bool, program: str
+    rank: int,
+    world: int,
+    port: int,
+    argv: list[str],
+    log: str,
+    gpus: bool,
+    program: str,
+    cwd: Path | None,
 ) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+    os.chdir(cwd or ".")
     # The server that forks these processes may have been started by a test that asked for it.
     os.environ.pop("TOKENKIT_TRACEBACK", None)
     if not gpus:
@@ -63,14 +71,17 @@ def _rank_main(
 
 
 def start_training(
-    argv: list[str], world: int, log: Path, gpus: bool = False, program: str = "train"
+    argv: list[str],
+    world: int,
+    log: Path,
+    gpus: bool = False,
+    program: str = "train",
+    cwd: Path | None = None,
 ) -> list:
     """Start ``world`` ranks of train.py (of a module's ``main``) on the CPU or on GPUs."""
     port = free_port()
-    processes = [
-        CONTEXT.Process(target=_rank_main, args=(rank, world, port, argv, str(log), gpus, program))
-        for rank in range(world)
-    ]
+    rest = (world, port, argv, str(log), gpus, program, cwd)
+    processes = [CONTEXT.Process(target=_rank_main, args=(rank, *rest)) for rank in range(world)]
     for process in processes:
         process.start()
     return processes
@@ -83,9 +94,10 @@ def train(
     timeout: float = 240,
     gpus: bool = False,
     program: str = "train",
+    cwd: Path | None = None,
 ) -> None:
     """Run train.py to its end on ``world`` ranks; fails with its output if any rank fails."""
-    processes = start_training(argv, world, log, gpus, program)
+    processes = start_training(argv, world, log, gpus, program, cwd)
     for process in processes:
         process.join(timeout)
     codes = [process.exitcode for process in processes]

@@ -131,8 +131,7 @@ def _check_tokenkit(words: list[str], patch: pytest.MonkeyPatch) -> None:
         known, rest = parse(self, *args, **kwargs)
         unknown = [word for word in rest if word.startswith("-") and "." not in word]
         assert not unknown, f"{command} has no {unknown}"
-        if any(word.startswith("--") for word in rest):  # else a positional, read in a second pass
-            _check_settings(rest)
+        _check_settings(rest)
         raise Parsed
 
     patch.setattr(CommandParser, "parse_known_args", parsed)
@@ -179,7 +178,8 @@ def _pairs(words: list[str]) -> dict[str, str]:
 
 def _check_settings_file(value: str) -> None:
     if Path(value).name not in READERS_OWN and value not in LEFT_OUT:
-        settings_file(str(ROOT / value) if "/" in value else value)
+        path = settings_file(str(ROOT / value) if "/" in value else value)
+        assert path.is_file(), f"no {value}"
 
 
 @cache
