@@ -63,7 +63,7 @@ SHORT = "--training.steps 2 --checkpoint.enable false --metrics.tensorboard fals
 TRANSFERRED = Elsewhere(
     "tests/cli/test_transfer.py::test_a_model_is_moved_and_the_same_command_goes_on"
 )
-QUICKSTART = Elsewhere("tests/cli/test_quickstart.py::test_twice")
+QUICKSTART = Elsewhere("tests/test_wheel.py::test_quickstart_and_a_transfer_of_its_model")
 IN_SMALL = Elsewhere("tests/training/test_recipes.py::test_a_step_in_small")
 LAUNCHED = Elsewhere("tests/scripts/test_launcher.py::test_both_ways_train")
 TWO_NODES = Elsewhere("tests/scripts/test_two_nodes.py::test_a_rank_of_the_second_node_is_killed")
