@@ -9,6 +9,7 @@ import pytest
 from scipy import sparse
 
 from tests.launch import SPEC_A, SPEC_B, read_losses, train
+from tests.shared import made_once
 from tokenkit.tokenizers import load_tokenizer
 from tokenkit.tokenizers.pairs.bias import FILES
 from tokenkit.tokenizers.pairs.mined import compute_mined_mapping, save_mined_mapping
@@ -47,6 +48,13 @@ BYTES = [
     "--student.target_tokenizer", f"{SPEC_A}:conversion=byte",
     "--student.expand_input_ids", "true", "--training.max_student_length", "256",
 ]  # fmt: skip
+
+COMPILE = [
+    "--compile.enable", "true", "--compile.backend", "aot_eager",
+    # All rows are as wide as the limit: one graph, traced twice as fast as one for any width.
+    "--compile.dynamic", "false", "--data.pad_multiple", "128",
+]  # fmt: skip
+RECIPE = [*micro(2), *COMPILE, "--activation_checkpoint.mode", "selective_ops"]
 
 
 # One-process runs the others are held against.
@@ -156,19 +164,17 @@ CASES = [
     ("full", "TP 2 x FSDP 2", 4, [*micro(4), *TP2]),
     ("full", "TP 2 + SP, checkpoint full", 2, [*SP2, "--activation_checkpoint.mode", "full"]),
     ("full", "TP 2 + SP, compile, checkpoint ops", 2,
-     [*SP2, "--compile.enable", "true", "--compile.backend", "aot_eager",
-      "--activation_checkpoint.mode", "selective_ops"]),
+     [*SP2, *COMPILE, "--activation_checkpoint.mode", "selective_ops"]),
     ("full", "CP 2, compile, checkpoint full", 2,
-     [*CP2, "--compile.enable", "true", "--compile.backend", "aot_eager",
-      "--activation_checkpoint.mode", "full"]),
+     [*CP2, *COMPILE, "--activation_checkpoint.mode", "full"]),
     ("full", "checkpoint full", 1, ["--activation_checkpoint.mode", "full"]),
     ("full", "checkpoint every 2nd", 1, ["--activation_checkpoint.mode", "every_n"]),
     ("full", "checkpoint ops, FSDP 2", 2,
      [*micro(4), "--activation_checkpoint.mode", "selective_ops"]),
-    ("full", "compile", 1, ["--compile.enable", "true", "--compile.backend", "aot_eager"]),
+    ("full", "compile for all lengths", 1, [*COMPILE, "--compile.dynamic", "true",
+                                            "--data.pad_multiple", "8"]),
     ("full", "compile, checkpoint, FSDP 2", 2,
-     [*micro(4), "--compile.enable", "true", "--compile.backend", "aot_eager",
-      "--activation_checkpoint.mode", "full"]),
+     [*micro(4), *COMPILE, "--activation_checkpoint.mode", "full"]),
     ("approx", "accumulate 2", 1, micro(4)),
     ("approx", "accumulate 4", 1, micro(2)),
     ("approx", "FSDP 2", 2, micro(4)),
@@ -177,7 +183,7 @@ CASES = [
     ("approx", "TP 2 + SP x FSDP 2, accumulate 2", 4, [*micro(2), *SP2]),
     ("approx", "CP 2 x FSDP 2, accumulate 2", 4, [*micro(2), *CP2]),
     ("approx", "compile, accumulate 2", 1,
-     [*micro(4), "--compile.enable", "true", "--compile.backend", "aot_eager"]),
+     [*micro(4), *COMPILE]),
     ("states", "accumulate 4", 1, micro(2)),
     ("states", "FSDP 2, checkpoint full", 2, [*micro(4), "--activation_checkpoint.mode", "full"]),
     ("states", "TP 2", 2, TP2),
@@ -202,6 +208,8 @@ CASES = [
     ("lora", "FSDP 2", 2, micro(4)),
     ("lora", "FSDP 2, accumulate 2, frozen sharded", 2,
      [*micro(2), "--parallelism.frozen", "sharded"]),
+    # What recipes for GPUs ask for, bfloat16 apart (below).
+    ("lora", "FSDP 2, accumulate 2, compile, checkpoint ops", 2, RECIPE),
     ("lora", "TP 2", 2, TP2),
     ("lora", "TP 2 x FSDP 2, accumulate 2", 4, [*micro(2), *TP2]),
     ("lora", "TP 2 + SP x FSDP 2, accumulate 2", 4, [*micro(2), *SP2]),
@@ -237,15 +245,14 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def base_losses(base_arguments, tiny_llama, tmp_path_factory):
-    """Losses of each base, computed once per worker."""
-    known: dict[str, list[float]] = {}
+    """Losses of each base, computed once."""
 
     def losses(base: str) -> list[float]:
-        if base not in known:
-            folder = tmp_path_factory.mktemp(base)
-            train([*arguments(base_arguments, tiny_llama, base, folder)], 1, folder / "log")
-            known[base] = read_losses(folder)
-        return known[base]
+        def make(folder: Path) -> None:
+            run = arguments(base_arguments, tiny_llama, base, folder / "run")
+            train(run, 1, folder / "log")
+
+        return read_losses(made_once(tmp_path_factory, f"base {base}", make) / "run")
 
     return losses
 
@@ -300,13 +307,15 @@ def test_bfloat16_stays_close_to_fp32(base, base_losses, base_arguments, tiny_ll
     assert read_losses(tmp_path) == pytest.approx(base_losses(base), rel=0.05, abs=1e-3)
 
 
-@pytest.mark.parametrize("frozen", ["sharded", "replicated"])
-def test_frozen_bfloat16_equals_one_process(frozen, base_arguments, tiny_llama, tmp_path):
+@pytest.mark.parametrize(
+    ("frozen", "more"), [("sharded", []), ("replicated", RECIPE)], ids=["sharded", "recipe"]
+)
+def test_frozen_bfloat16_equals_one_process(frozen, more, base_arguments, tiny_llama, tmp_path):
     """Frozen weights are held in bfloat16; steps are rounded, so losses are nearly equal."""
     losses = []
-    for world, size in ((1, 8), (2, 2)):
+    for world, extra in ((1, micro(8)), (2, [*micro(2), *more])):
         folder = tmp_path / str(world)
-        argv = [*arguments(base_arguments, tiny_llama, "lora", folder), *micro(size)]
+        argv = [*arguments(base_arguments, tiny_llama, "lora", folder), *extra]
         bf16 = ["--training.dtype", "bfloat16", "--parallelism.frozen", frozen]
         train([*argv, *bf16], world, tmp_path / f"{world}.log")
         losses.append(read_losses(folder))
