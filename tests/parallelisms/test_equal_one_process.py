@@ -147,9 +147,7 @@ BASES = {
 }
 
 CASES = [
-    ("full", "accumulate 2", 1, micro(4)),
     ("full", "accumulate 4", 1, micro(2)),
-    ("full", "FSDP 2", 2, micro(4)),
     ("full", "FSDP 4", 4, micro(2)),
     ("full", "FSDP 2, accumulate 2", 2, micro(2)),
     ("full", "FSDP 2, accumulate 2 sharded", 2, [*micro(2), *SHARDED]),
@@ -173,20 +171,13 @@ CASES = [
      [*micro(4), "--activation_checkpoint.mode", "selective_ops"]),
     ("full", "compile for all lengths", 1, [*COMPILE, "--compile.dynamic", "true",
                                             "--data.pad_multiple", "8"]),
-    ("full", "compile, checkpoint, FSDP 2", 2,
-     [*micro(4), *COMPILE, "--activation_checkpoint.mode", "full"]),
-    ("approx", "accumulate 2", 1, micro(4)),
     ("approx", "accumulate 4", 1, micro(2)),
-    ("approx", "FSDP 2", 2, micro(4)),
     ("approx", "FSDP 2, accumulate 2", 2, micro(2)),
     ("approx", "TP 2 x FSDP 2", 4, [*micro(4), *TP2]),
     ("approx", "TP 2 + SP x FSDP 2, accumulate 2", 4, [*micro(2), *SP2]),
     ("approx", "CP 2 x FSDP 2, accumulate 2", 4, [*micro(2), *CP2]),
-    ("approx", "compile, accumulate 2", 1,
-     [*micro(4), *COMPILE]),
     ("states", "accumulate 4", 1, micro(2)),
     ("states", "FSDP 2, checkpoint full", 2, [*micro(4), "--activation_checkpoint.mode", "full"]),
-    ("states", "TP 2", 2, TP2),
     ("states", "TP 2 + SP", 2, SP2),
     ("states", "CP 2 x TP 2 + SP", 4, [*SP2, *CP2]),
     ("states approx", "CP 2", 2, CP2),
@@ -210,7 +201,6 @@ CASES = [
      [*micro(2), "--parallelism.frozen", "sharded"]),
     # What recipes for GPUs ask for, bfloat16 apart (below).
     ("lora", "FSDP 2, accumulate 2, compile, checkpoint ops", 2, RECIPE),
-    ("lora", "TP 2", 2, TP2),
     ("lora", "TP 2 x FSDP 2, accumulate 2", 4, [*micro(2), *TP2]),
     ("lora", "TP 2 + SP x FSDP 2, accumulate 2", 4, [*micro(2), *SP2]),
     ("zett", "accumulate 4", 1, micro(2)),
