@@ -112,7 +112,7 @@ class LowPrecisionAdamW(torch.optim.Optimizer):
             )  # fmt: skip
             for place, result in zip((0, 2, 3), results, strict=True):
                 _write([r.tensors[place] for r in rows], result)
-        torch._foreach_add_(steps, 1 - skipped)
+        torch._foreach_add_(steps, [1 - skipped] * len(steps))
 
     def _rows(self, parameters: list[nn.Parameter]) -> Iterator[Rows]:
         """All that is on this rank, in pieces of a slice at most (or one row)."""
