@@ -107,7 +107,7 @@ def train(config: Config, lock: RunLock) -> None:
     evaluation = Evaluation(config, tokenizers, validate_texts, tasks, student, teacher, parallel)
 
     # optimizer, checkpoint, metrics
-    optimizer = build_optimizer(student, config.optimizer)
+    optimizer = build_optimizer(student, config.optimizer, config.job.seed)
     output_dir = open_output_dir(config, lock)  # all that the settings name was found good
     identity_step = IdentityStep(config, student, optimizer, parallel)
     train_step = TrainStep(config, student, teacher, losses, optimizer, parallel)

@@ -96,6 +96,7 @@ BASES = {
     ],
     "lexical": ["--loss.names", "lexical", "--student.embedding_init", "random"],
     "gradnorm": ["--loss.aggregation", "gradnorm"],
+    "bf16 moments": ["--optimizer.state_dtype", "bfloat16", *APPROX],
     "zett": [
         *SAMPLED,
         "--student.train",
@@ -196,6 +197,10 @@ CASES = [
     ("mixture of states", "TP 2 x FSDP 2", 4, [*micro(4), *TP2]),
     ("lexical", "FSDP 2", 2, micro(4)),
     ("gradnorm", "FSDP 2, accumulate 2", 2, micro(2)),
+    ("bf16 moments", "FSDP 2, accumulate 2", 2, micro(2)),
+    ("bf16 moments", "DDP 2", 2,
+     [*micro(4), "--parallelism.data_parallel_replicate_degree", "2"]),
+    ("bf16 moments", "TP 2 + SP", 2, SP2),
     ("lora", "FSDP 2", 2, micro(4)),
     ("lora", "FSDP 2, accumulate 2, frozen sharded", 2,
      [*micro(2), "--parallelism.frozen", "sharded"]),

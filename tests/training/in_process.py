@@ -44,7 +44,7 @@ class Training:
             known=teacher.known if teacher is not None else None,
         )  # fmt: skip
         self.batches = iter(loader)
-        self.optimizer = build_optimizer(self.student, config.optimizer)
+        self.optimizer = build_optimizer(self.student, config.optimizer, config.job.seed)
         if keep_gradients:
             self.optimizer.register_step_pre_hook(self._catch)
         self.parameters = trainable_parameters(self.student)

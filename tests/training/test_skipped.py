@@ -35,6 +35,8 @@ CASES = {
     "one kernel": f"{TWO} --optimizer.fused true",
     # Wrapped by FSDP, so that parameters and moments are sharded tensors.
     "one kernel, bf16": "--optimizer.fused true --training.dtype bfloat16",
+    "bf16 states": f"{TWO} --optimizer.state_dtype bfloat16",
+    "bf16 states, bf16": "--optimizer.state_dtype bfloat16 --training.dtype bfloat16",
     "no clipping": "--training.max_grad_norm 0",
     "LoRA": f"--student.model untied_a --student.tokenizer {SPEC_A} "
     f"--student.target_tokenizer {SPEC_B} --teacher.model '' --teacher.tokenizer '' "

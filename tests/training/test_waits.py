@@ -22,6 +22,8 @@ RUNS = (
         "latents": "--loss.names sft,alm_latents --latents.project true",
         "lexical": f"{CASES['self']} --loss.names sft,alm_space,lexical --loss.weights 1,1,1",
         "gradnorm": "--loss.aggregation gradnorm",
+        "bf16 states": "--optimizer.state_dtype bfloat16",
+        "bf16 states, FSDP": "--optimizer.state_dtype bfloat16 --training.dtype bfloat16",
     }
     | {
         names: f"--loss.names {names} --loss.weights {','.join('1' for _ in names.split(','))}"

@@ -33,6 +33,8 @@ _READ: list[tuple[tuple[str, ...], Callable[[Config], object], str]] = [
      "eval.interval or eval.tasks"),
     (("eval.tasks_interval", "eval.include_path", "eval.limit", "eval.num_fewshot",
       "eval.apply_chat_template"), lambda c: c.eval.tasks, "eval.tasks"),
+    (("optimizer.fused",), lambda c: c.optimizer.state_dtype == "float32",
+     'optimizer.state_dtype = "float32"'),
     (("lr_scheduler.prefix_lr",), lambda c: c.lr_scheduler.prefix_steps,
      "lr_scheduler.prefix_steps"),
     (("loss.gradnorm_lr", "loss.gradnorm_alpha"), lambda c: c.loss.aggregation == "gradnorm",

@@ -127,6 +127,11 @@ class OptimizerConfig:
     beta2: float = key(0.95, "decay of the squared-gradient average", minimum=0, below=1)
     eps: float = key(1e-8, "added to the denominator", above=0)
     fused: bool = key(True, "one fused kernel for all parameters (on a GPU always)")
+    state_dtype: str = key(
+        "float32",
+        "of the two averages; bfloat16: rounded stochastically, half the memory, no fused kernel",
+        choices=("float32", "bfloat16"),
+    )
     lr_scale_patterns: list[str] = key([], "regular expressions on parameter names")
     lr_scales: list[float] = key([], "learning-rate factor for each pattern", minimum=0)
 

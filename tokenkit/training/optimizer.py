@@ -14,6 +14,8 @@ from tokenkit.config.schema import OptimizerConfig
 from tokenkit.errors import ConfigError
 from tokenkit.log import warn_once
 from tokenkit.models.weights import plain_name
+from tokenkit.ops.gradients import local_part
+from tokenkit.training.low_precision_adamw import LowPrecisionAdamW, first_state
 from tokenkit.training.lr_schedule import learning_rate
 
 
@@ -49,47 +51,41 @@ def _check_patterns(model: nn.Module, config: OptimizerConfig) -> None:
             )
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+def build_optimizer(
+    model: nn.Module, config: OptimizerConfig, seed: int = 0
+) -> torch.optim.AdamW | LowPrecisionAdamW:
     """AdamW over the trainable parameters; each group remembers its ``lr_scale``.
 
     On a GPU it is fused: only then can the device leave a step out, see :func:`step_unless`.
+
+    Args:
+        seed: of the bits that bf16 moments are rounded with.
 
     Raises:
         ConfigError: if a pattern of ``optimizer.lr_scale_patterns`` is found in no name.
     """
     _check_patterns(model, config)
-    groups: dict[tuple, list[nn.Parameter]] = defaultdict(list)
+    groups: dict[tuple, list[tuple[str, nn.Parameter]]] = defaultdict(list)
     for name, parameter in trainable_parameters(model).items():
         decay = config.weight_decay if parameter.ndim >= 2 else 0.0
         # Multi-tensor kernels cannot mix parameters of different meshes in one group.
         mesh = parameter.device_mesh if isinstance(parameter, DTensor) else None
-        groups[learning_rate_scale(name, config), decay, mesh].append(parameter)
-    on_gpu = any(p.device.type == "cuda" for parameters in groups.values() for p in parameters)
-    fused = config.fused or on_gpu
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": parameters, "lr_scale": scale, "weight_decay": decay}
-            for (scale, decay, _), parameters in groups.items()
-        ],
-        lr=config.lr,
-        betas=(config.beta1, config.beta2),
-        eps=config.eps,
-        fused=fused or None,
-    )
-    for parameters in groups.values():
-        for parameter in parameters:
-            optimizer.state[parameter] = _first_state(parameter, fused)
+        groups[learning_rate_scale(name, config), decay, mesh].append((name, parameter))
+    listed = [
+        {"params": named, "lr_scale": scale, "weight_decay": decay}
+        for (scale, decay, _), named in groups.items()
+    ]
+    rates = {"lr": config.lr, "betas": (config.beta1, config.beta2), "eps": config.eps}
+    if config.state_dtype == "bfloat16":
+        return LowPrecisionAdamW(listed, **rates, seed=seed)
+    parameters = [parameter for named in groups.values() for _, parameter in named]
+    fused = config.fused or any(p.device.type == "cuda" for p in parameters)
+    optimizer = torch.optim.AdamW(listed, **rates, fused=fused or None)
+    for parameter in parameters:
+        # Made now: a checkpoint may be loaded into it before the first step.
+        device = parameter.device if fused else None
+        optimizer.state[parameter] = first_state(parameter, torch.float32, device)
     return optimizer
-
-
-def _first_state(parameter: nn.Parameter, fused: bool) -> dict[str, Tensor]:
-    """AdamW's own, made now: a checkpoint may be loaded into it before the first step."""
-    device = parameter.device if fused else None  # where the counter is read
-    return {
-        "step": torch.zeros((), dtype=torch.float32, device=device),
-        "exp_avg": torch.zeros_like(parameter.detach()),
-        "exp_avg_sq": torch.zeros_like(parameter.detach()),
-    }
 
 
 @torch.no_grad()
@@ -99,11 +95,29 @@ def step_unless(optimizer: torch.optim.Optimizer, skipped: Tensor) -> None:
     Args:
         skipped: 1 to change nothing, else 0; fp32, 0-d. On a GPU it is not read by the CPU.
     """
-    if all(group.get("fused") for group in optimizer.param_groups):
-        optimizer.found_inf = skipped  # the kernel looks at it
+    fused = all(group.get("fused") for group in optimizer.param_groups)
+    if fused or isinstance(optimizer, LowPrecisionAdamW):
+        if fused:
+            _lay_out_gradients(optimizer)
+        optimizer.found_inf = skipped  # what runs on the device looks at it
         optimizer.step()
     elif not skipped:
         optimizer.step()
+
+
+def _lay_out_gradients(optimizer: torch.optim.Optimizer) -> None:
+    """Lay gradients out in memory as their parameters are, where they are not.
+
+    On a CPU the fused kernel pairs elements by their order in memory, whatever the strides say
+    (torch 2.13); on a GPU it refuses others.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            gradient = parameter.grad
+            if gradient is None:
+                continue
+            if local_part(gradient).stride() != local_part(parameter).stride():
+                parameter.grad = torch.empty_like(parameter).copy_(gradient)
 
 
 def scheduled_learning_rate(config: Config, step: int) -> float:

@@ -40,6 +40,7 @@ FREE_KEYS = [
     "teacher.micro_batch_size",
     "teacher.parallelism.*",
     "optimizer.fused",
+    "optimizer.state_dtype",
 ]
 
 

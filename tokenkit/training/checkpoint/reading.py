@@ -19,7 +19,7 @@ from tokenkit.training.checkpoint.manifest import (
     list_steps,
     read_checkpoint,
 )
-from tokenkit.training.checkpoint.pieces import Box, box_of, local_part
+from tokenkit.parallelisms.pieces import Box, box_of, local_part
 
 MODEL_ALONE = (
     "it holds the model alone, so training cannot go on; a new run can begin with it "

@@ -22,7 +22,7 @@ from tokenkit.training.checkpoint.manifest import (
     step_folder,
     write_manifest,
 )
-from tokenkit.training.checkpoint.pieces import box_of, local_part, saved_here
+from tokenkit.parallelisms.pieces import box_of, local_part, saved_here
 from tokenkit.training.checkpoint.random_state import random_state
 
 
