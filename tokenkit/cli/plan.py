@@ -26,6 +26,7 @@ from tokenkit.cli.arguments import CommandParser, at_least
 from tokenkit.config import Config, load_config, settle
 from tokenkit.config.components import component_problems
 from tokenkit.errors import ConfigError
+from tokenkit.log import init_logger
 from tokenkit.ranks import world_size
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def main() -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(__doc__)
         return
+    init_logger()
     options, argv = split_options(sys.argv[1:])
     config = load_config(argv)
     settle(config, options.world_size)

@@ -74,11 +74,16 @@ def _fits(needed: int, share: float, mesh: DeviceMesh) -> bool:
     return bool(agreed)
 
 
-def device_bytes(device_type: str) -> int:
-    """Memory of this rank's device; of the CPU, its share."""
+def device_bytes(device_type: str, world_size: int = 0) -> int:
+    """Memory of this rank's device; of the CPU, its share.
+
+    Args:
+        world_size: number of ranks, if they have not been started; all on this machine, unless
+            the launcher says how many are.
+    """
     if device_type == "cuda":
         return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size()))
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", world_size or dist.get_world_size()))
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // ranks
 
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tokenkit.balance import sums_losses
 from tokenkit.cards import GIB
 from tokenkit.config import Config
-from tokenkit.models.causal_lm import CausalLM
 from tokenkit.parallelisms import DTYPES
 from tokenkit.planning.layout import Layout
 from tokenkit.planning.models import PlannedModels, Shapes, build_models
 from tokenkit.planning.placement import Placement
-from tokenkit.planning.rehearsal import Rehearsed, Workload, fsdp_units, rehearse
+from tokenkit.planning.gathers import joined_weights, numel
+from tokenkit.planning.lone_rank import Workload
+from tokenkit.planning.rehearsal import Rehearsed, fsdp_units, rehearse
 
 MASTER = 4  # bytes of a weight that is trained, and of each of its two moments
 CONTEXT = 0.7 * GIB  # of CUDA and its libraries, a process
@@ -75,10 +75,6 @@ class Sizes:
     teacher: int
 
 
-def numel(parameters: Iterable[Tensor]) -> int:
-    return sum(p.numel() for p in parameters)
-
-
 def modules(models: PlannedModels) -> list[nn.Module]:
     """What holds the teacher's weights beside the student's."""
     return [m for m in (models.teacher_model, models.beside) if m is not None]
@@ -92,14 +88,6 @@ def count_sizes(models: PlannedModels) -> Sizes:
     return Sizes(numel(parameters), trained, teacher)
 
 
-def gathered_bytes(model: CausalLM, placement: Placement, size: int, depth: int) -> int:
-    """Weights of a sharded model that are whole at once: both ends, the last layer, and ``depth``
-    more, of the one that computes and the one that comes next."""
-    layers = [numel(placement.cut(layer.parameters())) for layer in model.layers]
-    rest = numel(placement.cut(model.parameters())) - sum(layers)
-    return (rest + layers[-1] + depth * max(layers)) * size
-
-
 def rehearsed_step(
     config: Config, shapes: Shapes, layout: Layout, device: str
 ) -> tuple[Rehearsed, PlannedModels, Placement]:
@@ -107,18 +95,23 @@ def rehearsed_step(
     dtype = DTYPES[config.training.dtype]
     training = config.training
     config = layout.applied(config)
-    models = build_models(config, shapes, dtype, layout.tp, layout.tp)
+    models = build_models(config, shapes, dtype, layout)
     placement = Placement.of(config, models, layout, device)
-    shards = 1 if placement.unsharded else layout.shard
+    degrees = layout.student_degrees
+    shards = 1 if placement.unsharded else degrees.shard
     work = Workload(
         layout.micro_batch_size,
         layout.micro_batches(config),
         training.max_student_length,
         training.max_teacher_length,
-        shards if layout.is_wrapped(config) else 0,
+        shards if degrees.is_wrapped(config) else 0,
         "cpu" if device == "cpu" else "cuda",
+        layout.joined(config),
+        layout.context,
+        layout.teacher_context,
+        layout.rows_together,
     )
-    used_up = build_models(config, shapes, dtype, layout.tp, layout.tp)
+    used_up = build_models(config, shapes, dtype, layout)
     return rehearse(config, used_up, work), models, placement
 
 
@@ -132,13 +125,14 @@ def plan_memory(config: Config, shapes: Shapes, layout: Layout, device: str) -> 
         ConfigError: if the layout does not fit the model or the batch.
     """
     found, models, placement = rehearsed_step(config, shapes, layout, device)
-    wrapped, shard = layout.is_wrapped(config), layout.shard
+    wrapped = layout.student_degrees.is_wrapped(config)
+    shard, theirs = layout.student_degrees.shard, layout.teacher_degrees.shard
     size = DTYPES[config.training.dtype].itemsize
     parameters = list(models.student.parameters())
     trained = [p for p in parameters if p.requires_grad]
     frozen = [p for p in parameters if not p.requires_grad]
     student = placement.held(trained, shard, MASTER) + placement.held(frozen, shard, size)
-    teacher = sum(placement.held(m.parameters(), shard, size) for m in modules(models))
+    teacher = sum(placement.held(m.parameters(), theirs, size) for m in modules(models))
     share = numel(trained) * MASTER / shard
     gradients = numel(trained) * MASTER if placement.unsharded else share
     more = gradients * (_copies(config) - 1) if wrapped else 0.0
@@ -149,28 +143,21 @@ def plan_memory(config: Config, shapes: Shapes, layout: Layout, device: str) -> 
         largest, next_largest = sorted([0, *(p.numel() for p in trained)])[:-3:-1]
         kept = share * (_copies(config) if wrapped else 1)
         peak = max(peak, kept + MASTER * (2 * largest + next_largest) / shard)
-    activations = min(found.activations, peak)
-    now = min(gradients + more, peak - activations)
-    gathered = _gathered(models, placement, size)
+    reading, learning = joined_weights(config, models, placement)
+    if reading * size + found.teacher_peak > learning * size + peak:
+        # Most is needed while the teacher reads: there are no gradients, and nothing is kept but
+        # what it has said.
+        gathered, peak, now = reading * size, float(found.teacher_peak), 0.0
+        activations = min(float(found.signals), peak)
+    else:
+        gathered, activations = learning * size, min(found.activations, peak)
+        now = min(gradients + more, peak - activations)
     allocated = student + teacher + gathered + 2 * share + peak
     framework = 0.0 if device == "cpu" else framework_bytes(allocated, layout.world_size)
     return Memory(
         student, teacher, gathered, 2 * share, now, activations, peak - activations - now,
         framework,
     )  # fmt: skip
-
-
-def _gathered(models: PlannedModels, placement: Placement, size: int) -> float:
-    """Bytes of cut weights that are joined for use, at most."""
-    student = models.student
-    if placement.unsharded:
-        joined = numel(placement.cut(student.parameters())) * size
-    else:
-        joined = gathered_bytes(student, placement, size, 2)
-    if models.teacher_model is not None:
-        return joined + gathered_bytes(models.teacher_model, placement, size, 0)
-    beside = models.beside
-    return joined if beside is None else joined + numel(placement.cut(beside.parameters())) * size
 
 
 def framework_bytes(allocated: float, ranks: int) -> float:

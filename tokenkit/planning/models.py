@@ -22,7 +22,7 @@ from tokenkit.models.vocabulary.expanded import Expansion
 from tokenkit.models.vocabulary.table import Vocabulary
 from tokenkit.parallelisms import DTYPES
 from tokenkit.planning.known import known
-from tokenkit.planning.layout import LayoutError
+from tokenkit.planning.layout import Layout, LayoutError
 from tokenkit.tokenizers import load_tokenizer
 from tokenkit.training.student import student_frame
 from tokenkit.training.teacher import LiveTeacher, SelfTeacher, Teacher
@@ -187,13 +187,17 @@ def split(source: SourceModel, degree: int) -> SourceModel:
 
 
 def build_models(
-    config: Config, shapes: Shapes, dtype: torch.dtype, degree: int = 1, teacher_degree: int = 1
+    config: Config, shapes: Shapes, dtype: torch.dtype, layout: Layout | None = None
 ) -> PlannedModels:
     """Student, losses and teacher on the meta device, in one dtype.
 
     Args:
-        degree, teacher_degree: tensor-parallel ranks; the models are one rank's part.
+        layout: the models are one tensor-parallel rank's part; None: they are whole.
+
+    Raises:
+        LayoutError: if they cannot be divided so.
     """
+    degree = layout.tp if layout else 1
     source = split(shapes.student, degree)
     rows = shapes.student.hf_config.vocab_size
     target = config.student.target_tokenizer or config.student.tokens_to_add
@@ -216,9 +220,11 @@ def build_models(
     models = PlannedModels(student, losses, None)
     if not need_teacher(config) or config.teacher.cache:
         return models
-    theirs = split(theirs, teacher_degree)
+    theirs = split(theirs, layout.teacher_degrees.tp if layout else 1)
     compute = DTYPES[config.training.dtype]
-    rows = -(-max(theirs.hf_config.vocab_size, shapes.teacher_tokens) // teacher_degree)
+    # Ranks with different rows, which split its layers, each score their own by the whole matrix.
+    parts = layout.teacher_degrees.tp if layout and layout.rows_together == 1 else 1
+    rows = -(-max(theirs.hf_config.vocab_size, shapes.teacher_tokens) // parts)
     options: dict[str, Any] = {"tied": theirs.tied, "valid_vocab": rows, "dtype": compute}
     if shapes.teacher is None and config.student.train != "full":
         models.beside = build_vocabulary(theirs, rows, **options)

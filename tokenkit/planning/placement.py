@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -18,7 +17,7 @@ from tokenkit.parallelisms.memory import (
     bytes_of_step,
     device_bytes,
 )
-from tokenkit.planning.layout import Layout
+from tokenkit.planning.layout import Degrees, Layout
 from tokenkit.planning.models import PlannedModels
 
 
@@ -29,12 +28,7 @@ def room_of(device: str, world_size: int) -> float:
         device: a card of the table, "cuda" for the one that is here, or "cpu" for a share of this
             machine's.
     """
-    if device in CARDS:
-        return CARDS[device].memory
-    if device == "cuda":
-        return device_bytes(device)
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return pages / min(world_size, os.cpu_count() or 1)
+    return CARDS[device].memory if device in CARDS else device_bytes(device, world_size)
 
 
 @dataclass(frozen=True)
@@ -50,27 +44,27 @@ class Placement:
     unsharded: bool
 
     @classmethod
-    def of(
-        cls, config: Config, models: PlannedModels, layout: Layout, device: str, parts: int = 1
-    ) -> Placement:
+    def of(cls, config: Config, models: PlannedModels, layout: Layout, device: str) -> Placement:
         """What a run would do.
 
         Args:
-            models: one tensor-parallel rank's, or whole ones that have ``parts`` ranks.
+            models: those of one rank of the layout.
         """
-        if not layout.is_wrapped(config):
-            return cls(frozenset(), False)
-        room = room_of(device, layout.world_size) * parts
+        room = room_of(device, layout.world_size)
+        own, theirs = layout.student_degrees, layout.teacher_degrees
         sharded: set[int] = set()
-        for module in (models.student, models.teacher_model, models.beside):
-            if module is not None:
-                whole = _keeps_frozen_whole(config, module, layout, room)
+        for module, degrees in (
+            (models.student, own), (models.teacher_model, theirs), (models.beside, own)
+        ):  # fmt: skip
+            if module is not None and degrees.is_wrapped(config):
+                whole = _keeps_frozen_whole(config, module, degrees, room)
                 sharded |= {id(p) for p in module.parameters() if p.requires_grad or not whole}
         wish = config.training.accumulate
-        if layout.micro_batches(config) == 1 or not sums_losses(config):
+        several = layout.micro_batches(config) > 1
+        if not several or not own.is_wrapped(config) or not sums_losses(config):
             unsharded = False
         elif wish == "auto":
-            whole = _keeps_frozen_whole(config, models.student, layout, room)
+            whole = _keeps_frozen_whole(config, models.student, own, room)
             unsharded = bytes_of_step(models.student, config, whole) <= SHARE_OF_STEP * room
         else:
             unsharded = wish == "unsharded"
@@ -85,8 +79,9 @@ class Placement:
         return sum(p.numel() * size / (shards if id(p) in self.sharded else 1) for p in parameters)
 
 
-def _keeps_frozen_whole(config: Config, module: nn.Module, layout: Layout, room: float) -> bool:
+def _keeps_frozen_whole(config: Config, module: nn.Module, degrees: Degrees, room: float) -> bool:
     wish = config.parallelism.frozen
     if wish != "auto":
         return wish == "replicated"
-    return layout.data_parallel == 1 or bytes_of_frozen(module) <= SHARE_OF_FROZEN * room
+    ranks = degrees.replicate * degrees.shard
+    return ranks == 1 or bytes_of_frozen(module) <= SHARE_OF_FROZEN * room

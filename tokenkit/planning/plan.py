@@ -18,6 +18,7 @@ from tokenkit.planning.speed import (
     StepTime,
     count_messages,
     full_rows,
+    hardware_flops,
     planned_flops,
     predict_step,
 )
@@ -132,8 +133,9 @@ def make_plan(
 
     def option(layout: Layout, memory: Memory) -> Option:
         settings = layout.applied(config)
-        placement = Placement.of(settings, whole, layout, device, layout.tp)
-        messages = count_messages(settings, whole, layout, placement)
+        models = build_models(settings, shapes, DTYPES[config.training.dtype], layout)
+        placement = Placement.of(settings, models, layout, device)
+        messages = count_messages(settings, models, layout, placement)
         time = card and predict_step(settings, whole, layout, messages, card, efficiency)
         return Option(layout, memory, messages, time or None)
 
@@ -160,6 +162,6 @@ def _step_flops(
 ) -> tuple[float, float]:
     """Model and hardware FLOPs of a step."""
     layout = option.layout if option else Layout(1, 1, 1, config.training.batch_size, "none")
-    flops = planned_flops(layout.applied(config), models, layout)
-    student, teacher = full_rows(config)
-    return flops.model(student, teacher), flops.hardware(student, teacher)
+    settings = layout.applied(config)
+    flops = planned_flops(settings, models, layout)
+    return flops.model(*full_rows(config)), hardware_flops(settings, models, layout)

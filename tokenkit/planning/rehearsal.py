@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -24,9 +22,9 @@ from tokenkit.config import Config
 from tokenkit.errors import ConfigError
 from tokenkit.losses import Loss
 from tokenkit.models.vocabulary.table import Vocabulary
-from tokenkit.ops import logit_blocks
 from tokenkit.parallelisms.activation_checkpoint import apply_activation_checkpoint
 from tokenkit.parallelisms.mesh import Parallel
+from tokenkit.planning.lone_rank import Workload, alone, spread
 from tokenkit.planning.models import PlannedModels
 from tokenkit.training.step import TrainStep
 
@@ -66,7 +64,7 @@ class Allocations(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is aten._local_scalar_dense.default:
+        if func is aten._local_scalar_dense.default and args[0].is_meta:
             return True  # only transformers asks: whether no row is packed
         if func is aten.nonzero.default:  # at worst, everything
             out: Any = args[0].new_empty(args[0].numel(), args[0].ndim, dtype=torch.int64)
@@ -78,26 +76,6 @@ class Allocations(TorchDispatchMode):
         return out
 
 
-@dataclass(frozen=True)
-class Workload:
-    """What one rank does in a step.
-
-    Attributes:
-        rows: of a micro-batch.
-        micro_batches: of a step.
-        student_length, teacher_length: tokens of a row.
-        shards: data-parallel ranks that gradients are sharded over; 0: no FSDP, gradients stay.
-        device: kind of device whose block sizes count.
-    """
-
-    rows: int
-    micro_batches: int
-    student_length: int
-    teacher_length: int
-    shards: int
-    device: str
-
-
 @dataclass
 class Rehearsed:
     """Bytes of one rank, beside parameters and optimizer state.
@@ -105,11 +83,12 @@ class Rehearsed:
     Attributes:
         signals: what is kept of the teacher until the student has run.
         activations: kept for backward when the first forward pass is done.
-        peak: most bytes alive at once.
+        teacher_peak, peak: most bytes alive at once, until the teacher has read and after.
     """
 
     signals: int = 0
     activations: int = 0
+    teacher_peak: int = 0
     peak: int = 0
 
 
@@ -134,37 +113,6 @@ def _batch(work: Workload, losses: list[Loss], models: PlannedModels, number: in
         teacher = _sequences(work.rows, work.teacher_length, kinds, False)
         micro_batches.append(Batch(student, {"teacher": teacher}))
     return StepBatch(micro_batches)
-
-
-def _fused_attention(
-    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:  # fmt: skip
-    """What devices have in place of a matrix of all pairs; meta tensors would get the latter."""
-    kernel = aten._scaled_dot_product_flash_attention_for_cpu
-    return kernel(query, key, value, 0.0, is_causal, attn_mask=attn_mask, scale=scale)[0]
-
-
-@contextmanager
-def _alone(device: str) -> Iterator[None]:
-    """A world of one rank that sends nothing, with fused attention and a device's blocks."""
-    reduce, attention = dist.all_reduce, F.scaled_dot_product_attention
-    blocks, rows, mixed = logit_blocks.BLOCK_BYTES, logit_blocks.MOST_ROWS, logit_blocks.MIXED
-    world = dist.get_world_size
-    dist.all_reduce = lambda *_, **__: None
-    dist.get_world_size = lambda *_, **__: 1
-    F.scaled_dot_product_attention = _fused_attention
-    logit_blocks.BLOCK_BYTES = {**blocks, "meta": blocks[device], "cpu": blocks[device]}
-    logit_blocks.MOST_ROWS = {**rows, "meta": rows[device], "cpu": rows[device]}
-    logit_blocks.MIXED = tuple({*mixed, "meta"}) if device in mixed else mixed
-    try:
-        yield
-    finally:
-        dist.all_reduce, F.scaled_dot_product_attention = reduce, attention
-        dist.get_world_size = world
-        logit_blocks.BLOCK_BYTES, logit_blocks.MOST_ROWS = blocks, rows
-        logit_blocks.MIXED = mixed
 
 
 @dataclass
@@ -226,11 +174,14 @@ def rehearse(config: Config, models: PlannedModels, work: Workload) -> Rehearsed
     """Run a step's forward and backward passes on the meta device; the models are used up.
 
     Raises:
-        ConfigError: if a loss asks a tensor for its values.
+        ConfigError: if a loss asks a tensor for its values, or a model cannot be spread so.
     """
+    with alone(work.device):
+        context = spread(models, work)
     if config.activation_checkpoint.mode != "none":
         apply_activation_checkpoint(models.student, config.activation_checkpoint)
-    number = min(work.micro_batches, 2)
+    # All that the teacher reads at once; of these, the student reads two at most.
+    number = min(work.micro_batches, max(2, work.joined))
     batch = _batch(work, models.losses, models, number)
     trained = [p for p in models.student.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained or [torch.zeros(1)])
@@ -238,16 +189,18 @@ def rehearse(config: Config, models: PlannedModels, work: Workload) -> Rehearsed
     memory.leave_out(_tensors(models, batch))
     shards = _Shards(work.shards, fsdp_units(models))
     hooks = shards.hook() if work.shards else []
-    place = Parallel(torch.device("meta"), _NO_STORE, _NO_MESH, 0, 1, _NO_GROUP)
+    place = Parallel(torch.device("meta"), _NO_STORE, _NO_MESH, 0, 1, _NO_GROUP, context)
     try:
-        with _alone(work.device), memory:
+        with alone(work.device), memory:
             step = TrainStep(
                 config, models.student, models.teacher, models.losses, optimizer, place
             )
             with models.student.opened():
                 passes = step._prepare(batch, 0)
                 found.signals = memory.live // number * work.micro_batches
-                teacher_peak, memory.peak = memory.peak, memory.live
+                found.teacher_peak = memory.peak + found.signals - memory.live
+                del passes.micro_batches[2:], batch.micro_batches[2:]
+                now = memory.peak = memory.live
                 run = passes.run
 
                 def noted(*args: Any, **options: Any) -> Any:
@@ -265,9 +218,8 @@ def rehearse(config: Config, models: PlannedModels, work: Workload) -> Rehearsed
     finally:
         for hook in hooks:
             hook.remove()
-    more = found.signals - found.signals * number // work.micro_batches
-    found.activations -= found.signals * number // work.micro_batches
-    found.peak = max(teacher_peak, memory.peak) + more
+    found.activations -= now
+    found.peak = memory.peak + found.signals - now
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tokenkit.cards import GIB
 from tokenkit.errors import one_line
+from tokenkit.planning.layout import Degrees, Layout, section_of
 from tokenkit.planning.plan import CPU, Option, Plan
 
 WIDTH = 100
@@ -17,6 +18,9 @@ PARTS = {
     "working": "logit blocks, temporaries",
     "framework": "CUDA, NCCL, fragments",
 }
+
+# Said only where it is not so.
+USUAL = {"context parallel": 1, "teacher's replicate x shard x tp": "", "teacher's rows a pass": 0}
 
 
 def in_units(number: float) -> str:
@@ -59,10 +63,16 @@ def _table(plan: Plan, shown: dict[str, Option]) -> list[str]:
     lines = [row("", list(shown))]
     for title, value in (
         ("rows a micro-batch", lambda o: o.layout.micro_batch_size),
-        ("replicate x shard x tp", lambda o: _degrees(o)),
+        ("replicate x shard x tp", lambda o: _degrees(o.layout)),
+        ("context parallel", lambda o: o.layout.context),
+        ("teacher's replicate x shard x tp", lambda o: _degrees(o.layout.teacher)),
+        ("teacher's rows a pass", lambda o: o.layout.teacher_rows),
         ("activations recomputed", lambda o: o.layout.recompute),
     ):
-        lines.append(row(title, [str(value(option)) for option in options]))
+        values = [value(option) for option in options]
+        if title in USUAL and all(v == USUAL[title] for v in values):
+            continue
+        lines.append(row(title, [str(v or "") for v in values]))
     lines.append("  memory a rank, GiB")
     for part, title in PARTS.items():
         values = [getattr(option.memory, part) for option in options]
@@ -71,8 +81,10 @@ def _table(plan: Plan, shown: dict[str, Option]) -> list[str]:
     lines.append(row("  all", [f"{option.memory.total / GIB:.2f}" for option in options]))
     sent = []
     for part, title in (
-        ("gathers", "weights"), ("reductions", "gradients, within a copy"),
-        ("copies", "gradients, among copies"), ("tensor_parallel", "within layers"),
+        ("gathers", "student's weights"), ("teacher_gathers", "teacher's weights"),
+        ("reductions", "gradients, within a copy"), ("copies", "gradients, among copies"),
+        ("tensor_parallel", "within layers"), ("context_parallel", "keys, values, within a context"),
+        ("teacher_activations", "within the teacher's passes"),
     ):  # fmt: skip
         values = [getattr(option.messages, part) for option in options]
         if any(values):
@@ -97,9 +109,8 @@ def _table(plan: Plan, shown: dict[str, Option]) -> list[str]:
     return lines
 
 
-def _degrees(option: Option) -> str:
-    layout = option.layout
-    return f"{layout.replicate} x {layout.shard} x {layout.tp}"
+def _degrees(place: Layout | Degrees | None) -> str:
+    return "" if place is None else f"{place.replicate} x {place.shard} x {place.tp}"
 
 
 def _verdict(plan: Plan) -> list[str]:
@@ -127,8 +138,8 @@ def _changes(plan: Plan, option: Option) -> list[str]:
     lines = []
     wished = {} if plan.wished is None else plan.wished.layout.settings()
     for name, value in option.layout.settings().items():
-        section, key = name.split(".")
-        if wished.get(name, getattr(getattr(plan.config, section), key)) != value:
+        section, key = section_of(plan.config, name)
+        if wished.get(name, getattr(section, key)) != value:
             lines.append(f"  --{name} {value}")
     return lines
 

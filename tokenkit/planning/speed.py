@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from tokenkit.cards import Card
 from tokenkit.config import Config
-from tokenkit.models.flops import ModelSize, StepFlops, Tokens
+from tokenkit.models.causal_lm import CausalLM
+from tokenkit.models.flops import ModelSize, StepFlops, StepKind, Tokens
+from tokenkit.planning.gathers import numel, student_gathers, teacher_gathers
 from tokenkit.planning.layout import Layout
-from tokenkit.planning.memory import MASTER, itemsize, modules, numel
+from tokenkit.planning.memory import MASTER, itemsize
 from tokenkit.planning.models import PlannedModels
 from tokenkit.planning.placement import Placement
 from tokenkit.training.throughput import step_kind
@@ -25,16 +27,21 @@ class Messages:
     """Bytes that a rank sends in a step.
 
     Attributes:
-        gathers: weights, for forward and backward passes.
+        gathers, teacher_gathers: weights, for forward and backward passes.
         reductions: gradients, among ranks that share a copy of the model.
         copies: gradients, among copies.
-        tensor_parallel: activations, within a layer.
+        tensor_parallel: activations of the student, within a layer.
+        context_parallel: keys and values of the student, and its last hidden states.
+        teacher_activations: of the teacher's passes, all that is sent.
     """
 
     gathers: float
+    teacher_gathers: float
     reductions: float
     copies: float
     tensor_parallel: float
+    context_parallel: float
+    teacher_activations: float
 
 
 @dataclass(frozen=True)
@@ -59,11 +66,32 @@ class StepTime:
 
 
 def planned_flops(config: Config, models: PlannedModels, layout: Layout) -> StepFlops:
-    """FLOPs of whole models (one tensor-parallel rank)."""
+    """FLOPs of whole models."""
     student = models.student
     teacher = models.teacher
     kind = step_kind(config, models.losses, len(student.layers), layout.micro_batches(config))
     return StepFlops(ModelSize.of(student), None if teacher is None else teacher.size, kind)
+
+
+def hardware_flops(config: Config, models: PlannedModels, layout: Layout) -> float:
+    """FLOPs of a step that are done, all ranks together, with full rows.
+
+    Ranks of a context, which share layers and scores, each make what whole distributions are
+    needed for themselves; ranks that read a teacher's rows together each score all of their own,
+    as do those that have the same rows.
+    """
+    flops = planned_flops(config, models, layout)
+    student, teacher = full_rows(config)
+    found = flops.hardware(student, teacher)
+    kind, size = flops.kind, flops.student
+    matmuls = kind.student_streams * (2 + size.trains_vocabulary)
+    found += (layout.context - 1) * matmuls * size.forward(student).vocabulary
+    scores = flops.teacher_model(teacher).vocabulary
+    if layout.rows_together > 1:
+        found += (layout.same_rows - 1) * scores
+    elif layout.context > 1 and kind.teacher_streams and layout.teacher is None:
+        found += (layout.context - 1) * scores
+    return found
 
 
 def full_rows(config: Config) -> tuple[Tokens, Tokens]:
@@ -79,47 +107,89 @@ def full_rows(config: Config) -> tuple[Tokens, Tokens]:
 def count_messages(
     config: Config, models: PlannedModels, layout: Layout, placement: Placement
 ) -> Messages:
-    """What sharded and split models send; of models built whole.
+    """What sharded and split models send.
 
-    A micro-batch gathers the student for its forward pass, for each backward pass (one, or one a
-    loss) and for a probe, the teacher once; where micro-batches share them, a step gathers the
-    student once and reduces once.
+    Args:
+        models: those of one rank of the layout.
     """
-    size, shard, tp = itemsize(config), layout.shard, layout.tp
+    size, own, theirs = itemsize(config), layout.student_degrees, layout.teacher_degrees
     student = models.student
     trained = numel(p for p in student.parameters() if p.requires_grad)
     micro_batches = layout.micro_batches(config)
+    readings = 0 if models.teacher is None else -(-micro_batches // layout.joined(config))
     kind = step_kind(config, models.losses, len(student.layers), micro_batches)
-    backwards = len(config.loss.names) if kind.mixes else 1
-    passes = 1.0 + backwards + kind.measures * kind.probes
-    passes = 1.0 if placement.unsharded else micro_batches * passes
-    once = 1 if placement.unsharded else micro_batches * backwards
-    teacher = sum(numel(placement.cut(m.parameters())) for m in modules(models))
-    gathers = passes * numel(placement.cut(student.parameters())) + micro_batches * teacher
-    if models.beside is not None and not placement.unsharded:  # the student's layers once more
-        gathers += micro_batches * numel(placement.cut(student.backbone.parameters()))
-    part = (shard - 1) / shard / tp
-    copies = once * 2 * trained * MASTER / (shard * tp) * (layout.replicate - 1) / layout.replicate
+    again = readings if models.beside is not None else 0
+    gathers = student_gathers(config, models, placement, kind, micro_batches, again)
+    once = micro_batches * (kind.losses if kind.mixes else 1)
+    once = 1 if placement.unsharded else once
+    copies = once * 2 * trained * MASTER / own.shard * (own.replicate - 1) / own.replicate
     return Messages(
-        gathers * size * part,
-        once * trained * MASTER * part,
+        gathers * size * _others(own.shard),
+        teacher_gathers(config, models, placement, readings) * size * _others(theirs.shard),
+        once * trained * MASTER * _others(own.shard),
         copies,
-        _activations(config, models, layout),
+        4 * _within_layers(config, student, layout.tp, layout.data_parallel * layout.context),
+        _of_contexts(config, student, kind, layout, full_rows(config)[0]),
+        _teacher_activations(config, models, layout),
     )
 
 
-def _activations(config: Config, models: PlannedModels, layout: Layout) -> float:
-    """Two all-reduces a layer in each direction."""
-    tp = layout.tp
-    if tp == 1:
+def _others(ranks: int) -> float:
+    """Share of a tensor that a rank sends so that all have what all have parts of."""
+    return (ranks - 1) / ranks
+
+
+def _within_layers(config: Config, model: CausalLM, tp: int, groups: int, side: int = 0) -> float:
+    """One all-reduce in each layer, of the tokens that one of so many tensor-parallel groups has.
+
+    Args:
+        side: 0: the student's tokens, 1: the teacher's.
+    """
+    shape, tokens = model.backbone.config, full_rows(config)[side].tokens / groups
+    numbers = tokens * shape.hidden_size * len(model.layers)
+    return numbers * itemsize(config) * 2 * _others(tp)
+
+
+def _of_contexts(
+    config: Config, model: CausalLM, kind: StepKind | None, layout: Layout, tokens: Tokens
+) -> float:
+    """Keys and values of each layer, gathered forward and reduced backward, and hidden states.
+
+    Args:
+        kind: None for passes without a backward one.
+        tokens: of all ranks.
+    """
+    if layout.context == 1:
         return 0.0
-    student, teacher = (tokens.tokens / layout.data_parallel for tokens in full_rows(config))
-    width, layers = models.student.backbone.config.hidden_size, len(models.student.layers)
-    numbers = 4 * student * width * layers
-    if models.teacher is not None:
-        theirs = (models.teacher_model or models.student).backbone.config
-        numbers += 2 * teacher * theirs.hidden_size * theirs.num_hidden_layers
-    return numbers * itemsize(config) * 2 * (tp - 1) / tp
+    shape = model.backbone.config
+    head = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
+    layers, keys = len(model.layers), 2 * head * shape.num_key_value_heads
+    if kind is None:
+        passes, last = 1.0, 1.0
+    else:
+        probes, times = kind.measures * kind.probes, kind.losses if kind.mixes else 1
+        # selective_ops keeps what matmuls give, not what is gathered of it.
+        again = 1.0 if config.activation_checkpoint.mode == "selective_ops" else kind.recomputed
+        passes = 1 + probes + times * (1 + again)
+        passes += kind.measures * kind.losses / layers  # the last layer's, backward
+        last = 1 + probes + times
+    numbers = tokens.tokens / layout.data_parallel
+    numbers *= passes * layers * keys + last * shape.hidden_size
+    return numbers * itemsize(config) * _others(layout.context)
+
+
+def _teacher_activations(config: Config, models: PlannedModels, layout: Layout) -> float:
+    """Two all-reduces a layer, and keys and values or the embeddings of rows read together."""
+    if models.teacher is None:
+        return 0.0
+    model, theirs = models.teacher_model or models.student, layout.teacher_degrees
+    groups = theirs.replicate * theirs.shard
+    found = 2 * _within_layers(config, model, theirs.tp, groups, 1)
+    tokens = full_rows(config)[1]
+    if layout.teacher is None:
+        return found + _of_contexts(config, model, None, layout, tokens)
+    embeddings = tokens.tokens / groups * model.backbone.config.hidden_size * itemsize(config)
+    return found + embeddings * _others(layout.rows_together)
 
 
 def predict_step(
@@ -136,15 +206,23 @@ def predict_step(
         models: built whole.
         efficiency: share of the peak, if it was measured.
     """
-    flops = planned_flops(config, models, layout).hardware(*full_rows(config))
+    flops = hardware_flops(config, models, layout)
     share = efficiency or (COMPILED if config.compile.enable else EFFICIENCY)
     compute = flops / layout.world_size / (card.peak(config.training.dtype) * share)
-    inside = layout.shard * layout.tp <= card.per_node
-    # All adapters of a node carry one ring each.
-    ring = card.link if inside else min(card.link, card.per_node * card.network)
+    own, theirs = layout.student_degrees, layout.teacher_degrees
+    hidden = (messages.gathers + messages.reductions) / _ring(card, own.shard * own.tp)
+    hidden += messages.teacher_gathers / _ring(card, theirs.shard * theirs.tp)
     network = card.link if layout.world_size <= card.per_node else card.network
-    hidden = (messages.gathers + messages.reductions) / (ring * LINKS)
-    exposed = messages.tensor_parallel / (card.link * LINKS) + messages.copies / (network * LINKS)
+    exposed = messages.copies / (network * LINKS)
+    exposed += messages.tensor_parallel / _ring(card, layout.tp)
+    exposed += messages.context_parallel / _ring(card, layout.same_rows)
+    exposed += messages.teacher_activations / _ring(card, max(theirs.tp, layout.same_rows))
     trained = numel(p for p in models.student.parameters() if p.requires_grad)
-    update = trained * MASTER * MOMENTS / (layout.shard * layout.tp) / card.bandwidth
+    update = trained * MASTER * MOMENTS / (own.shard * own.tp) / card.bandwidth
     return StepTime(compute, hidden, exposed, update)
+
+
+def _ring(card: Card, ranks: int) -> float:
+    """Bytes a second of neighbouring ranks; all adapters of a node carry one ring each."""
+    inside = ranks <= card.per_node
+    return LINKS * (card.link if inside else min(card.link, card.per_node * card.network))
