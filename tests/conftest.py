@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tokenkit import log
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -20,6 +22,7 @@ def logging_as_it_was():
     """Commands run in this process set up the package's logger."""
     logger = logging.getLogger("tokenkit")
     before = logger.handlers[:], logger.level, logger.propagate
+    log._said.clear()
     yield
     logger.handlers[:], logger.level, logger.propagate = before
 

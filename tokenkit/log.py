@@ -5,13 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import tempfile
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 
 from tokenkit.errors import ConfigError
 
 logger = logging.getLogger("tokenkit")
 _others_speak = False  # whether what all ranks would say is left to other ranks
+SAID = "TOKENKIT_SAID"  # names a file of the warnings that a command gave before this stage of it
+_said: set[str] = set()
 # What libraries say that a user can do nothing about: the beginnings of their messages.
 NOISE = (
     # Said by torchdata on every start, about its own code.
@@ -50,6 +55,7 @@ def logging_ranks() -> set[int]:
 def init_logger(rank: int = 0) -> None:
     """Log to stderr. ``LOG_RANK`` lists the ranks that log at INFO."""
     global _others_speak
+    bars_only_in_terminals()
     speaking = logging_ranks()
     _others_speak = rank not in speaking
     handler = LineHandler()
@@ -62,7 +68,33 @@ def init_logger(rank: int = 0) -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
+def bars_only_in_terminals() -> None:
+    """No progress bars of libraries in files: each turn would be one more line there.
+
+    tqdm looks at this when it is imported; processes that are started inherit it.
+    """
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
+
+
 def warn_once(line: str) -> None:
-    """A warning that all ranks have the same reason for: those that only warn do not repeat it."""
-    if not _others_speak:
-        logger.warning(line)
+    """A warning that other ranks, or other stages of a command, have the same reason for."""
+    shared = Path(os.environ.get(SAID, os.devnull))
+    with suppress(OSError):
+        _said.update(shared.read_text(encoding="utf-8").splitlines())
+    if _others_speak or line in _said:
+        return
+    _said.add(line)
+    with suppress(OSError), shared.open("a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
+    logger.warning(line)
+
+
+@contextmanager
+def warnings_shared() -> Iterator[dict[str, str]]:
+    """An environment in which a stage of this command repeats no warning that was given."""
+    with tempfile.NamedTemporaryFile("w", prefix="tokenkit-", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in sorted(_said))
+        file.flush()
+        yield {SAID: file.name}
+        _said.update(Path(file.name).read_text(encoding="utf-8").splitlines())

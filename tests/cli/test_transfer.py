@@ -129,6 +129,8 @@ def test_a_model_is_moved_and_the_same_command_goes_on(folder, tmp_path):
 
     first = transfer("--steps", "4")
     assert first.returncode == 0, first.stdout[-2000:] + first.stderr[-2000:]
+    assert "\r" not in first.stdout + first.stderr  # no bars in a file
+    assert "step     4" in first.stderr
     out = tmp_path / "out"
     printed = re.findall(r"^  (?:teacher|new|after)[a-z, ]+ (\d+\.\d{4})$", first.stdout, re.M)
     lines = (out / "texts" / "held_out.jsonl").read_text().splitlines()

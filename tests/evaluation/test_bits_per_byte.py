@@ -16,7 +16,7 @@ from tests.models.test_causal_lm import load
 from tests.models.tiny import save_tiny
 from tests.tokenizers.samples import read_json, write_folder
 from tests.tokenizers.specs import tokenizer
-from tokenkit.errors import DataError
+from tokenkit.errors import DataError, ModelError
 from tokenkit.evaluation.bits_per_byte import (
     batches_of,
     bits_per_byte,
@@ -25,6 +25,7 @@ from tokenkit.evaluation.bits_per_byte import (
     windows_of,
     writable_texts,
 )
+from tokenkit.evaluation.folder import folder_bits_per_byte
 from tokenkit.tokenizers import load_tokenizer
 
 CONTEXT = 999
@@ -73,7 +74,7 @@ def test_a_byte_level_tokenizer_sees_as_much_text():
 def test_batches_mark_the_right_positions():
     windows = windows_of(np.arange(10, 21), np.arange(1, 12), 9, 6)
     total = 0
-    for seq in batches_of(windows, 2, pad_id=0):
+    for seq in batches_of(windows, 2):
         assert (seq.ids[~seq.mask] == 0).all() and not seq.counted[:, 0].any()
         assert (seq.ids[:, 0] == 9).all()
         total += int(seq.counted.sum())
@@ -90,6 +91,23 @@ def test_bits_of_documents_are_those_of_each_alone(tmp_path):
         assert found == pytest.approx(alone, rel=1e-5)
     halves = [document_bits(model, tok, TEXTS, rank=r, ranks=2, **options) for r in range(2)]
     torch.testing.assert_close(sum(halves), bits)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_has_rows(tmp_path):
+    """Padding may have no row (before, an IndexError); what texts begin with must have one."""
+    tok = tokenizer("bpe_a:source=Llama3")
+    own, begin = 1500, tok.ids[tok.text_bos]
+    assert own <= begin < tok.pad_id == len(tok) - 1
+    options = {"max_bytes": 256, "batch_size": 4, **CPU}
+    folder = save_tiny(tmp_path / "no_pad", "llama", vocab_size=tok.pad_id)
+    texts = [text for text in TEXTS if len(text) < 100]
+    found = folder_bits_per_byte(str(folder), tok, texts, **options)
+    alone = plain_bits(folder, tok, texts, begin)
+    assert found == pytest.approx(alone, rel=1e-4)
+
+    folder = save_tiny(tmp_path / "no_bos", "llama", vocab_size=own)
+    with pytest.raises(ModelError, match=r"none for '<\|begin_of_text\|>' \(id 1500\)"):
+        folder_bits_per_byte(str(folder), tok, texts, **options)
 
 
 def plain_bits(folder, tok, texts, context):

@@ -188,6 +188,17 @@ def test_values_out_of_range_are_named(option, value):
         Sampling(temperature=0.0, top_p=0.5)
 
 
+def test_padding_needs_no_row(tmp_path):
+    """A token for padding may have been added to the tokenizer alone."""
+    tok = load_tokenizer(SPEC_A)
+    folder = save_tiny(tmp_path / "m", "llama", vocab_size=tok.pad_id)
+    model = load_text_model(str(folder), device=CPU, tok=tok)
+    prompts = [model.encode_prompt(prompt) for prompt in PROMPTS[:2]]
+    sampling = Sampling(max_new_tokens=6)
+    alone = [list(generate(model, [prompt], sampling)) for prompt in prompts]
+    assert [[one] for one in generate(model, prompts, sampling, batch_size=2)] == alone
+
+
 def test_prompts_that_no_model_can_go_on_from(model):
     for prompt, message in (([], "empty"), ([1600], "not this model's"), ([5] * 250, "more than")):
         with pytest.raises(DataError, match=message):

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from tokenkit.api.alignment import as_tokenizer
 from tokenkit.errors import ModelError
-from tokenkit.models.checks import check_rows
+from tokenkit.models.checks import check_token_rows
 from tokenkit.tokenizers import ByteifiedTokenizer
-from tokenkit.tokenizers.ids import highest_own_id
 from tokenkit.transfer import INITIALIZERS
 
 
@@ -53,7 +52,7 @@ def transfer_embeddings(
         if not (isinstance(one, Tensor) and one.dim() == 2 and one.is_floating_point()):
             said = f"{one.dtype} {list(one.shape)}" if isinstance(one, Tensor) else type(one)
             raise ModelError(f"matrix is {said}: rows of a vocabulary are floating [V, D]")
-        check_rows(highest_own_id(source), len(one), source.spec, "matrix")
+        check_token_rows(source, len(one), "matrix")
     made, _ = INITIALIZERS.get(method)(
         source, target, [one.detach() for one in matrices], seed=seed, **options
     )

@@ -163,7 +163,7 @@ def write_shards(
     if left < total:
         logger.info(f"{total - left:,} of {total:,} rows were cached before: going on")
     writes = parallel.is_first_of_rows
-    hidden = not (parallel.is_main and config.metrics.progress)
+    hidden = not (parallel.is_main and config.metrics.progress and sys.stderr.isatty())
     with tqdm(desc="teacher", unit="row", total=total, initial=total - left, disable=hidden) as bar:
         for together, stretch, step in zip(rounds, mine, loader, strict=False):
             rows = rows_in_passes(together, size)
@@ -183,7 +183,9 @@ def verify(writer: CacheWriter, shows: bool) -> None:
     from tqdm.auto import tqdm
 
     count = len(writer.plan.shards())
-    with tqdm(desc="verify", unit="file", total=count, disable=not shows) as bar:
+    with tqdm(
+        desc="verify", unit="file", total=count, disable=not (shows and sys.stderr.isatty())
+    ) as bar:
         meta = writer.finish(bar.update)
     size = sum(path.stat().st_size for path in writer.output.iterdir())
     logger.info(

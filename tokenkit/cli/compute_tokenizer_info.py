@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,13 +97,14 @@ def main() -> None:
         corpus.open()  # before a folder is made
     with new_folder(args.output, resume=True) as partial:
         shards = partial / "shards"
-        counts = count_corpus(toks, corpus, shards, args.workers, args.shard_rows, progress=True)
+        shown = sys.stderr.isatty()
+        counts = count_corpus(toks, corpus, shards, args.workers, args.shard_rows, progress=shown)
         teacher, student = (
             unigram_probabilities(tok, of_side, args.additive)
             for tok, of_side in zip(toks, counts.tokens, strict=True)
         )
         blank_bias = WHITESPACE[args.whitespace]
-        bias = pair_bias(toks[0], toks[1], teacher, student, blank_bias=blank_bias, progress=True)
+        bias = pair_bias(toks[0], toks[1], teacher, student, blank_bias=blank_bias, progress=shown)
         save(partial, args, counts, bias)
         shutil.rmtree(shards)
     logger.info(

@@ -123,6 +123,7 @@ def open_ensemble(args: argparse.Namespace, models: list[ModelSettings], combine
     from tokenkit.evaluation.lm_eval_model import open_folder
     from tokenkit.export.run import opened_model
     from tokenkit.inference.ensemble import COMBINATIONS, Ensemble
+    from tokenkit.models.checks import check_token_rows
     from tokenkit.tokenizers import load_tokenizer
 
     if combine not in COMBINATIONS:
@@ -138,6 +139,8 @@ def open_ensemble(args: argparse.Namespace, models: list[ModelSettings], combine
             trusted = args.trust_remote_code or name != settings.model
             model, tokenizer, folder = open_folder(name, settings.dtype or args.dtype, trusted)
             tok = load_tokenizer(settings.tokenizer or str(folder))
+            rows = len(model.get_input_embeddings().weight)
+            check_token_rows(tok, rows, settings.model, as_it_is=True)
         parts.append((settings.model, model.to(device), tokenizer, tok, float(settings.weight)))
     return Ensemble(parts, combine)
 

@@ -7,6 +7,7 @@ import sys
 
 from tokenkit.errors import ConfigError
 from tokenkit.failure import run_rank
+from tokenkit.log import bars_only_in_terminals
 from tokenkit.registry import did_you_mean
 
 # The file of a command has its name, with "_" for "-".
@@ -64,6 +65,7 @@ def run_command() -> None:
             f"unknown command '{name}'{did_you_mean(name, list(COMMANDS))} "
             f"(commands: {', '.join(COMMANDS)})"
         )
+    bars_only_in_terminals()
     module = importlib.import_module(f"tokenkit.cli.{name.replace('-', '_')}")
     # Each command is a program of its own, which scripts/ starts as well.
     sys.argv = [f"tokenkit {name}", *arguments]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -124,7 +125,8 @@ def main() -> None:
     if args.chat and model.tok.chat is None:
         raise DataError(f"--chat: '{args.model}' has no chat template")
     written = 0
-    with new_file(args.output, keep=True) as file, tqdm(total=args.count) as bar:
+    hidden = not sys.stderr.isatty()
+    with new_file(args.output, keep=True) as file, tqdm(total=args.count, disable=hidden) as bar:
         for rows in batches(args, prompts, model):
             for row in rows:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")

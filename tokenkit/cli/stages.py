@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tokenkit.errors import TokenkitError
 from tokenkit.launcher import wait_passively
+from tokenkit.log import bars_only_in_terminals, warnings_shared
 from tokenkit.shipped import PACKAGE
 
 
@@ -20,7 +21,9 @@ def run(title: str, command: str, *arguments: str) -> None:
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     wait_passively(environment)
     whole = [sys.executable, "-m", "tokenkit", command, *arguments]
-    if subprocess.run(whole, env=environment).returncode:
+    with warnings_shared() as shared:
+        failed = subprocess.run(whole, env={**environment, **shared}).returncode
+    if failed:
         raise TokenkitError(f"stopped: tokenkit {command} failed (see above)")
 
 
@@ -48,6 +51,8 @@ def make(title: str, command: str, output: Path, *arguments: str) -> None:
 
 def sample(model: Path, prompt: str, new_tokens: int) -> str:
     """What plain transformers makes of an exported folder."""
+    bars_only_in_terminals()
+
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     # A byte-level folder brings code of its own.

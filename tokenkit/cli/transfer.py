@@ -86,7 +86,7 @@ def plan(args: argparse.Namespace, more: list[str], folder: Path) -> Config:
     """
     from tokenkit.cli.transfer_costs import costs_of
     from tokenkit.cli.transfer_settings import amount_of, settings
-    from tokenkit.config import validate
+    from tokenkit.config import validate, whole_value
     from tokenkit.evaluation.device import usable_device
     from tokenkit.models.checks import read_config
     from tokenkit.models.weights import resolve_model_folder
@@ -96,9 +96,9 @@ def plan(args: argparse.Namespace, more: list[str], folder: Path) -> Config:
     with said_of("MODEL"):
         width = read_config(resolve_model_folder(args.model)).hidden_size
     with said_of("--tokenizer" if args.tokenizer else "MODEL"):
-        own_tok = load_tokenizer(args.tokenizer or args.model)
+        own_tok = load_tokenizer(whole_value(args.tokenizer or args.model))
     with said_of("--to"):
-        new_tok = load_tokenizer(args.to, like=own_tok)
+        new_tok = load_tokenizer(whole_value(args.to), like=own_tok)
     gpu = device.type == "cuda"
     config = settings(args, folder, width, amount_of(args, gpu), more, gpu)
     checked = config.copy()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenkit.config import Config, load_config
+from tokenkit.config import Config, load_config, whole_value
 from tokenkit.config.load import to_toml
 from tokenkit.tokenizers import parse_spec
 
@@ -72,17 +72,6 @@ def compute_dtype(gpu: bool) -> str:
     return "bfloat16" if gpu or torch.cpu._is_avx512_bf16_supported() else "float32"
 
 
-def settled(path: str) -> str:
-    """A local path as an absolute one, so that settings hold from anywhere; else as it is."""
-    return str(Path(path).expanduser().resolve()) if Path(path).expanduser().exists() else path
-
-
-def settled_spec(spec: str) -> str:
-    """The same of the path in a tokenizer spec."""
-    path = parse_spec(spec).path
-    return settled(path) + spec.removeprefix(path)
-
-
 def settings(
     args: Any, folder: Path, width: int, amount: Amount, more: list[str], gpu: bool
 ) -> Config:
@@ -97,22 +86,22 @@ def settings(
     Raises:
         ConfigError: if one of these is wrong.
     """
-    target = settled_spec(args.to)
+    target = whole_value(args.to)
     to_bytes = parse_spec(target).conversion == "byte"
     recipe = BYTE_RECIPE if to_bytes else RECIPE
     lr = load_config(["--job.config_file", recipe]).optimizer.lr
-    own, given = own_texts(args, amount), [settled(name) for name in args.data]
+    own, given = own_texts(args, amount), whole_value(args.data)
     weights: list[float] = []
     if own and given:
         weights = [*[round((1 - OWN_SHARE) / len(given), 4)] * len(given), OWN_SHARE]
     if own:
         given = [*given, str(folder / "texts" / "own.jsonl")]
-    validation = [settled(name) for name in args.validation]
+    validation = whole_value(args.validation)
     values: dict[str, Any] = {
         "job.name": folder.name,
         "job.output_dir": str(folder / "run"),
-        "student.model": settled(args.model),
-        "student.tokenizer": settled_spec(args.tokenizer or args.model),
+        "student.model": whole_value(args.model),
+        "student.tokenizer": whole_value(args.tokenizer or args.model),
         "student.target_tokenizer": target,
         "data.train": given,
         "data.weights": weights,

@@ -3,6 +3,7 @@
 from tokenkit.config.components import add_check, add_section
 from tokenkit.config.key import key
 from tokenkit.config.load import config_from_dict, config_tables, load_config, save_config, to_toml
+from tokenkit.config.local_paths import whole_value, with_whole_paths
 from tokenkit.config.schema import Config
 from tokenkit.config.settle import rows_at_once, settle
 from tokenkit.config.validate import validate
@@ -20,4 +21,6 @@ __all__ = [
     "settle",
     "to_toml",
     "validate",
+    "whole_value",
+    "with_whole_paths",
 ]

@@ -23,7 +23,8 @@ def key(
 
     ``joined`` are names, of which a value joins some by "+".
 
-    ``path`` says that a value names a file or folder, a tokenizer spec or a dataset.
+    ``path`` says that a value names a file or folder, a tokenizer spec or a dataset;
+    a run keeps it as a whole path.
 
     ``minimum`` and ``maximum`` are allowed values, ``above`` and ``below`` are not. For a list,
     all of these apply to each element.

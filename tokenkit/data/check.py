@@ -39,7 +39,7 @@ def check_data(config: Config, look: Callable[[Row], object]) -> None:
         names = [n for n in data.train if not (data.streaming and n.startswith("hf:"))]
         try:
             sources = {name: open_source(name, data.split, data.text_field) for name in names}
-            _check_rows(sources, Reader(RowFormat.of(config)), look)
+            _look_at_rows(sources, Reader(RowFormat.of(config)), look)
         except TokenkitError as error:
             found = [error]
     if not alone:
@@ -48,7 +48,9 @@ def check_data(config: Config, look: Callable[[Row], object]) -> None:
         raise found[0]
 
 
-def _check_rows(sources: dict[str, Source], reader: Reader, look: Callable[[Row], object]) -> None:
+def _look_at_rows(
+    sources: dict[str, Source], reader: Reader, look: Callable[[Row], object]
+) -> None:
     """Read the rows once; after a minute the rest is left for when it is read, which is said."""
     end = time.monotonic() + CHECK_SECONDS
     for name, source in sources.items():

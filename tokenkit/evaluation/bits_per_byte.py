@@ -91,14 +91,17 @@ def writable_texts(toks: Sequence[ByteifiedTokenizer], texts: Sequence[str]) -> 
     return kept
 
 
-def batches_of(windows: list[Window], batch_size: int, pad_id: int) -> list[Sequences]:
-    """Windows of like lengths together; context does not count."""
+def batches_of(windows: list[Window], batch_size: int) -> list[Sequences]:
+    """Windows of like lengths together; context does not count.
+
+    Padding is token 0, which every model has a row for: a tokenizer's own may have none.
+    """
     windows = sorted(windows, key=lambda w: -len(w.ids))
     batches = []
     for begin in range(0, len(windows), batch_size):
         group = windows[begin : begin + batch_size]
         length = len(group[0].ids)
-        ids = torch.full((len(group), length), pad_id)
+        ids = torch.zeros(len(group), length, dtype=torch.long)
         mask, counted = torch.zeros(2, len(group), length, dtype=torch.bool)
         for row, window in enumerate(group):
             n = len(window.ids)
@@ -156,7 +159,7 @@ def document_bits(
     _check_windows(read, [window for _, window in windows])
     windows.sort(key=lambda item: -len(item[1].ids))  # as in batches, which keep this order
     documents = torch.tensor([number for number, _ in windows], dtype=torch.long)
-    batches = batches_of([window for _, window in windows], batch_size, tok.pad_id)
+    batches = batches_of([window for _, window in windows], batch_size)
     total = torch.zeros(len(texts), dtype=torch.float64)
     for number in range(-(-len(batches) // ranks)):
         # Sharded models need every rank in every forward pass; idle ones repeat the last batch.

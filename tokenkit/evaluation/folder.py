@@ -11,9 +11,8 @@ from tokenkit.data import load_validation_texts
 from tokenkit.errors import DataError, ModelError
 from tokenkit.evaluation.bits_per_byte import bits_per_byte
 from tokenkit.models.causal_lm import load_causal_lm
-from tokenkit.models.checks import check_rows
+from tokenkit.models.checks import check_token_rows
 from tokenkit.tokenizers import ByteifiedTokenizer
-from tokenkit.tokenizers.ids import highest_own_id
 
 ALL = 2**31 - 1
 
@@ -57,7 +56,7 @@ def folder_bits_per_byte(
     """
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     loaded = load_causal_lm(model, device, dtype, len(tok))
-    check_rows(highest_own_id(tok), len(loaded.vocabulary.input), tok.spec, model)
+    check_token_rows(tok, len(loaded.vocabulary.input), model, as_it_is=True)
     bits = bits_per_byte(
         loaded, tok, texts,
         max_bytes=max_bytes, batch_size=batch_size, device=device,

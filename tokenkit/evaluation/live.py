@@ -102,7 +102,7 @@ class LiveLM(ByteFairLM):
             windows.append(Window(ids, len(ids) - len(continuation)))
         # As batches_of sorts them, so that rows are found again.
         order = sorted(range(len(windows)), key=lambda i: -len(windows[i].ids))
-        batches = batches_of([windows[i] for i in order], self.batch_size, self.tok.pad_id)
+        batches = batches_of([windows[i] for i in order], self.batch_size)
         found = torch.zeros(len(order), 2, dtype=torch.float64)
         rank, ranks = self.parallel.dp_rank, self.parallel.dp_size
         for number in range(-(-len(batches) // ranks)):

@@ -19,6 +19,7 @@ from tokenkit.evaluation.harness import (
     log_of_fallback,
 )
 from tokenkit.inference.model import load_hf
+from tokenkit.models.checks import check_token_rows
 from tokenkit.models.weights import resolve_model_folder
 from tokenkit.parallelisms.mesh import init_distributed
 from tokenkit.ranks import rank, world_size
@@ -81,7 +82,10 @@ class TokenkitLM(ByteFairLM):
 
         def byteified() -> ByteifiedTokenizer | None:
             try:
-                return load_tokenizer(tokenizer or str(folder))
+                tok = load_tokenizer(tokenizer or str(folder))
+                rows = len(model.get_input_embeddings().weight)
+                check_token_rows(tok, rows, pretrained, as_it_is=True)
+                return tok
             except TokenkitError as error:
                 if tokenizer:
                     raise

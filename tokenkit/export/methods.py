@@ -10,10 +10,9 @@ from torch import Tensor
 
 from tokenkit.evaluation.bits_per_byte import bits_per_byte, writable_texts
 from tokenkit.models.causal_lm import build_causal_lm, build_vocabulary, fill, materialize
-from tokenkit.models.checks import check_rows
+from tokenkit.models.checks import check_token_rows
 from tokenkit.models.source import open_source_model
 from tokenkit.tokenizers import ByteifiedTokenizer
-from tokenkit.tokenizers.ids import highest_own_id
 from tokenkit.transfer.registry import INITIALIZERS
 
 ITSELF = "its own tokenizer"
@@ -49,7 +48,7 @@ def compare_methods(
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     source = open_source_model(model)
     known = source.matrices()
-    check_rows(highest_own_id(source_tok), len(known[0]), source_tok.spec, model)
+    check_token_rows(source_tok, len(known[0]), model, as_it_is=True)
     rows, valid = len(known[0]), min(len(source_tok), len(known[0]))
     made = build_causal_lm(source, rows, tied=source.tied, valid_vocab=valid, dtype=dtype)
     fill(made, source, known, device)

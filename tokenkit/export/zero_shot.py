@@ -11,10 +11,9 @@ from tokenkit.errors import ModelError
 from tokenkit.export.folder import save_hf_folder
 from tokenkit.io import refuse_existing
 from tokenkit.models.causal_lm import open_source_model
-from tokenkit.models.checks import check_rows
+from tokenkit.models.checks import check_token_rows
 from tokenkit.models.weights import backbone_tensors
 from tokenkit.tokenizers import ByteifiedTokenizer, load_tokenizer, parse_spec
-from tokenkit.tokenizers.ids import highest_own_id
 from tokenkit.transfer.omp import Donor
 from tokenkit.transfer.registry import INITIALIZERS
 
@@ -54,7 +53,7 @@ def transfer_model(
             "model it was made from"
         )
     inputs, outputs = source.matrices()
-    check_rows(highest_own_id(source_tok), len(inputs), source_tok.spec, model)
+    check_token_rows(source_tok, len(inputs), model)
     known = [matrix.to(device) for matrix in (inputs, outputs) if matrix is not None]
     made, report = initialize(source_tok, target_tok, known, seed=seed, **options)
     made = [matrix.cpu() for matrix in made]

@@ -100,7 +100,7 @@ def check_lengths(model: TextModel, prompts: Sequence[Sequence[int]], max_new_to
     Raises:
         DataError: if a prompt has no token, unknown ones, or is too long for the model's context.
     """
-    rows, limit = model.model.get_input_embeddings().weight.shape[0], model.context
+    rows, limit = model.rows, model.context
     for number, prompt in enumerate(prompts, 1):
         if not len(prompt):
             raise DataError(f"prompt {number} is empty: the tokenizer makes no token of it")
@@ -135,14 +135,16 @@ def generate_batch(
     """
     check_lengths(model, prompts, sampling.max_new_tokens)
     tok, spelling = model.tok, model.spelling
-    ids, real = (t.to(model.model.device) for t in padded_left(prompts, tok.pad_id))
+    # One that was added to the tokenizer may have no row; nobody looks at what is padding.
+    pad = tok.pad_id if tok.pad_id < model.rows else 0
+    ids, real = (t.to(model.model.device) for t in padded_left(prompts, pad))
     processors = LogitsProcessorList([TokensOnly(len(tok))])
     if sampling.repetition_penalty != 1:
         processors.append(RepetitionPenalty(sampling.repetition_penalty, real))
     rows = [TextPieces(spelling, sampling.stop, prompt[-1] in spelling.apart) for prompt in prompts]
     ends = list(ends or model.ends)
     watch = Watch(rows, ends, on_text)
-    config = GenerationConfig(**sampling.options(), eos_token_id=ends, pad_token_id=tok.pad_id)
+    config = GenerationConfig(**sampling.options(), eos_token_id=ends, pad_token_id=pad)
     model.model.generate(
         input_ids=ids, attention_mask=real.long(), generation_config=config,
         logits_processor=processors, stopping_criteria=[watch],

@@ -65,6 +65,11 @@ class TextModel:
         return self.tok.encode_chat(messages, add_generation_prompt=True)
 
     @property
+    def rows(self) -> int:
+        """Of the input matrix."""
+        return self.model.get_input_embeddings().weight.shape[0]
+
+    @property
     def context(self) -> int | None:
         """Longest row that the model reads; None if its config does not say."""
         return getattr(self.model.config, "max_position_embeddings", None)

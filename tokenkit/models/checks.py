@@ -13,6 +13,9 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from tokenkit.errors import ModelError
 from tokenkit.registry import did_you_mean
+from tokenkit.tokenizers import ByteifiedTokenizer
+from tokenkit.tokenizers.ids import highest_own_id
+from tokenkit.tokenizers.roles import context_id
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
@@ -99,17 +102,29 @@ def check_matrices(
         )
 
 
-def check_rows(highest: int, rows: int, tokenizer: object, model: str) -> None:
+def check_token_rows(
+    tok: ByteifiedTokenizer, rows: int, model: str, as_it_is: bool = False
+) -> None:
     """Refuse a tokenizer whose own tokens have no rows: it belongs to another model.
 
     Args:
-        highest: the highest id of a token that was not added to the tokenizer.
+        rows: of the model's matrices.
+        as_it_is: the model gets no further rows, so what texts begin with must have one, too, be it
+            a token that was added or not.
 
     Raises:
         ModelError: naming both sizes.
     """
+    highest = highest_own_id(tok)
     if highest >= rows:
         raise ModelError(
-            f"model '{model}' has rows for {rows} tokens, but tokenizer '{tokenizer}' has ids up "
+            f"model '{model}' has rows for {rows} tokens, but tokenizer '{tok.spec}' has ids up "
             f"to {highest}: it is not this model's tokenizer"
+        )
+    first = context_id(tok)
+    if as_it_is and first >= rows:
+        raise ModelError(
+            f"model '{model}' has rows for {rows} tokens and none for {tok.tokens[first]!r} (id "
+            f"{first}), which texts of tokenizer '{tok.spec}' begin with: name the family that the "
+            "model was trained with, or leave :source= out"
         )

@@ -8,9 +8,8 @@ from tokenkit.config import Config
 from tokenkit.errors import ConfigError
 from tokenkit.log import warn_once
 from tokenkit.models.causal_lm import SourceModel
-from tokenkit.models.checks import check_rows
+from tokenkit.models.checks import check_token_rows
 from tokenkit.tokenizers import ByteifiedTokenizer
-from tokenkit.tokenizers.ids import highest_own_id
 
 Side = Literal["student", "teacher"]
 
@@ -22,7 +21,7 @@ def check_fit(config: Config, source: SourceModel, tok: ByteifiedTokenizer, side
         ModelError: if tokens of the tokenizer have no rows.
         ConfigError: if sequences may be too long.
     """
-    check_rows(highest_own_id(tok), len(source.matrices()[0]), tok.spec, str(source.folder))
+    check_token_rows(tok, len(source.matrices()[0]), str(source.folder))
     check_length(config, source, side)
 
 

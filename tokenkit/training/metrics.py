@@ -117,6 +117,7 @@ class MetricsLogger:
                 total=self.steps,
                 initial=self.start_step,
                 desc="training",
+                disable=False,
                 unit="step",
                 dynamic_ncols=True,
             )

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 import shutil
 from pathlib import Path
 
-from tokenkit.config import Config, config_tables, load_config, save_config
+from tokenkit.config import (
+    Config,
+    config_tables,
+    load_config,
+    save_config,
+    with_whole_paths,
+)
 from tokenkit.errors import CheckpointError, ConfigError
 from tokenkit.life import restarted
 from tokenkit.log import logger
@@ -53,6 +60,11 @@ def flatten(config: Config) -> dict[str, object]:
     }
 
 
+def places(config: Config) -> dict[str, object]:
+    """The same, with local paths as where they lead."""
+    return flatten(with_whole_paths(config, os.path.realpath))
+
+
 def overwrites(config: Config) -> bool:
     """Whether to start afresh: not where torchrun starts the same run again after a failure."""
     return config.checkpoint.overwrite and not restarted()
@@ -79,11 +91,15 @@ def check_output_dir(config: Config) -> None:
             f"job.output_dir = '{folder}' holds checkpoints but no config.toml; choose a new "
             "folder or pass --checkpoint.overwrite true"
         )
-    now = flatten(config)  # before the saved one brings sections of its own
-    saved = flatten(load_config(["--job.config_file", str(saved_path)]))
+    # Before the saved one brings sections of its own
+    now, places_now = flatten(config), places(config)
+    before = load_config(["--job.config_file", str(saved_path)])
+    saved, places_saved = flatten(before), places(before)
     for key, value in now.items():
         free = any(fnmatch.fnmatch(key, pattern) for pattern in FREE_KEYS)
-        if not free and saved.get(key) != value:
+        # A place may be named otherwise; one that is gone has nothing but its name.
+        same = saved.get(key) == value or places_saved.get(key) == places_now[key]
+        if not (free or same):
             raise ConfigError(
                 f"job.output_dir = '{folder}' belongs to another run ({key} was "
                 f"{saved.get(key)!r}, now {value!r}); choose a new folder (with its weights: "
@@ -150,7 +166,7 @@ def prepare_output_dir(config: Config) -> Path:
         for name in ("metrics.jsonl", "wandb_id"):
             (folder / name).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    saved = config.copy()
+    saved = with_whole_paths(config)  # it is exported and compared from anywhere
     saved.checkpoint.overwrite = False
     save_config(saved, folder / "config.toml")
     return folder

@@ -23,6 +23,7 @@ from tokenkit.inference.own_texts import OwnText
 from tokenkit.inference.scores import PlainScores
 from tokenkit.log import logger
 from tokenkit.models.causal_lm import load_causal_lm
+from tokenkit.models.checks import check_token_rows
 from tokenkit.models.outputs import Outputs
 from tokenkit.models.weights import resolve_model_folder
 from tokenkit.tokenizers import ByteifiedTokenizer
@@ -108,14 +109,17 @@ def scorer(entry: Entry, device: torch.device) -> Callable[[Sequences, Collectio
     """The model as eval-bpb reads it; one that only its own code can read, as that does."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     try:
-        return load_causal_lm(entry.folder, device, dtype, len(entry.tok))
+        made = load_causal_lm(entry.folder, device, dtype, len(entry.tok))
     except ModelError:
         if not own_code(resolve_model_folder(entry.folder)):
             raise
-    model = load_text_model(
-        entry.folder, device=device, tok=entry.tok, trust_remote_code=entry.trusted
-    )
-    return PlainScores(model.model, len(entry.tok))
+        model = load_text_model(
+            entry.folder, device=device, tok=entry.tok, trust_remote_code=entry.trusted
+        )
+        check_token_rows(entry.tok, model.rows, entry.name, as_it_is=True)
+        return PlainScores(model.model, len(entry.tok))
+    check_token_rows(entry.tok, len(made.vocabulary.input), entry.name, as_it_is=True)
+    return made
 
 
 def score(entry: Entry, data: dict[str, Texts], own: Sequence[OwnText], windows: Windows) -> Scores:
