@@ -105,6 +105,15 @@ def test_keys_in_sentences(page):
             assert known, f"{name(page)}: no key {key}"
 
 
+def test_jax_names_keys_of_ours():
+    """The middle column of its tables; the other library's keys stand to the left."""
+    rows = re.findall(r"^\|.*\|$", (ROOT / "docs" / "jax.md").read_text("utf-8"), re.M)
+    cells = [row.split("|")[2] for row in rows]
+    keys = [key for cell in cells for key in re.findall(r"`([a-z_]+\.\w+)(?: = [^`]*)?`", cell)]
+    assert len(keys) > 70
+    assert not set(keys) - set(all_keys())
+
+
 @pytest.fixture(scope="module")
 def names(tiny_llama):
     """What API examples call ``A``, ``B``, ``teacher`` and ``student``."""
