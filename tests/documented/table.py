@@ -55,7 +55,7 @@ TASKS = {"arc_easy,piqa": "tokenkit_arithmetic", "a,b": "tokenkit_arithmetic,tok
          "mmlu_*": "tokenkit_*", "gsm8k": "tokenkit_arithmetic",
          "piqa,arc_challenge,boolq,mmlu,agieval_en,agieval_cn,ifeval": "tokenkit_arithmetic",
          "piqa,arc_easy,arc_challenge,boolq,mmlu,agieval_en,agieval_cn,hellaswag": "tokenkit_*",
-         "gsm8k_cot_zeroshot,hendrycks_math": "tokenkit_continue",
+         "gsm8k_cot_zeroshot,minerva_math": "tokenkit_continue",
          "max_gen_toks=2048": "max_gen_toks=4"}  # fmt: skip
 LM_EVAL = "--include-path tests/assets/lm_eval --limit 2"
 COMPARED = "--max-documents 6 --own-texts 4 --own-tokens 8 --sample-tokens 4 --samples 2"
