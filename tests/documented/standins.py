@@ -18,11 +18,15 @@ from tokenkit.config import load_config, save_config
 from tokenkit.tokenizers import load_tokenizer
 
 MODELS = {"M", "A", "teacher", "exported/x", "moved", "folder",
-          "HuggingFaceTB/SmolLM2-135M-Instruct"}  # fmt: skip
+          "HuggingFaceTB/SmolLM2-135M-Instruct", "meta-llama/Llama-3.2-3B-Instruct",
+          "exported/llama3_to_qwen2", "exported/llama3_to_byte", "exported/gemma2_openmath2",
+          "exported/gemma2_gpt2"}  # fmt: skip
 OTHER_MODELS = {"B", "C", "zero_shot"}
 TOKENIZERS_A = {"S", "gpt2"}
 TOKENIZERS_B = {"S2", "T", "Qwen/Qwen2.5-1.5B"}
-RUNS = {"outputs/x", "outputs/run", "outputs/my_run", "outputs/old", "outputs/smollm2_to_qwen2"}
+RUNS = {"outputs/x", "outputs/run", "outputs/my_run", "outputs/old", "outputs/smollm2_to_qwen2",
+        "outputs/llama3_to_qwen2", "outputs/llama3_to_byte",
+        "outputs/gemma2_from_openmath2_llama"}  # fmt: skip
 ROWS = {f"{name}.jsonl" for name in ("file", "held_out", "texts", "text", "a", "b", "wiki", "code")}
 PROMPTS = {"prompts.jsonl", "p.jsonl"}
 SETTINGS = {"x.toml", "train_configs/x.toml"}

@@ -52,7 +52,11 @@ Way = Here | Make | Elsewhere | Needs
 NEEDS = {"hub", "gpu", "several nodes", "own files", "network"}
 
 TASKS = {"arc_easy,piqa": "tokenkit_arithmetic", "a,b": "tokenkit_arithmetic,tokenkit_continue",
-         "mmlu_*": "tokenkit_*", "gsm8k": "tokenkit_arithmetic"}  # fmt: skip
+         "mmlu_*": "tokenkit_*", "gsm8k": "tokenkit_arithmetic",
+         "piqa,arc_challenge,boolq,mmlu,agieval_en,agieval_cn,ifeval": "tokenkit_arithmetic",
+         "piqa,arc_easy,arc_challenge,boolq,mmlu,agieval_en,agieval_cn,hellaswag": "tokenkit_*",
+         "gsm8k_cot_zeroshot,minerva_math": "tokenkit_continue",
+         "max_gen_toks=2048": "max_gen_toks=4"}  # fmt: skip
 LM_EVAL = "--include-path tests/assets/lm_eval --limit 2"
 COMPARED = "--max-documents 6 --own-texts 4 --own-tokens 8 --sample-tokens 4 --samples 2"
 SAMPLED = "--max-tokens 4 --count 3"
@@ -113,12 +117,14 @@ TRANSFER: dict[str, Way] = {
     ),
     "tokenkit zett --method hypernet --checkpoint outputs/x --target S2 *": HYPERNET,
     "tokenkit zett --method hypernet --checkpoint outputs/run --target T:source=Qwen2 *": HYPERNET,
-    "tokenkit zett --method hypernet --checkpoint outputs/zett_hypernet_qwen3 *": HYPERNET,
+    "tokenkit zett --method hypernet --checkpoint outputs/zett_hypernet_* *": HYPERNET,
     "python scripts/zett.py --method hypernet --checkpoint outputs/zett_hypernet_*": HYPERNET,
     "python scripts/zett.py --method hypernet --checkpoint outputs/zett_debug *": DEBUG_HYPERNET,
     "tokenkit export --run outputs/x --output folder": Here(),
     "tokenkit export --run outputs/x --output exported/x": Here(),
     "tokenkit export --run outputs/smollm2_to_qwen2 --output moved": Here(),
+    "tokenkit export --run outputs/llama3_to_* --output exported/llama3_to_*": Here(),
+    "tokenkit export --run outputs/gemma2_from_openmath2_llama --output exported/*": Here(),
     "tokenkit export --adapter": Elsewhere(
         "tests/export/test_card.py::test_peft_loads_the_adapter"
     ),
@@ -137,6 +143,12 @@ TRAIN: dict[str, Way] = {
         },
         makes="outputs/debug/metrics.jsonl",
     ),
+    f"NGPU=8 {RECIPE} ./run_train.sh --loss.names alm_unconstrained --job.output_dir *": Here(
+        f"{SHORT} --eval.interval 0",
+        {"NGPU=8": "NGPU=1", RECIPE: "CONFIG_FILE=train_configs/debug.toml"},
+        makes="outputs/llama3_to_qwen2_alm/metrics.jsonl",
+    ),
+    "NGPU=8 CONFIG_FILE=train_configs/gemma2_from_*.toml ./run_train.sh --data.train *": IN_SMALL,
     "./run_train.sh --job.config_file train_configs/debug.toml": LAUNCHED,
     "./run_train.sh --job.config_file train_configs/zett_debug.toml": DEBUG_HYPERNET,
     "torchrun --nnodes=[48] * run_train.sh --job.config_file train_configs/*.toml": TWO_NODES,
@@ -217,6 +229,9 @@ LOOK: dict[str, Way] = {
     ),
     "tokenkit eval --model folder --tasks a,b": Here(LM_EVAL, TASKS),
     "tokenkit eval --model exported/x --tasks arc_easy,piqa *": Here(LM_EVAL, TASKS),
+    "tokenkit eval --model meta-llama/* --output original.json --tasks *": Here(LM_EVAL, TASKS),
+    "tokenkit eval --model exported/llama3_to_* --output *.json *": Here(LM_EVAL, TASKS),
+    "tokenkit eval --model exported/gemma2_* --output *.json *": Here(LM_EVAL, TASKS),
     "tokenkit eval --model exported/x --tasks toy --include-path tasks": Elsewhere(
         "tests/cli/test_commands.py::test_eval_runs_lm_eval_offline"
     ),
