@@ -61,8 +61,10 @@ CASES: dict[str, tuple[dict, dict]] = {
     "untied": ({**FULL, **WIDE}, {"tie_word_embeddings": False}),
     "tied": ({**FULL, **WIDE}, {}),
     "accumulation": ({**LORA, "training.batch_size": 16}, {}),
+    "bf16 moments": ({**FULL, **WIDE, "optimizer.state_dtype": "bfloat16"},
+                     {"tie_word_embeddings": False}),
     "bf16": ({"training.dtype": "bfloat16", **BALANCED, **SELECTIVE}, {}),
-}
+}  # fmt: skip
 ON_CPU = ("full", "lora", "selective", "recompute", "untied", "tied", "accumulation")
 ON_CUDA = ("full", "lora", "selective", "recompute", "accumulation")
 

@@ -42,7 +42,7 @@ def test_mean_over_mixed_words():
 
 
 def test_what_bf16_holds_stays():
-    values = torch.tensor([0.0, -0.0, 1.5, -2.0**-130, float("inf"), float("-inf"), float("nan")])
+    values = torch.tensor([0.0, -0.0, 1.5, -(2.0**-130), float("inf"), float("-inf"), float("nan")])
     for bits in (0, LOW):
         found = round_stochastically(values, torch.full((7,), bits, dtype=torch.int32))
         assert torch.equal(found.view(torch.int16), values.bfloat16().view(torch.int16))

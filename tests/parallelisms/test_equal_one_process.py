@@ -198,8 +198,6 @@ CASES = [
     ("lexical", "FSDP 2", 2, micro(4)),
     ("gradnorm", "FSDP 2, accumulate 2", 2, micro(2)),
     ("bf16 moments", "FSDP 2, accumulate 2", 2, micro(2)),
-    ("bf16 moments", "DDP 2", 2,
-     [*micro(4), "--parallelism.data_parallel_replicate_degree", "2"]),
     ("bf16 moments", "TP 2 + SP", 2, SP2),
     ("lora", "FSDP 2", 2, micro(4)),
     ("lora", "FSDP 2, accumulate 2, frozen sharded", 2,

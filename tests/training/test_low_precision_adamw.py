@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from tests.launch import train
+from tests.training.sharded_adamw import after_steps
 from tests.training.test_damage import Run
 from tokenkit.config.schema import OptimizerConfig
 from tokenkit.ops import gpu_compile
@@ -212,3 +214,15 @@ def test_compiled_equals_eager(monkeypatch, caplog):
     assert "cannot be compiled" not in caplog.text
     for a, b, start in zip(eager, compiled, parameters(), strict=True):
         assert (a - b).norm() <= 0.01 * (a - start).norm()
+
+
+def test_two_ranks_round_as_one(tmp_path):
+    """Of a tensor in rows, in columns or copied. A result's last digit may turn a rounding."""
+    train([str(tmp_path / "found")], 2, tmp_path / "log", program="tests.training.sharded_adamw")
+    found, whole = torch.load(tmp_path / "found"), after_steps(lambda _, tensor: tensor)
+    assert found.keys() == whole.keys()
+    for name, tensor in whole.items():
+        assert found[name].dtype == tensor.dtype
+        equal = (found[name] == tensor).double().mean()
+        torch.testing.assert_close(found[name], tensor, rtol=1e-2, atol=0)
+        assert equal > 0.98, name

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
 from tokenkit.config.schema import OptimizerConfig
-from tokenkit.training.optimizer import build_optimizer, set_learning_rate
+from tokenkit.training.optimizer import build_optimizer, set_learning_rate, step_unless
 
 
 def test_groups():
@@ -45,3 +46,29 @@ def test_step_equals_torch_adamw():
             opt.step()
             opt.zero_grad()
     torch.testing.assert_close(ours.weight, theirs.weight)
+
+
+def lay(tensor: torch.Tensor) -> torch.Tensor:
+    """The same values, columns first in memory."""
+    return tensor.t().contiguous().t()
+
+
+@pytest.mark.parametrize("which", ["gradient", "parameter", "neither"])
+def test_order_in_memory_does_not_count(which):
+    """Torch's fused kernel for CPUs pairs elements by it; ours are laid out alike before."""
+    torch.manual_seed(0)
+    model, reference = (nn.Linear(24, 16, bias=False) for _ in range(2))
+    if which == "parameter":
+        model.weight = nn.Parameter(lay(model.weight.detach()))
+    reference.load_state_dict(model.state_dict())
+    optimizer = build_optimizer(model, OptimizerConfig(lr=1e-2, weight_decay=0.1))
+    plain = torch.optim.AdamW(
+        reference.parameters(), lr=1e-2, betas=(0.9, 0.95), weight_decay=0.1, fused=False
+    )
+    for _ in range(3):
+        gradient = torch.randn(16, 24)
+        model.weight.grad = lay(gradient) if which == "gradient" else gradient.clone()
+        reference.weight.grad = gradient
+        step_unless(optimizer, torch.tensor(0.0))
+        plain.step()
+    torch.testing.assert_close(model.weight, reference.weight, rtol=1e-5, atol=1e-6)

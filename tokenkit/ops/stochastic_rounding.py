@@ -1,4 +1,4 @@
-"""fp32 to bf16 such that the mean is the number itself, with random bits that follow from places."""
+"""fp32 to bf16 such that the mean is the number itself, by random bits that are computed."""
 
 from __future__ import annotations
 

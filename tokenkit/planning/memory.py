@@ -11,14 +11,15 @@ from tokenkit.balance import sums_losses
 from tokenkit.cards import GIB
 from tokenkit.config import Config
 from tokenkit.parallelisms import DTYPES
+from tokenkit.planning.gathers import joined_weights, numel
 from tokenkit.planning.layout import Layout
+from tokenkit.planning.lone_rank import Workload
 from tokenkit.planning.models import PlannedModels, Shapes, build_models
 from tokenkit.planning.placement import Placement
-from tokenkit.planning.gathers import joined_weights, numel
-from tokenkit.planning.lone_rank import Workload
 from tokenkit.planning.rehearsal import Rehearsed, fsdp_units, rehearse
+from tokenkit.training.low_precision_adamw import WORKING_BYTES, slice_elements
 
-MASTER = 4  # bytes of a weight that is trained, and of each of its two moments
+MASTER = 4  # bytes of a weight that is trained, and of its gradient
 CONTEXT = 0.7 * GIB  # of CUDA and its libraries, a process
 COMMUNICATION = 0.8 * GIB  # of NCCL, with several ranks
 FRAGMENTS = 0.04  # share of the allocated that lies in pieces too small for anything
@@ -137,11 +138,15 @@ def plan_memory(config: Config, shapes: Shapes, layout: Layout, device: str) -> 
     gradients = numel(trained) * MASTER if placement.unsharded else share
     more = gradients * (_copies(config) - 1) if wrapped else 0.0
     peak = found.peak + more
-    if device == "cpu" and not config.optimizer.fused and trained:
+    kept = share * (_copies(config) if wrapped else 1)
+    moments = 2 * share * DTYPES[config.optimizer.state_dtype].itemsize / MASTER
+    if config.optimizer.state_dtype == "bfloat16":
+        at_once = min(slice_elements(device), numel(trained) / shard)
+        peak = max(peak, kept + at_once * WORKING_BYTES)
+    elif device == "cpu" and not config.optimizer.fused and trained:
         # AdamW's unfused kernels make a moment's root and the denominator, while the denominator
         # of the parameter before still lives.
         largest, next_largest = sorted([0, *(p.numel() for p in trained)])[:-3:-1]
-        kept = share * (_copies(config) if wrapped else 1)
         peak = max(peak, kept + MASTER * (2 * largest + next_largest) / shard)
     reading, learning = joined_weights(config, models, placement)
     if reading * size + found.teacher_peak > learning * size + peak:
@@ -152,10 +157,10 @@ def plan_memory(config: Config, shapes: Shapes, layout: Layout, device: str) -> 
     else:
         gathered, activations = learning * size, min(found.activations, peak)
         now = min(gradients + more, peak - activations)
-    allocated = student + teacher + gathered + 2 * share + peak
+    allocated = student + teacher + gathered + moments + peak
     framework = 0.0 if device == "cpu" else framework_bytes(allocated, layout.world_size)
     return Memory(
-        student, teacher, gathered, 2 * share, now, activations, peak - activations - now,
+        student, teacher, gathered, moments, now, activations, peak - activations - now,
         framework,
     )  # fmt: skip
 

@@ -81,6 +81,8 @@ def _device(config: Config, parallel: Parallel) -> str:
         name = f"CPU, {threads} thread{'s' * (threads > 1)} a rank"
     extras = [f"{config.training.dtype} (weights and optimizer in float32)"
               if config.training.dtype != "float32" else "float32"]  # fmt: skip
+    if config.optimizer.state_dtype != "float32":
+        extras = [f"{config.training.dtype} (weights in float32, AdamW's moments in bfloat16)"]
     if config.compile.enable:
         extras.append("compiled")
     if config.activation_checkpoint.mode != "none":

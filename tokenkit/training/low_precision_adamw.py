@@ -89,7 +89,7 @@ class LowPrecisionAdamW(torch.optim.Optimizer):
                 self._words[parameter] = mix(word)[0].to(parameter.device)
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:
         """Update all parameters that have gradients."""
         for group in self.param_groups:
             here = [p for p in group["params"] if p.grad is not None]
@@ -104,11 +104,13 @@ class LowPrecisionAdamW(torch.optim.Optimizer):
         factors = _factors(group, torch.stack(steps) + 1, words)
         decay = torch.full((), 1 - group["lr"] * group["weight_decay"], device=device)
         for rows in _batches(self._rows(here), slice_elements(device.type)):
-            flat = (_joined(kind) for kind in zip(*(r.tensors for r in rows), strict=True))
+            parts = zip(*(r.tensors for r in rows), strict=True)
+            parameter, gradient, exp_avg, exp_avg_sq = map(_joined, parts)
+            places = _joined([r.places(device) for r in rows])
+            rate, scale, seed = (_spread(values, rows) for values in factors)
             results = _updated(
-                *flat, _joined([r.places(device) for r in rows]),
-                *(_spread(values, rows) for values in factors),
-                decay, skipped > 0, *group["betas"], group["eps"],
+                parameter, gradient, exp_avg, exp_avg_sq, places, rate, scale, seed, decay,
+                skipped > 0, group["betas"], group["eps"],
             )  # fmt: skip
             for place, result in zip((0, 2, 3), results, strict=True):
                 _write([r.tensors[place] for r in rows], result)
@@ -192,7 +194,7 @@ def _write(targets: list[Tensor], result: Tensor) -> None:
 def _updated(
     parameter: Tensor, gradient: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, places: Tensor,
     rate: Tensor, scale: Tensor, seed: Tensor, decay: Tensor, skipped: Tensor,
-    beta1: float, beta2: float, eps: float,
+    betas: tuple[float, float], eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """A step of flat tensors: the new parameter (fp32) and moments (bf16).
 
@@ -202,7 +204,7 @@ def _updated(
         decay: what the parameter is multiplied by.
         skipped: bool, 0-d; what comes out is then what came in.
     """
-    gradient = gradient.float()
+    gradient, (beta1, beta2) = gradient.float(), betas
     first = exp_avg.float().lerp_(gradient, 1 - beta1)
     second = exp_avg_sq.float().mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
     change = first / second.sqrt().mul_(scale).add_(eps)

@@ -75,12 +75,12 @@ def build_optimizer(
         {"params": named, "lr_scale": scale, "weight_decay": decay}
         for (scale, decay, _), named in groups.items()
     ]
-    rates = {"lr": config.lr, "betas": (config.beta1, config.beta2), "eps": config.eps}
+    betas = config.beta1, config.beta2
     if config.state_dtype == "bfloat16":
-        return LowPrecisionAdamW(listed, **rates, seed=seed)
+        return LowPrecisionAdamW(listed, config.lr, betas, config.eps, seed=seed)
     parameters = [parameter for named in groups.values() for _, parameter in named]
     fused = config.fused or any(p.device.type == "cuda" for p in parameters)
-    optimizer = torch.optim.AdamW(listed, **rates, fused=fused or None)
+    optimizer = torch.optim.AdamW(listed, config.lr, betas, config.eps, fused=fused or None)
     for parameter in parameters:
         # Made now: a checkpoint may be loaded into it before the first step.
         device = parameter.device if fused else None

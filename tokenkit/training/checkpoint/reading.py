@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tokenkit.errors import CheckpointError
 from tokenkit.log import logger
+from tokenkit.parallelisms.pieces import Box, box_of, local_part
 from tokenkit.training.checkpoint.manifest import (
     Checkpoint,
     damage,
@@ -19,7 +20,6 @@ from tokenkit.training.checkpoint.manifest import (
     list_steps,
     read_checkpoint,
 )
-from tokenkit.parallelisms.pieces import Box, box_of, local_part
 
 MODEL_ALONE = (
     "it holds the model alone, so training cannot go on; a new run can begin with it "

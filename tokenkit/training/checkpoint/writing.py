@@ -13,6 +13,7 @@ from torch import Tensor
 from tokenkit.errors import DiskError
 from tokenkit.failure import SAVING
 from tokenkit.parallelisms import Parallel
+from tokenkit.parallelisms.pieces import box_of, local_part, saved_here
 from tokenkit.training.checkpoint.agreement import Agreement
 from tokenkit.training.checkpoint.files import write_json, write_safetensors
 from tokenkit.training.checkpoint.folders import drop_old, move_in, new_partial
@@ -22,7 +23,6 @@ from tokenkit.training.checkpoint.manifest import (
     step_folder,
     write_manifest,
 )
-from tokenkit.parallelisms.pieces import box_of, local_part, saved_here
 from tokenkit.training.checkpoint.random_state import random_state
 
 
