@@ -32,6 +32,7 @@ PIECES = {
     ("docs/publishing.md", "model = AutoModelForCausalLM"),  # an exported adapter
     ("docs/extending.md", "import torch"),  # settings that the reader writes
     ("docs/extending.md", "make_family("),
+    ("docs/extending.md", "from torch import Tensor"),  # run by tests/losses/test_documented.py
     ("docs/papers.md", "import json"),  # reads a dataset of the hub
     ("tokenkit/tokenizers/README.md", "from tokenkit.tokenizers import"),  # needs the hub
 }
