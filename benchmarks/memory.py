@@ -14,19 +14,21 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.common import hardware, in_own_process, leave  # noqa: E402
-from tests.launch import SPEC_A, SPEC_B  # noqa: E402
+from tests.launch import SPEC_A, SPEC_B, free_port  # noqa: E402
 from tests.training.in_process import Training  # noqa: E402
 from tokenkit.config import load_config, validate  # noqa: E402
 from tokenkit.parallelisms import init_parallel  # noqa: E402
@@ -52,6 +54,9 @@ LORA = {"student.train": "lora", "lora.rank": 64, **BALANCED}
 FULL = {"activation_checkpoint.mode": "full"}
 WIDE = {"student.pad_vocab_multiple": 16_384}
 SELECTIVE = {"activation_checkpoint.mode": "selective_ops"}
+# Of two ranks, whose weights are cut and large beside what is kept for backward.
+CUT = {"training.micro_batch_size": 4, "parallelism.frozen": "sharded"}
+DEEP = {"num_hidden_layers": 12, "intermediate_size": 2048}
 # Overrides, and what of the model's config is different.
 CASES: dict[str, tuple[dict, dict]] = {
     "full": ({}, {}),
@@ -64,8 +69,16 @@ CASES: dict[str, tuple[dict, dict]] = {
     "bf16 moments": ({**FULL, **WIDE, "optimizer.state_dtype": "bfloat16"},
                      {"tie_word_embeddings": False}),
     "bf16": ({"training.dtype": "bfloat16", **BALANCED, **SELECTIVE}, {}),
+    "sharded": (CUT, DEEP),
+    "kept": ({**CUT, "parallelism.reshard_after_forward": "false"}, DEEP),
+    "ahead": ({**CUT, "parallelism.prefetch_layers": 3}, DEEP),
+    "context": ({**CUT, "training.micro_batch_size": 8,
+                 "parallelism.context_parallel_degree": 2}, {}),
+    "teacher": ({**CUT, "teacher.parallelism.tensor_parallel_degree": 2,
+                 "training.batch_size": 32, "teacher.micro_batch_size": 16}, DEEP),
 }  # fmt: skip
-ON_CPU = ("full", "lora", "selective", "recompute", "untied", "tied", "accumulation")
+RANKS = dict.fromkeys(("sharded", "kept", "ahead", "context", "teacher"), 2)
+ON_CPU = ("full", "lora", "selective", "recompute", "untied", "tied", "accumulation", *RANKS)
 ON_CUDA = ("full", "lora", "selective", "recompute", "accumulation")
 
 
@@ -77,6 +90,12 @@ def settings(case: str, folder: Path, quick: bool) -> list[str]:
     if gpu:
         shape["vocab_size"] = 128_256
     AutoConfig.for_model("llama", **{**shape, **changes}).save_pretrained(folder / "model")
+    if case == "teacher":
+        overrides = {
+            **overrides, "teacher.model": folder / "teacher", "teacher.tokenizer": SPEC_A,
+        }  # fmt: skip
+        teacher = AutoConfig.for_model("llama", **{**shape, **changes})
+        AutoModelForCausalLM.from_config(teacher).save_pretrained(folder / "teacher")
     text = (ROOT / "README.md").read_text()
     with (folder / "rows.jsonl").open("w") as file:
         for _ in range(64):
@@ -105,11 +124,11 @@ def resident() -> dict[str, int]:
 def measure(case: str, folder: Path, quick: bool) -> dict[str, float]:
     """Predict, then train some steps."""
     config = load_config(settings(case, folder, quick))
-    validate(config, 1)
+    validate(config, RANKS.get(case, 1))
     set_up_process(config)
     parallel = init_parallel(config)
     kind = parallel.device.type
-    plan = plan_memory(config, open_shapes(config), Layout.of(config, 1), kind)
+    plan = plan_memory(config, open_shapes(config), Layout.of(config, RANKS.get(case, 1)), kind)
     torch.ones(64, 64) @ torch.ones(64, 64)
     gc.collect()
     before = resident()["RssAnon"]
@@ -141,7 +160,27 @@ def run_case(case: str, quick: bool = False) -> dict[str, float]:
         RuntimeError: if it fails.
     """
     words = ["--case", case, *(["--quick"] if quick else [])]
-    return in_own_process(__file__, words, {} if torch.cuda.is_available() else ALLOCATOR)
+    allocator = {} if torch.cuda.is_available() else ALLOCATOR
+    ranks = RANKS.get(case, 1)
+    if ranks == 1:
+        return in_own_process(__file__, words, allocator)
+    place = {
+        "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
+        "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **allocator,
+    }  # fmt: skip
+    others = [
+        subprocess.Popen(
+            [sys.executable, __file__, *words, "--result", os.devnull],
+            env=os.environ | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(1, ranks)
+    ]
+    try:
+        return in_own_process(__file__, words, place | {"RANK": "0", "LOCAL_RANK": "0"})
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
 
 
 def main() -> None:

@@ -40,7 +40,8 @@ class Training:
         teacher = build_teacher(config, teacher_source, self.student, tokenizers, parallel)
         kinds = tuple(sorted({loss.chunk_kind for loss in losses if loss.chunk_kind}))
         loader = build_train_loader(
-            config, *toks, kinds, 0, 1, expander=tokenizers.expander, pairings=pairings(losses),
+            config, *toks, kinds, parallel.dp_rank, parallel.dp_size,
+            expander=tokenizers.expander, pairings=pairings(losses),
             known=teacher.known if teacher is not None else None,
         )  # fmt: skip
         self.batches = iter(loader)

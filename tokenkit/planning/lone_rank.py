@@ -11,14 +11,15 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.bias import CausalBias
 
 from tokenkit.ops import logit_blocks
-from tokenkit.parallelisms.context_parallel import apply_context_parallel
+from tokenkit.parallelisms import context_parallel
 from tokenkit.parallelisms.shared_rows import SharedRows, share_rows
 from tokenkit.planning.models import PlannedModels
 
 aten = torch.ops.aten
+# What a causal mask of a row's later tokens is: a GPU's kernels know it, a CPU's get all pairs.
+LOWER_RIGHT, PAIRS = object(), object()
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,10 @@ def _fused_attention(
     enable_gqa: bool = False,
 ) -> Tensor:  # fmt: skip
     """What devices have in place of a matrix of all pairs; meta tensors would get the latter."""
-    if isinstance(attn_mask, CausalBias):
-        attn_mask = None  # where this is no kernel's own, a mask of few heads' pairs
-        if logit_blocks.MOST_ROWS["meta"] == logit_blocks.MOST_ROWS["cpu"]:
-            attn_mask = query.new_empty(query.shape[2], key.shape[2])
+    if attn_mask is LOWER_RIGHT:
+        attn_mask = None
+    elif attn_mask is PAIRS:
+        attn_mask = query.new_empty(query.shape[2], key.shape[2])
     kernel = aten._scaled_dot_product_flash_attention_for_cpu
     return kernel(query, key, value, 0.0, is_causal, attn_mask=attn_mask, scale=scale)[0]
 
@@ -79,6 +80,7 @@ def alone(device: str) -> Iterator[None]:
     def nothing(*_: Any, **__: Any) -> None:
         return None
 
+    mask = PAIRS if device == "cpu" else LOWER_RIGHT
     blocks, rows, mixed = logit_blocks.BLOCK_BYTES, logit_blocks.MOST_ROWS, logit_blocks.MIXED
     changes: list[tuple[Any, str, Any]] = [
         (dist, "all_reduce", nothing),
@@ -87,6 +89,7 @@ def alone(device: str) -> Iterator[None]:
         (dist, "get_world_size", ranks),
         (dist, "get_rank", lambda *_, **__: 0),
         (F, "scaled_dot_product_attention", _fused_attention),
+        (context_parallel, "causal_lower_right", lambda *_: mask),
         (logit_blocks, "BLOCK_BYTES", {**blocks, "meta": blocks[device], "cpu": blocks[device]}),
         (logit_blocks, "MOST_ROWS", {**rows, "meta": rows[device], "cpu": rows[device]}),
         (logit_blocks, "MIXED", tuple({*mixed, "meta"}) if device in mixed else mixed),
@@ -105,10 +108,10 @@ def spread(models: PlannedModels, work: Workload) -> Any:
     """Let models read what the ranks of a layout would; the student's context."""
     context: Any = Ranks(work.context)
     if work.context > 1:
-        apply_context_parallel(models.student, context)
+        context_parallel.apply_context_parallel(models.student, context)
     theirs = models.teacher_model
     if theirs is not None and work.teacher_context > 1:
-        apply_context_parallel(theirs, context)
+        context_parallel.apply_context_parallel(theirs, context)
     if theirs is not None and work.rows_together > 1:
         together: Any = Ranks(work.rows_together)
         share_rows(theirs, SharedRows(together))
