@@ -20,6 +20,9 @@ pytestmark = pytest.mark.skipif(
         "lora",
         "recompute",
         "untied",
+        "context",
+        pytest.param("teacher", marks=pytest.mark.slow),
+        pytest.param("kept", marks=pytest.mark.slow),
     ],
 )
 def test_within_a_tenth(case):

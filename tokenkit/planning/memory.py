@@ -11,11 +11,11 @@ from tokenkit.balance import sums_losses
 from tokenkit.cards import GIB
 from tokenkit.config import Config
 from tokenkit.parallelisms import DTYPES
+from tokenkit.planning.gathers import joined_weights, numel
 from tokenkit.planning.layout import Layout
+from tokenkit.planning.lone_rank import Workload
 from tokenkit.planning.models import PlannedModels, Shapes, build_models
 from tokenkit.planning.placement import Placement
-from tokenkit.planning.gathers import joined_weights, numel
-from tokenkit.planning.lone_rank import Workload
 from tokenkit.planning.rehearsal import Rehearsed, fsdp_units, rehearse
 
 MASTER = 4  # bytes of a weight that is trained, and of each of its two moments
