@@ -72,10 +72,19 @@ CASES: dict[str, tuple[dict, dict]] = {
     "sharded": (CUT, DEEP),
     "kept": ({**CUT, "parallelism.reshard_after_forward": "false"}, DEEP),
     "ahead": ({**CUT, "parallelism.prefetch_layers": 3}, DEEP),
-    "context": ({**CUT, "training.micro_batch_size": 8,
-                 "parallelism.context_parallel_degree": 2}, {}),
-    "teacher": ({**CUT, "teacher.parallelism.tensor_parallel_degree": 2,
-                 "training.batch_size": 32, "teacher.micro_batch_size": 16}, DEEP),
+    "context": (
+        {**CUT, "training.micro_batch_size": 8, "parallelism.context_parallel_degree": 2},
+        {},
+    ),
+    "teacher": (
+        {
+            **CUT,
+            "teacher.parallelism.tensor_parallel_degree": 2,
+            "training.batch_size": 32,
+            "teacher.micro_batch_size": 16,
+        },
+        DEEP,
+    ),
 }  # fmt: skip
 RANKS = dict.fromkeys(("sharded", "kept", "ahead", "context", "teacher"), 2)
 ON_CPU = ("full", "lora", "selective", "recompute", "untied", "tied", "accumulation", *RANKS)

@@ -21,6 +21,9 @@ pytestmark = pytest.mark.skipif(
         "recompute",
         "untied",
         "bf16 moments",
+        "context",
+        pytest.param("teacher", marks=pytest.mark.slow),
+        pytest.param("kept", marks=pytest.mark.slow),
     ],
 )
 def test_within_a_tenth(case):

@@ -13,15 +13,17 @@ from tests.training.small_runs import arguments, read_config
 from tokenkit.cards import CARDS
 from tokenkit.cli import plan as command
 from tokenkit.config import load_config
+from tokenkit.config.validate_layout import check_parallelism
 from tokenkit.errors import ConfigError
+from tokenkit.parallelisms.memory import device_bytes
 from tokenkit.planning.known import MODELS, known
-from tokenkit.planning.layout import Layout
+from tokenkit.planning.layout import Degrees, Layout
 from tokenkit.planning.memory import count_sizes, plan_memory
 from tokenkit.planning.models import build_models, open_shapes
-from tokenkit.planning.placement import Placement
+from tokenkit.planning.placement import Placement, room_of
 from tokenkit.planning.plan import make_plan
 from tokenkit.planning.report import describe, summary
-from tokenkit.planning.search import find_layout, layouts
+from tokenkit.planning.search import find_layout, layouts, with_teachers
 from tokenkit.planning.speed import count_messages
 from tokenkit.shipped import recipes
 
@@ -136,33 +138,83 @@ def test_layouts_divide(folder_of_models):
     assert not list(layouts(config, 9, 2, "none"))
 
 
+def test_proposed_layouts_are_ones_that_runs_take(folder_of_models):
+    """Contexts and teachers' own ones, too, and each is read back as itself."""
+    config = read_config(folder_of_models, "--training.batch_size 32")
+    teachers = set()
+    for layout in layouts(config, 8, 1, "none", context=2):
+        for variant in with_teachers(layout, config, 8):
+            made = variant.applied(config)
+            assert not list(check_parallelism(made, 8)), variant
+            assert Layout.of(made, 8) == variant
+            teachers.add(variant.teacher)
+    assert {None, Degrees(1, 2, 4), Degrees(1, 1, 8)} <= teachers
+
+
+def test_a_teacher_that_is_waited_for_gets_a_layout_of_its_own():
+    """One row a rank, a 70B teacher: of its weights, 512 ranks then send half."""
+    config = load_config(["--job.config_file", "llama3_70b_to_8b_qwen"])
+    shapes = open_shapes(config)
+    sent = []
+    for teacher in (None, Degrees(1, 256, 2)):
+        layout = Layout(1, 512, 1, 1, "full", teacher=teacher)
+        models = build_models(config, shapes, torch.bfloat16, layout)
+        placement = Placement.of(config, models, layout, "h100")
+        sent.append(count_messages(config, models, layout, placement))
+    layers = 80 * (8192 * 8192 * 2 + 8192 * 1024 * 2 + 3 * 8192 * 28672 + 2 * 8192)
+    assert sent[0].teacher_gathers == layers * 2 * 511 / 512
+    assert sent[1].teacher_gathers == pytest.approx(layers / 2 * 2 * 255 / 256, rel=1e-4)
+    # Two rows of 1024 tokens: two all-reduces a layer, and one rank's row sent to the other.
+    states = 2 * 1024 * 8192 * 2
+    assert sent[1].teacher_activations == 80 * 2 * states + states / 2
+
+
+def test_memory_of_a_cpu_is_what_a_run_says(monkeypatch):
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 4)
+    assert room_of("cpu", 4) == device_bytes("cpu") == room_of("cpu", 1) // 4
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert room_of("cpu", 4) == device_bytes("cpu") == room_of("cpu", 2)
+
+
 def messages_of(config, *layout):
-    models = build_models(config, open_shapes(config), torch.float32)
     layout = Layout(*layout, "none")
+    models = build_models(config, open_shapes(config), torch.float32, layout)
     found = count_messages(config, models, layout, Placement.of(config, models, layout, "h100"))
-    return found, count_sizes(models)
+    return found, models
+
+
+def weights(modules):
+    return sum(p.numel() for module in modules for p in module.parameters())
 
 
 def test_messages_of_fsdp(folder_of_models):
-    """Ring collectives of two ranks send half of what they join."""
+    """Ring collectives of two ranks send half of what they join: all weights forward; backward,
+    all layers but the last. A teacher's ends stay whole from the first step on."""
     config = read_config(folder_of_models, "--training.batch_size 16 --parallelism.frozen sharded")
-    found, sizes = messages_of(config, 1, 2, 1, 8)
-    assert found.gathers == (2 * sizes.total + sizes.teacher) * 4 / 2
-    assert found.reductions == sizes.trained * 4 / 2
-    assert found.copies == found.tensor_parallel == 0
+    found, models = messages_of(config, 1, 2, 1, 8)
+    student, layers = weights([models.student]), models.student.layers
+    assert found.gathers == (student + weights(layers[:-1])) * 4 / 2
+    assert found.teacher_gathers == weights(models.teacher_model.layers) * 4 / 2
+    assert found.reductions == student * 4 / 2
+    assert found.copies == found.tensor_parallel == found.context_parallel == found.measured == 0
     copies, _ = messages_of(config, 2, 1, 1, 8)
-    assert copies.gathers == copies.reductions == 0 and copies.copies == sizes.trained * 4
+    assert copies.gathers == copies.reductions == 0 and copies.copies == student * 4
+    config.parallelism.reshard_after_forward = False
+    kept, _ = messages_of(config, 1, 2, 1, 8)
+    assert kept.gathers == student * 4 / 2 and kept.teacher_gathers == 0
 
 
 def test_what_fits_is_sent_once_or_not_at_all(folder_of_models):
     """Tiny models on a large card: the teacher is whole, four micro-batches share weights."""
     config = read_config(folder_of_models, "--training.batch_size 16")
-    found, sizes = messages_of(config, 1, 2, 1, 2)
-    assert sizes.total == sizes.trained
-    assert found.gathers == found.reductions == sizes.total * 4 / 2
+    found, models = messages_of(config, 1, 2, 1, 2)
+    student, layers = weights([models.student]), models.student.layers
+    assert found.gathers == found.reductions == student * 4 / 2
+    assert found.teacher_gathers == 0
     config.training.accumulate, config.parallelism.frozen = "sharded", "sharded"
     apart, _ = messages_of(config, 1, 2, 1, 2)
-    assert apart.gathers == 4 * (2 * sizes.total + sizes.teacher) * 4 / 2
+    assert apart.gathers == 4 * (student + weights(layers[:-1])) * 4 / 2
     assert apart.reductions == 4 * found.reductions
 
 
@@ -217,7 +269,8 @@ def test_refusals(argv, says, folder_of_models, capsys, monkeypatch):
 def test_ranks_that_do_not_fit_the_layout(folder_of_models, capsys, monkeypatch):
     argv = [*arguments(folder_of_models, "--parallelism.tensor_parallel_degree 3"),
             "--world-size", "8", "--device", "cpu"]  # fmt: skip
-    assert "does not fit: --world-size 8 is not" in run(argv, capsys, monkeypatch)
+    said = run(argv, capsys, monkeypatch)
+    assert "does not fit: parallelism.tensor_parallel_degree = 3 does not di" in said
 
 
 def test_search_finds_what_is_there(folder_of_models):
@@ -226,3 +279,13 @@ def test_search_finds_what_is_there(folder_of_models):
     models = build_models(config, shapes, torch.bfloat16)
     layout, memory = find_layout(config, shapes, models, CARDS["h100"], 4)
     assert layout.world_size == 4 and layout.tp == 1 and memory.total < CARDS["h100"].memory
+
+
+def test_a_search_says_what_it_does(folder_of_models, capsys, monkeypatch):
+    """On stderr, without a bar, since nobody has a terminal."""
+    argv = [*arguments(folder_of_models, "--training.dtype bfloat16"), "--device", "h100"]
+    monkeypatch.setattr("sys.argv", ["tokenkit plan", *argv, "--search", "--json"])
+    command.main()
+    said = capsys.readouterr()
+    assert json.loads(said.out)["proposal"] and "looking at layouts" in said.err
+    assert "\r" not in said.err

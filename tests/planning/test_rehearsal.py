@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
 import torch
 from torch import nn
 
 from tests.launch import SPEC_A
 from tests.training.small_runs import read_config
 from tokenkit.planning.layout import Layout
-from tokenkit.planning.memory import plan_memory
+from tokenkit.planning.memory import plan_memory, rehearsed_step
 from tokenkit.planning.models import open_shapes
 from tokenkit.planning.rehearsal import Allocations
 
@@ -77,3 +78,36 @@ def test_recomputing_keeps_less(folder_of_models):
         for mode in ("none", "selective_ops", "full")
     }
     assert kept["full"] < kept["selective_ops"] < kept["none"]
+
+
+def test_a_context_halves_what_layers_keep(folder_of_models):
+    """By hand: what a layer keeps of each token is halved, but keys and values are all there."""
+    config = read_config(folder_of_models, "--training.max_student_length 64 --loss.names sft "
+                         "--loss.weights 1")  # fmt: skip
+    shapes = open_shapes(config)
+    shape = shapes.student.hf_config
+    kept = {}
+    for context in (1, 2):
+        for layers in (2, 4):
+            shape.num_hidden_layers = layers
+            layout = Layout(1, 1, 1, 8, "none", context)
+            kept[context, layers] = plan_memory(config, shapes, layout, "h100").activations
+    one, two = ((kept[n, 4] - kept[n, 2]) / 2 for n in (1, 2))
+    tokens, queries = 8 * 64, shape.num_attention_heads * shape.head_dim
+    # All heads' keys and values of this rank's two stretches: the first, and all.
+    gathered = 2 * 4 * tokens * queries * (1 / 4 + 1)
+    assert one / 2 < two < one / 2 + gathered
+
+
+def test_a_teacher_that_reads_more_rows_needs_more(folder_of_models):
+    """Its peak, not what is kept of it, grows with its rows."""
+    config = read_config(folder_of_models, "--training.batch_size 16 "
+                         "--training.micro_batch_size 1")  # fmt: skip
+    shapes = open_shapes(config)
+    layouts = [Layout(1, 1, 1, 1, "full", teacher_rows=rows) for rows in (0, 8, 16)]
+    one, eight, sixteen = (rehearsed_step(config, shapes, at, "h100")[0] for at in layouts)
+    assert eight.signals == pytest.approx(sixteen.signals, rel=0.1)
+    assert one.teacher_peak < eight.teacher_peak < sixteen.teacher_peak
+    assert sixteen.teacher_peak - eight.teacher_peak == pytest.approx(
+        (eight.teacher_peak - one.teacher_peak) * 8 / 7, rel=0.1
+    )

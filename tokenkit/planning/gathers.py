@@ -41,9 +41,7 @@ class Units:
         return (depth + 1) * max(self.layers)
 
 
-def joined_weights(
-    config: Config, models: PlannedModels, placement: Placement
-) -> tuple[int, int]:
+def joined_weights(config: Config, models: PlannedModels, placement: Placement) -> tuple[int, int]:
     """Numbers of cut weights that are whole at once, at most: while the teacher reads, and while
     the student learns.
 
@@ -136,7 +134,9 @@ def _counts(losses: list[Loss]) -> bool:
     return any(loss.counts_student for loss in losses)
 
 
-def teacher_gathers(config: Config, models: PlannedModels, placement: Placement, passes: int) -> int:
+def teacher_gathers(
+    config: Config, models: PlannedModels, placement: Placement, passes: int
+) -> int:
     """Numbers of weights of a teacher's own model that a step gathers, its first one left out."""
     if models.teacher_model is None or not config.parallelism.reshard_after_forward:
         return 0

@@ -131,6 +131,7 @@ class Layout:
     def settings(self) -> dict[str, Any]:
         """As keys of a config."""
         own = self.teacher
+        copies = own.replicate if own and own.replicate > 1 else 0
         return {
             "training.micro_batch_size": self.micro_batch_size,
             "parallelism.data_parallel_replicate_degree": self.replicate,
@@ -139,7 +140,7 @@ class Layout:
             "parallelism.context_parallel_degree": self.context,
             "activation_checkpoint.mode": self.recompute,
             "teacher.micro_batch_size": self.teacher_rows,
-            "teacher.parallelism.data_parallel_replicate_degree": own.replicate if own else 0,
+            "teacher.parallelism.data_parallel_replicate_degree": copies,
             "teacher.parallelism.data_parallel_shard_degree": own.shard if own else -1,
             "teacher.parallelism.tensor_parallel_degree": own.tp if own else 0,
         }

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 from tokenkit.cards import GIB
 from tokenkit.errors import one_line
 from tokenkit.planning.layout import Degrees, Layout, section_of
@@ -19,6 +22,29 @@ PARTS = {
     "framework": "CUDA, NCCL, fragments",
 }
 
+
+def _degrees(place: Layout | Degrees | None) -> str:
+    return "" if place is None else f"{place.replicate} x {place.shard} x {place.tp}"
+
+
+MESSAGES = {
+    "gathers": "student's weights",
+    "teacher_gathers": "teacher's weights",
+    "reductions": "gradients, within a copy",
+    "copies": "gradients, among copies",
+    "tensor_parallel": "within layers",
+    "context_parallel": "keys, values, within a context",
+    "teacher_activations": "within the teacher's passes",
+    "measured": "gradients that are measured",
+}
+LAYOUT: dict[str, Callable[[Layout], Any]] = {
+    "rows a micro-batch": lambda layout: layout.micro_batch_size,
+    "replicate x shard x tp": _degrees,
+    "context parallel": lambda layout: layout.context,
+    "teacher's replicate x shard x tp": lambda layout: _degrees(layout.teacher),
+    "teacher's rows a pass": lambda layout: layout.teacher_rows,
+    "activations recomputed": lambda layout: layout.recompute,
+}
 # Said only where it is not so.
 USUAL = {"context parallel": 1, "teacher's replicate x shard x tp": "", "teacher's rows a pass": 0}
 
@@ -55,40 +81,31 @@ def describe(plan: Plan) -> str:
     return "\n".join(one_line(line, WIDTH) if "  " not in line else line for line in lines)
 
 
-def _table(plan: Plan, shown: dict[str, Option]) -> list[str]:
-    def row(name: str, values: list[str]) -> str:
-        return f"  {name:<32}" + "".join(f"{value:>16}" for value in values)
+def _row(name: str, cells: list[str]) -> str:
+    return f"  {name:<32}" + "".join(f"{cell:>16}" for cell in cells)
 
+
+def _layouts(options: list[Option]) -> Iterator[str]:
+    for title, value in LAYOUT.items():
+        cells = [value(option.layout) for option in options]
+        if any(cell != USUAL.get(title) for cell in cells):
+            yield _row(title, [str(cell or "") for cell in cells])
+
+
+def _table(plan: Plan, shown: dict[str, Option]) -> list[str]:
     options = list(shown.values())
-    lines = [row("", list(shown))]
-    for title, value in (
-        ("rows a micro-batch", lambda o: o.layout.micro_batch_size),
-        ("replicate x shard x tp", lambda o: _degrees(o.layout)),
-        ("context parallel", lambda o: o.layout.context),
-        ("teacher's replicate x shard x tp", lambda o: _degrees(o.layout.teacher)),
-        ("teacher's rows a pass", lambda o: o.layout.teacher_rows),
-        ("activations recomputed", lambda o: o.layout.recompute),
-    ):
-        values = [value(option) for option in options]
-        if title in USUAL and all(v == USUAL[title] for v in values):
-            continue
-        lines.append(row(title, [str(v or "") for v in values]))
+    lines = [_row("", list(shown)), *_layouts(options)]
     lines.append("  memory a rank, GiB")
     for part, title in PARTS.items():
         values = [getattr(option.memory, part) for option in options]
         if any(values):
-            lines.append(row(f"  {title}", [f"{value / GIB:.2f}" for value in values]))
-    lines.append(row("  all", [f"{option.memory.total / GIB:.2f}" for option in options]))
+            lines.append(_row(f"  {title}", [f"{value / GIB:.2f}" for value in values]))
+    lines.append(_row("  all", [f"{option.memory.total / GIB:.2f}" for option in options]))
     sent = []
-    for part, title in (
-        ("gathers", "student's weights"), ("teacher_gathers", "teacher's weights"),
-        ("reductions", "gradients, within a copy"), ("copies", "gradients, among copies"),
-        ("tensor_parallel", "within layers"), ("context_parallel", "keys, values, within a context"),
-        ("teacher_activations", "within the teacher's passes"),
-    ):  # fmt: skip
+    for part, title in MESSAGES.items():
         values = [getattr(option.messages, part) for option in options]
         if any(values):
-            sent.append(row(f"  {title}", [f"{value / 1e9:.2f}" for value in values]))
+            sent.append(_row(f"  {title}", [f"{value / 1e9:.2f}" for value in values]))
     if sent:
         lines += ["  sent a rank and step, GB", *sent]
     if plan.card is None:
@@ -101,16 +118,12 @@ def _table(plan: Plan, shown: dict[str, Option]) -> list[str]:
     ):  # fmt: skip
         values = [getattr(time, part) for time in times]
         if any(values):
-            lines.append(row(f"  {title}", [f"{value:.3f}" for value in values]))
+            lines.append(_row(f"  {title}", [f"{value:.3f}" for value in values]))
     peak = plan.card.peak(plan.config.training.dtype) * plan.world_size
-    lines.append(row("MFU", [f"{plan.model_flops / peak / time.total:.1%}" for time in times]))
+    lines.append(_row("MFU", [f"{plan.model_flops / peak / time.total:.1%}" for time in times]))
     steps = f"hours for {plan.config.training.steps:,} steps"
-    lines.append(row(steps, [f"{plan.hours(option) or 0:.1f}" for option in options]))
+    lines.append(_row(steps, [f"{plan.hours(option) or 0:.1f}" for option in options]))
     return lines
-
-
-def _degrees(place: Layout | Degrees | None) -> str:
-    return "" if place is None else f"{place.replicate} x {place.shard} x {place.tp}"
 
 
 def _verdict(plan: Plan) -> list[str]:

@@ -123,8 +123,10 @@ class Times:
         self._models: dict[tuple[int, int, bool], PlannedModels] = {}
 
     def seconds(self, layout: Layout) -> float:
-        """Raises:
-        LayoutError: if a model cannot be split so.
+        """Of one.
+
+        Raises:
+            LayoutError: if a model cannot be split so.
         """
         config = layout.applied(self.config)
         key = layout.tp, layout.teacher_degrees.tp, layout.rows_together > 1

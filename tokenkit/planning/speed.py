@@ -33,6 +33,7 @@ class Messages:
         tensor_parallel: activations of the student, within a layer.
         context_parallel: keys and values of the student, and its last hidden states.
         teacher_activations: of the teacher's passes, all that is sent.
+        measured: gradients of the last layer, to balance losses by.
     """
 
     gathers: float
@@ -42,6 +43,7 @@ class Messages:
     tensor_parallel: float
     context_parallel: float
     teacher_activations: float
+    measured: float
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,7 @@ def count_messages(
         4 * _within_layers(config, student, layout.tp, layout.data_parallel * layout.context),
         _of_contexts(config, student, kind, layout, full_rows(config)[0]),
         _teacher_activations(config, models, layout),
+        kind.measures * _measured(config, models, layout, micro_batches if kind.probes else 1),
     )
 
 
@@ -192,6 +195,13 @@ def _teacher_activations(config: Config, models: PlannedModels, layout: Layout) 
     return found + embeddings * _others(layout.rows_together)
 
 
+def _measured(config: Config, models: PlannedModels, layout: Layout, micro_batches: int) -> float:
+    """The sum of each loss's gradient on the last layer, and the mean over a context's ranks."""
+    trained = numel(p for p in models.student.layers[-1].parameters() if p.requires_grad)
+    sums = 2 * _others(layout.data_parallel) + micro_batches * 2 * _others(layout.context)
+    return len(models.losses) * trained * itemsize(config) * sums
+
+
 def predict_step(
     config: Config,
     models: PlannedModels,
@@ -217,6 +227,7 @@ def predict_step(
     exposed += messages.tensor_parallel / _ring(card, layout.tp)
     exposed += messages.context_parallel / _ring(card, layout.same_rows)
     exposed += messages.teacher_activations / _ring(card, max(theirs.tp, layout.same_rows))
+    exposed += messages.measured / _ring(card, layout.world_size)
     trained = numel(p for p in models.student.parameters() if p.requires_grad)
     update = trained * MASTER * MOMENTS / (own.shard * own.tp) / card.bandwidth
     return StepTime(compute, hidden, exposed, update)
