@@ -21,6 +21,8 @@ PAGES = {  # of the site, and the files they are made of
     "changelog.md": "CHANGELOG.md",
     "alm_from_scratch.md": "examples/alm_from_scratch.ipynb",
 }
+INLINE_CODE = re.compile(r"(?<!</span>)<code>[^<]*</code>")
+HYPHENATED = re.compile(r"(?<![^\s>])[^\s<>]*-[^\s<>]{1,40}(?![^\s<])")
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 
 
@@ -81,5 +83,8 @@ def on_page_markdown(markdown, page, config, files):
 
 
 def on_page_content(html, page, config, files):
-    """Roles of docstrings, such as :func:`name`, as plain code."""
-    return re.sub(r":(?:func|class|mod|meth|data|attr):(<code>)~?", r"\1", html)
+    """Roles of docstrings, such as :func:`name`, as plain code; options that stay in one line."""
+    html = re.sub(r":(?:func|class|mod|meth|data|attr):(<code>)~?", r"\1", html)
+    return INLINE_CODE.sub(
+        lambda code: HYPHENATED.sub(r'<span class="whole">\g<0></span>', code[0]), html
+    )

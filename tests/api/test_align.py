@@ -34,6 +34,15 @@ def test_kinds_differ_and_space_chunks_end_before_words():
     assert all(word.startswith((b" ", b"<|")) for word in words[2:])
 
 
+def test_what_a_pair_shows_is_a_line():
+    pair = tk.align("word " * 500, SPEC_A, SPEC_B)
+    size, chunks = len(pair.teacher.data), len(by_chunk(pair.teacher))
+    side = f"AlignedSide({len(pair.teacher.ids)} tokens of {size} bytes)"
+    assert repr(pair.teacher) == side
+    assert repr(pair).startswith(f"AlignedPair(teacher={side}, student=AlignedSide(")
+    assert repr(pair).endswith(f", {chunks} chunks)") and len(repr(pair)) < 200
+
+
 def test_several_rows_and_a_chat():
     texts = tk.align(["One.", "Two."], SPEC_A, SPEC_B)
     assert [pair.teacher.data.decode().count("One.") for pair in texts] == [1, 0]

@@ -93,6 +93,8 @@ def test_a_run_is_loaded_measured_and_exported(base_arguments, tmp_path):
     argv = [*base_arguments, "--training.steps", "2", "--checkpoint.enable", "true"]
     train([*argv, "--job.output_dir", str(folder)], 1, tmp_path / "log")
     run = tk.load_run(folder)
+    assert repr(run).startswith(f"Run('{folder}', its latest checkpoint, ")
+    assert f"tokenizer '{SPEC_B}')" in repr(run) and len(repr(run)) < 400
     assert run.config.training.steps == 2 and len(run.tokenizer) != len(run.source_tokenizer)
     assert {line["step"] for line in run.metrics} >= set(read_metrics(folder))
     exported = run.export(tmp_path / "exported")

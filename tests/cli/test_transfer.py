@@ -6,12 +6,14 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.launch import SPEC_A, TOKENIZERS
@@ -148,8 +150,20 @@ def test_a_model_is_moved_and_the_same_command_goes_on(folder, tmp_path):
         r"after transfer +[\d.]+", first.stdout
     )
 
+    # No optimizer's moments are left: trained weights, once, in fp32.
+    checkpoint = out / "run" / "checkpoints" / "step-00000004"
+    tensors = load_file(checkpoint / "rank-00000.safetensors")
+    assert tensors and not any("exp_avg" in name for name in tensors)
+    assert f"needed no more: rm -r {out / 'run' / 'checkpoints'}" in first.stdout
+
     # Others are refused: the result of four steps stays, and so does the run.
     assert "move it away" in transfer("--steps", "5").stderr
     third = transfer("--steps", "4", "--lr", "0.5")
     assert third.returncode == 2 and "belongs to another run (optimizer.lr was" in third.stderr
     assert "0.5" not in (out / "transfer.toml").read_text()
+
+    shutil.rmtree(out / "run" / "checkpoints")
+    again = transfer("--steps", "4")
+    assert again.returncode == 0 and "finished before: out/model" in again.stdout
+    assert "tokenkit train" not in again.stdout.partition("finished before")[2]
+    assert "of other settings" in transfer("--steps", "5").stderr

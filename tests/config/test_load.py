@@ -132,6 +132,7 @@ def test_bad_argument(argv, parts):
         ("[training]\nstepz = 5", ["training.stepz", "value 5", "'training.steps'"]),
         ("[trainin]\nsteps = 5", ["'trainin'", "trainin.steps = 5", "did you mean 'training'"]),
         ("[trainin]", ["unknown section 'trainin'"]),
+        ("[focal_kl]\ngamma = 2", ["'focal_kl' (with focal_kl.gamma = 2)", "job.custom_import"]),
         ("steps = 5", ["'steps'", "no section", "did you mean 'training.steps'"]),
         ("training = 5", ["training = 5", "[training]"]),
         ("[[training]]\nsteps = 5", ["'training' is a section"]),

@@ -38,6 +38,12 @@ class Run:
     source_tokenizer: ByteifiedTokenizer
     metrics: list[dict[str, Any]]
 
+    def __repr__(self) -> str:
+        at = "its latest checkpoint" if self.step == -1 else f"step {self.step}"
+        size = sum(parameter.numel() for parameter in self.student.parameters())
+        spec = self.tokenizer.spec
+        return f"Run('{self.folder}', {at}, {size:,} parameters, tokenizer '{spec}')"
+
     def export(self, output: str | Path) -> Path:
         """Write a folder that plain ``transformers`` loads; adapters are merged.
 

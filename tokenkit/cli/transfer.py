@@ -165,6 +165,12 @@ def write_texts(config: Config, folder: Path, own: int) -> None:
             file.writelines(part)
 
 
+def megabytes(folder: Path) -> str:
+    """What the files of a folder take."""
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return f"{size / 1e6:,.1f} MB"
+
+
 def report(config: Config, folder: Path, minutes: float) -> None:
     """Bits per byte, how the model goes on, and what to do next."""
     from tokenkit.cli import stages
@@ -181,6 +187,9 @@ def report(config: Config, folder: Path, minutes: float) -> None:
     print("\nthe new model, loaded by plain transformers, goes on:\n")
     print(stages.sample(folder / MODEL, prompt.rpartition(" ")[0] or prompt, 40))
     print(f"\nmodel        {folder / MODEL}")
+    spare = folder / "run" / "checkpoints"
+    print(f"on disk      {megabytes(folder)}; of these {megabytes(spare)} are the run's last")
+    print(f"             checkpoint, needed no more: rm -r {spare}")
     print(f"TensorBoard  tensorboard --logdir {folder / 'run'}")
     print(f"push it      hf upload OWNER/NAME {folder / MODEL} --private")
     print(f"go on from   tokenkit train --job.config_file {folder / WRITTEN}")
@@ -213,9 +222,12 @@ def main() -> None:
     check_output_dir(config)  # another transfer's folder is refused
     steps = config.training.steps
     if (folder / MODEL).exists() and not stages.checkpoint(folder / "run", steps).is_dir():
+        if (folder / WRITTEN).read_text(encoding="utf-8") == text:
+            print(f"finished before: {args.output / MODEL}; its checkpoint is gone, so it stays")
+            return
         raise ConfigError(
-            f"--output '{args.output}': {MODEL} in it is of another number of steps than {steps}; "
-            "move it away, or choose another folder"
+            f"--output '{args.output}': {MODEL} in it is of other settings than these, or another "
+            "number of steps; move it away, or choose another folder"
         )
     folder.mkdir(parents=True, exist_ok=True)
     with new_file(folder / WRITTEN) as file:

@@ -116,6 +116,7 @@ def settings(
         "training.dtype": compute_dtype(gpu),
         "checkpoint.interval": max(1, -(-amount.steps // 3)),
         "checkpoint.keep_latest_k": 1,
+        "checkpoint.last_save_model_only": True,  # it is exported; the moments are twice its size
         "eval.interval": amount.steps,
         "eval.max_documents": HELD_OUT,
     }

@@ -304,7 +304,8 @@ def _unknown_section(section: str, table: Any) -> str:
         return f"key '{section}' (value {to_toml(table)}) is in no section{_suggestion(section)}"
     first = next(iter(table.items()), None)
     content = f" (with {section}.{first[0]} = {to_toml(first[1])})" if first else ""
-    close = did_you_mean(section, section_names())
+    own = "; that of a loss of your own comes with its file in job.custom_import"
+    close = did_you_mean(section, section_names()) or own
     return f"unknown section '{section}'{content}{close} (sections: {', '.join(section_names())})"
 
 

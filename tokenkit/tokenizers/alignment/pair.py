@@ -34,6 +34,9 @@ class AlignedSide:
     byte_ranges: np.ndarray
     data: bytes
 
+    def __repr__(self) -> str:
+        return f"AlignedSide({len(self.ids)} tokens of {len(self.data)} bytes)"
+
 
 @dataclass(frozen=True)
 class AlignedPair:
@@ -41,6 +44,10 @@ class AlignedPair:
 
     teacher: AlignedSide
     student: AlignedSide
+
+    def __repr__(self) -> str:
+        chunks = self.teacher.chunks.max(initial=-1) + 1
+        return f"AlignedPair(teacher={self.teacher}, student={self.student}, {chunks} chunks)"
 
     def _repr_svg_(self) -> str:
         """What notebooks show."""
