@@ -119,17 +119,21 @@ def plain_bits_per_byte(model: Path, texts: list[str]) -> float:
 
 
 @pytest.mark.slow
-def test_a_model_is_moved_and_the_same_command_goes_on(folder, tmp_path):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+@pytest.mark.usefixtures("forked_stages")
+def test_a_model_is_moved_and_the_same_command_goes_on(
+    folder, script, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    given = [folder, "--to", TARGET, "--output", "out", "--length", "48", "--own-texts", "12"]
+    first = subprocess.run(
+        [sys.executable, ROOT / "scripts/transfer.py", *given, "--steps", "4"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
 
-    def transfer(*arguments):
-        given = [folder, "--to", TARGET, "--output", "out", "--length", "48", *arguments]
-        command = [sys.executable, ROOT / "scripts/transfer.py", *given, "--own-texts", "12"]
-        return subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
+    def again(*arguments):
+        script("transfer", *given, *arguments)
+        return capsys.readouterr().out
 
-    first = transfer("--steps", "4")
     assert first.returncode == 0, first.stdout[-2000:] + first.stderr[-2000:]
     assert "\r" not in first.stdout + first.stderr  # no bars in a file
     assert "step     4" in first.stderr
@@ -143,10 +147,9 @@ def test_a_model_is_moved_and_the_same_command_goes_on(folder, tmp_path):
     assert float(printed[2]) == pytest.approx(found, rel=0.02)
     assert len(AutoTokenizer.from_pretrained(out / "model")) != 1505
 
-    second = transfer("--steps", "4")
-    assert second.returncode == 0, second.stderr[-2000:]
-    assert "tokenkit sample-texts" not in second.stdout
-    assert re.findall(r"after transfer +[\d.]+", second.stdout) == re.findall(
+    second = again("--steps", "4")
+    assert "tokenkit sample-texts" not in second
+    assert re.findall(r"after transfer +[\d.]+", second) == re.findall(
         r"after transfer +[\d.]+", first.stdout
     )
 
@@ -157,13 +160,15 @@ def test_a_model_is_moved_and_the_same_command_goes_on(folder, tmp_path):
     assert f"needed no more: rm -r {out / 'run' / 'checkpoints'}" in first.stdout
 
     # Others are refused: the result of four steps stays, and so does the run.
-    assert "move it away" in transfer("--steps", "5").stderr
-    third = transfer("--steps", "4", "--lr", "0.5")
-    assert third.returncode == 2 and "belongs to another run (optimizer.lr was" in third.stderr
+    with pytest.raises(TokenkitError, match="move it away"):
+        again("--steps", "5")
+    with pytest.raises(TokenkitError, match=r"belongs to another run \(optimizer\.lr was"):
+        again("--steps", "4", "--lr", "0.5")
     assert "0.5" not in (out / "transfer.toml").read_text()
 
     shutil.rmtree(out / "run" / "checkpoints")
-    again = transfer("--steps", "4")
-    assert again.returncode == 0 and "finished before: out/model" in again.stdout
-    assert "tokenkit train" not in again.stdout.partition("finished before")[2]
-    assert "of other settings" in transfer("--steps", "5").stderr
+    finished = again("--steps", "4")
+    assert "finished before: out/model" in finished
+    assert "tokenkit train" not in finished.partition("finished before")[2]
+    with pytest.raises(TokenkitError, match="of other settings"):
+        again("--steps", "5")

@@ -22,8 +22,7 @@ pytestmark = pytest.mark.skipif(
         "untied",
         "bf16 moments",
         "context",
-        pytest.param("teacher", marks=pytest.mark.slow),
-        pytest.param("kept", marks=pytest.mark.slow),
+        "teacher",
     ],
 )
 def test_within_a_tenth(case):
