@@ -21,6 +21,7 @@ from torch import Tensor
 
 from tokenkit.tokenizers import ByteifiedTokenizer
 from tokenkit.transfer.new_rows import CHUNK_ROWS, Combination, unit_rows
+from tokenkit.transfer.pace import paced
 from tokenkit.transfer.plan import make_plan
 from tokenkit.transfer.registry import INITIALIZERS
 
@@ -44,9 +45,10 @@ def focus(
     basis = plan.shared[1].unique()
     if len(basis):
         rows = max(1, SIMILARITIES // len(basis))
+        work = f"focus: {len(plan.composed):,} new tokens beside {len(basis):,} shared ones"
         mixed = [
             _mix(part, part.of(matrices[0]), matrices[0], basis)
-            for part in plan.composed.chunks(rows)
+            for part in paced(plan.composed.chunks(rows), work)
         ]
         plan = plan.composing(Combination.join(mixed))
     return plan.carry_out(matrices, seed), plan.report

@@ -19,6 +19,7 @@ from torch import Tensor
 from tokenkit.errors import ConfigError, ModelError
 from tokenkit.tokenizers import ByteifiedTokenizer
 from tokenkit.transfer.new_rows import CHUNK_ROWS, Combination, unit_rows
+from tokenkit.transfer.pace import paced
 from tokenkit.transfer.plan import Plan, make_plan
 from tokenkit.transfer.registry import INITIALIZERS
 
@@ -92,7 +93,8 @@ def _approximated(
 ) -> Combination:
     """New tokens as sums of the source's rows ``sources``, which ``space`` has at ``basis``."""
     parts = []
-    for part in new.chunks(TARGETS):
+    work = f"omp: {len(new):,} new tokens from {len(basis):,} shared ones"
+    for part in paced(new.chunks(TARGETS), work):
         chosen, weights = approximate(part.of(space), space, basis, k, candidates)
         used = weights != 0
         counts = used.sum(1)
