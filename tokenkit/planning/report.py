@@ -104,7 +104,7 @@ def _table(plan: Plan, shown: dict[str, Option]) -> list[str]:
     sent = []
     for part, title in MESSAGES.items():
         values = [getattr(option.messages, part) for option in options]
-        if any(values):
+        if max(values) >= 0.005e9:
             sent.append(_row(f"  {title}", [f"{value / 1e9:.2f}" for value in values]))
     if sent:
         lines += ["  sent a rank and step, GB", *sent]
@@ -117,7 +117,7 @@ def _table(plan: Plan, shown: dict[str, Option]) -> list[str]:
         ("exposed", "messages waited for"), ("update", "optimizer"), ("total", "all"),
     ):  # fmt: skip
         values = [getattr(time, part) for time in times]
-        if any(values):
+        if max(values) >= 0.0005:
             lines.append(_row(f"  {title}", [f"{value:.3f}" for value in values]))
     peak = plan.card.peak(plan.config.training.dtype) * plan.world_size
     lines.append(_row("MFU", [f"{plan.model_flops / peak / time.total:.1%}" for time in times]))
