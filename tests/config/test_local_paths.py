@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from pathlib import Path
 
@@ -51,11 +52,29 @@ def test_paths(here, section, key, value, whole):
 
 
 def test_patterns_hold_from_elsewhere(here, monkeypatch):
-    import glob
-
     config = with_whole_paths(config_from_dict({"data": {"train": ["*.jsonl"]}}))
     monkeypatch.chdir("/")
     assert glob.glob(config.data.train[0]) == [str(here / "a.jsonl")]
+
+
+def test_patterns_are_of_a_place(here, monkeypatch):
+    found = set()
+    (here / "link").symlink_to(".")
+    for folder, pattern in (("models", "../*.jsonl"), (".", "*.jsonl"), ("/", f"{here}/*.jsonl"),
+                            (".", "link/*.jsonl")):  # fmt: skip
+        monkeypatch.chdir(here / folder)
+        pattern = pattern.replace(str(here), glob.escape(str(here)))
+        config = config_from_dict({"data": {"train": [pattern]}})
+        found.add(with_whole_paths(config, os.path.realpath).data.train[0])
+    assert found == {glob.escape(os.path.realpath(here)) + "/*.jsonl"}
+
+
+def test_a_folder_that_reads_like_a_spec(here, monkeypatch):
+    folder = here / "x:lr=1" / "tok"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder.parent)
+    config = config_from_dict({"student": {"tokenizer": "tok" + SPEC}})
+    assert with_whole_paths(config).student.tokenizer == "tok" + SPEC
 
 
 def test_links_are_kept_or_followed(here):

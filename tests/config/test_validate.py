@@ -4,7 +4,8 @@ import pytest
 
 from tokenkit.config import Config, components, load_config, validate
 from tokenkit.config.keys import all_keys
-from tokenkit.config.validate_paths import looks_local, tokenizer_path
+from tokenkit.config.local_paths import tokenizer_path
+from tokenkit.config.validate_paths import looks_local
 from tokenkit.errors import ConfigError
 
 

@@ -75,9 +75,12 @@ def test_a_run_of_relative_paths_works_from_elsewhere(
             "--student.tokenizer", f"{place}bpe_a:source=Llama3",
             "--student.target_tokenizer", f"{place}bpe_b:source=Qwen2:target=Llama3",
             "--data.train", f"{place}texts.jsonl", "--job.output_dir", f"{place}run",
+            "--teacher.cache", f"{place}cache",
             "--training.steps", str(steps), "--checkpoint.enable", "true",
         ]  # fmt: skip
 
+    program = "tokenkit.cli.cache_teacher"
+    train(["--output", "cache", *arguments("", 9)], 1, tmp_path / "log", program=program, cwd=home)
     train(arguments("", 2), 1, tmp_path / "log", cwd=home)
     assert f'"{home}/texts.jsonl"' in (home / "run" / "config.toml").read_text()
     monkeypatch.chdir(away)
@@ -87,5 +90,14 @@ def test_a_run_of_relative_paths_works_from_elsewhere(
     train(arguments("../home/", 3), 1, tmp_path / "log", cwd=away)
     config = str(home / "run" / "config.toml")
     train(["--job.config_file", config, "--training.steps", "4"], 1, tmp_path / "log", cwd=away)
-    assert (tmp_path / "log").read_text().count("resumed from") == 2
-    assert len(read_losses(home / "run")) == 4
+
+    # All of it has another place, then the run another name.
+    moved = home.rename(tmp_path / "moved")
+    train(arguments("", 5), 1, tmp_path / "log", cwd=moved)
+    script("export", "--run", "../moved/run", "--output", "exported again")
+    kept = (moved / "run").rename(moved / "kept")
+    config = str(kept / "config.toml")
+    train(["--job.config_file", config, "--training.steps", "6"], 1, tmp_path / "log", cwd=away)
+    assert (tmp_path / "log").read_text().count("resumed from") == 4
+    assert len(read_losses(kept)) == 6
+    assert not (moved / "run").exists()

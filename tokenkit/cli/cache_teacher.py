@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenkit.cli.arguments import CommandParser, at_least
-from tokenkit.config import Config, load_config, settle, validate
+from tokenkit.config import Config, load_config, settle, validate, with_whole_paths
 from tokenkit.errors import ConfigError, TokenkitError
 from tokenkit.failure import watch_for_failures
 from tokenkit.io import refuse_existing
@@ -70,7 +70,7 @@ def main() -> None:
     init_logger(rank())
     options, argv = read_arguments(sys.argv[1:])
     refuse_existing(options.output, "--output", "folder")
-    fill_cache(read_config(argv), options)
+    fill_cache(with_whole_paths(read_config(argv)), options)  # it is read from anywhere
 
 
 def fill_cache(config: Config, options: argparse.Namespace) -> None:

@@ -18,6 +18,7 @@ import tomli
 
 from tokenkit.config.components import absolute_path, import_custom
 from tokenkit.config.keys import KeyInfo, all_keys, config_tables, section_names, settings_of
+from tokenkit.config.local_paths import where_the_run_lies
 from tokenkit.config.recipes import no_such_file, settings_file, with_shipped_paths
 from tokenkit.config.schema import Config
 from tokenkit.errors import ConfigError
@@ -60,6 +61,7 @@ def load_config(argv: list[str]) -> Config:
     config = Config()
     if file:
         _apply_tables(config, tables, origin=f"{file}: ")
+        config = where_the_run_lies(config, file)
         # Only the command line says which file is read: a saved config names the one before.
         config.job.config_file = ""
     for name, value in overrides:

@@ -14,12 +14,13 @@ from collections.abc import Iterator
 from tokenkit.config.components import component_problems
 from tokenkit.config.keys import all_keys, value_of
 from tokenkit.config.load import to_toml
+from tokenkit.config.local_paths import tokenizer_path
 from tokenkit.config.schema import Config
 from tokenkit.config.settle import settle
 from tokenkit.config.validate_hypernet import check_hypernet, check_sampler, trains_vocabulary
 from tokenkit.config.validate_installed import check_installed
 from tokenkit.config.validate_layout import check_parallelism
-from tokenkit.config.validate_paths import check_paths, conversions, tokenizer_path
+from tokenkit.config.validate_paths import check_paths, conversions
 from tokenkit.config.validate_values import check_values
 from tokenkit.errors import ConfigError
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tokenkit.config.load import to_toml
+from tokenkit.config.local_paths import tokenizer_path
 from tokenkit.config.schema import Config
 from tokenkit.io import place_problem
 from tokenkit.ranks import rank
@@ -52,11 +53,6 @@ def looks_local(value: str) -> bool:
     if os.path.exists(value) or (parent and os.path.isdir(parent)):
         return True
     return value.partition("@")[0].count("/") > 1
-
-
-def tokenizer_path(spec: str) -> str:
-    """The path or hub id of a tokenizer spec, what stands before ``:source=`` and the like."""
-    return re.split(r":(?=\w+=)", spec, maxsplit=1)[0]
 
 
 def conversions(spec: str) -> list[str]:

@@ -11,7 +11,8 @@ import torch
 from transformers import AutoConfig
 
 from tokenkit.config import Config
-from tokenkit.config.validate_paths import conversions, looks_local, tokenizer_path
+from tokenkit.config.local_paths import tokenizer_path
+from tokenkit.config.validate_paths import conversions, looks_local
 from tokenkit.errors import ConfigError, ModelError
 from tokenkit.losses import LOSSES, Loss, need_teacher
 from tokenkit.models.architectures import architecture_of

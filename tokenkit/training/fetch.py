@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tokenkit.config import Config
-from tokenkit.config.validate_paths import looks_local, tokenizer_path
+from tokenkit.config.local_paths import tokenizer_path
+from tokenkit.config.validate_paths import looks_local
 from tokenkit.data.sources import open_source
 from tokenkit.errors import ConfigError, DataError, ModelError
 from tokenkit.models.weights import local_model_folder, resolve_model_folder

@@ -13,7 +13,7 @@ from tokenkit.tokenizers import (
     load_tokenizer,
     warn_of_missing_bos,
 )
-from tokenkit.training.teacher_cache.meta import read_meta
+from tokenkit.training.teacher_cache.meta import read_meta, reads_like_the_teacher
 
 
 @dataclass
@@ -39,8 +39,8 @@ def load_tokenizers(config: Config, needs_teacher: bool) -> Tokenizers:
         teacher = None
     elif config.teacher.tokenizer:
         teacher = load_tokenizer(config.teacher.tokenizer, date=date)
-    elif config.teacher.cache and (spec := cached_spec(config)) != str(source.spec):
-        teacher = load_tokenizer(spec, date=date)
+    elif config.teacher.cache and not reads_like_the_teacher(_cache(config), source):
+        teacher = load_tokenizer(cached_spec(config), date=date)
     else:
         teacher = source
     if teacher is not None:
@@ -53,4 +53,8 @@ def load_tokenizers(config: Config, needs_teacher: bool) -> Tokenizers:
 
 def cached_spec(config: Config) -> str:
     """The tokenizer spec of the teacher whose scores the config's cache holds."""
-    return read_meta(Path(config.teacher.cache).expanduser())["tokenizer"]["spec"]
+    return read_meta(_cache(config))["tokenizer"]["spec"]
+
+
+def _cache(config: Config) -> Path:
+    return Path(config.teacher.cache).expanduser()

@@ -204,6 +204,11 @@ def _teacher(config: Config, folder: Path, own: bool) -> dict[str, Any]:
     }
 
 
+def reads_like_the_teacher(folder: Path, tok: ByteifiedTokenizer) -> bool:
+    """Whether a tokenizer is that of a cache's teacher, whatever either is called."""
+    return read_meta(folder)["tokenizer"]["fingerprint"] == _tokenizer(tok)["fingerprint"]
+
+
 def _tokenizer(tok: ByteifiedTokenizer) -> dict[str, str]:
     spec, pipeline = tok.spec, tok.hf.backend_tokenizer.to_str()
     chat = sorted(tok.chat.texts.items()) if tok.chat else []
