@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -80,21 +81,26 @@ def bars_only_in_terminals() -> None:
 def warn_once(line: str) -> None:
     """A warning that other ranks, or other stages of a command, have the same reason for."""
     shared = Path(os.environ.get(SAID, os.devnull))
-    with suppress(OSError):
-        _said.update(shared.read_text(encoding="utf-8").splitlines())
+    with suppress(OSError, ValueError):
+        _said.update(_read_said(shared))
     if _others_speak or line in _said:
         return
     _said.add(line)
-    with suppress(OSError), shared.open("a", encoding="utf-8") as file:
-        file.write(f"{line}\n")
+    with suppress(OSError), shared.open("a", encoding="ascii") as file:
+        file.write(f"{json.dumps(line)}\n")
     logger.warning(line)
+
+
+def _read_said(shared: Path) -> list[str]:
+    return [json.loads(line) for line in shared.read_text(encoding="ascii").splitlines()]
 
 
 @contextmanager
 def warnings_shared() -> Iterator[dict[str, str]]:
     """An environment in which a stage of this command repeats no warning that was given."""
-    with tempfile.NamedTemporaryFile("w", prefix="tokenkit-", encoding="utf-8") as file:
-        file.writelines(f"{line}\n" for line in sorted(_said))
+    with tempfile.NamedTemporaryFile("w", prefix="tokenkit-", encoding="ascii") as file:
+        file.writelines(f"{json.dumps(line)}\n" for line in sorted(_said))
         file.flush()
         yield {SAID: file.name}
-        _said.update(Path(file.name).read_text(encoding="utf-8").splitlines())
+        with suppress(OSError, ValueError):
+            _said.update(_read_said(Path(file.name)))

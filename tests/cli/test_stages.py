@@ -33,6 +33,7 @@ def without_a_byte(folder: Path) -> str:
 def test_a_warning_is_given_once_by_a_command_and_its_stages(capfd, tmp_path):
     one, other = (without_a_byte(tmp_path / name) for name in ("one", "other"))
     log.init_logger()
+    log.warn_once("a name that is not UTF-8: \udcff\n")
     load_tokenizer(one)
     load_tokenizer(one)
     assert capfd.readouterr().err.count(CAUSE) == 1

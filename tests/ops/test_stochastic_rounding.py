@@ -48,6 +48,13 @@ def test_what_bf16_holds_stays():
         assert torch.equal(found.view(torch.int16), values.bfloat16().view(torch.int16))
 
 
+@pytest.mark.parametrize("word", [0x7FFFFFFF, -1, 0x7F800001, 0x7FC00000])
+def test_nan_stays_nan(word):
+    values = torch.tensor([word], dtype=torch.int32).view(torch.float32)
+    for bits in (0, LOW):
+        assert round_stochastically(values, torch.tensor([bits], dtype=torch.int32)).isnan()
+
+
 def murmur(word: int) -> int:
     """MurmurHash3's finaliser, as published, on Python's numbers."""
     word ^= word >> 16

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from tests.models.tiny import save_tiny
 from tests.training.small_runs import arguments, read_config
 from tokenkit.cards import CARDS
 from tokenkit.cli import plan as command
@@ -17,7 +19,7 @@ from tokenkit.config.validate_layout import check_parallelism
 from tokenkit.errors import ConfigError
 from tokenkit.parallelisms.memory import device_bytes
 from tokenkit.planning.known import MODELS, known
-from tokenkit.planning.layout import Degrees, Layout
+from tokenkit.planning.layout import Degrees, Layout, LayoutError
 from tokenkit.planning.memory import count_sizes, plan_memory
 from tokenkit.planning.models import build_models, open_shapes
 from tokenkit.planning.placement import Placement, room_of
@@ -279,6 +281,25 @@ def test_search_finds_what_is_there(folder_of_models):
     models = build_models(config, shapes, torch.bfloat16)
     layout, memory = find_layout(config, shapes, models, CARDS["h100"], 4)
     assert layout.world_size == 4 and layout.tp == 1 and memory.total < CARDS["h100"].memory
+
+
+def test_a_teacher_with_learned_positions(folder_of_models, tmp_path, monkeypatch):
+    """Its rows cannot be divided: not where nothing fits, and a wish is answered."""
+    folder = save_tiny(tmp_path / "gpt2", "gpt2", vocab_size=1505, n_layer=2)
+    config = read_config(folder_of_models, f"--teacher.model {folder}")
+    shapes = open_shapes(config)
+    models = build_models(config, shapes, torch.float32)
+    assert find_layout(config, shapes, models, replace(CARDS["h100"], memory=1), 2) is None
+    config.parallelism.context_parallel_degree = 2
+    with pytest.raises(LayoutError, match="learned positions"):
+        plan_memory(config, shapes, Layout(1, 1, 1, 1, "none", 2), "h100")
+
+
+@pytest.mark.parametrize("state", ["float32", "bfloat16"])
+def test_gradnorm_has_a_plan(folder_of_models, state):
+    given = f"--loss.aggregation gradnorm --optimizer.state_dtype {state}"
+    found = make_plan(read_config(folder_of_models, given), 2, CARDS["h100"])
+    assert found.best is not None
 
 
 def test_a_search_says_what_it_does(folder_of_models, capsys, monkeypatch):

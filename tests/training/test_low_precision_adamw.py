@@ -204,6 +204,12 @@ def test_resumes(first, then, tmp_path, parallel):
         assert again.values == pytest.approx(run.values, rel=0.02, abs=1e-3)
 
 
+def test_torchs_own_way_to_load_keeps_the_dtype(tmp_path, parallel):
+    saved, other = (Low(tmp_path / name, parallel, "bfloat16").optimizer for name in "ab")
+    other.load_state_dict(saved.state_dict())
+    assert [t.dtype for t in moments(other)] == [t.dtype for t in moments(saved)]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a compiler")
 def test_compiled_equals_eager(monkeypatch, caplog):

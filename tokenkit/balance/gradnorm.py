@@ -27,7 +27,10 @@ class GradNorm(Weighted):
         self.weights = torch.ones(losses, device=device, requires_grad=True)
         # Fused: its step counter is on the device, too, and can be put back there.
         self.optimizer = torch.optim.AdamW(
-            [self.weights], lr=config.loss.gradnorm_lr, weight_decay=1e-4, fused=True
+            [self.weights],
+            lr=config.loss.gradnorm_lr,
+            weight_decay=1e-4,
+            fused=self.weights.device.type != "meta",
         )
         self.weights.grad = torch.zeros_like(self.weights)
         self.optimizer.step()  # makes the state; a zero gradient leaves only weight decay

@@ -32,5 +32,7 @@ def round_stochastically(values: Tensor, bits: Tensor) -> Tensor:
         values: fp32. Zeros, infinities and NaN stay what they are.
         bits: int32 of the same shape, uniform in [0, 2**16).
     """
-    # The magnitude is an integer: a carry from the bits that are cut rounds it up.
-    return (values.view(torch.int32) + bits).bitwise_and_(~LOW).view(torch.float32).bfloat16()
+    # The magnitude is an integer: a carry from the bits that are cut rounds it up. It would make
+    # another number of NaN.
+    rounded = (values.view(torch.int32) + bits).bitwise_and_(~LOW).view(torch.float32)
+    return torch.where(values.isnan(), values, rounded).bfloat16()

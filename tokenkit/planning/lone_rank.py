@@ -12,9 +12,11 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from tokenkit.errors import ConfigError
 from tokenkit.ops import logit_blocks
 from tokenkit.parallelisms import context_parallel
 from tokenkit.parallelisms.shared_rows import SharedRows, share_rows
+from tokenkit.planning.layout import LayoutError
 from tokenkit.planning.models import PlannedModels
 
 aten = torch.ops.aten
@@ -105,13 +107,20 @@ def alone(device: str) -> Iterator[None]:
 
 
 def spread(models: PlannedModels, work: Workload) -> Any:
-    """Let models read what the ranks of a layout would; the student's context."""
+    """Let models read what the ranks of a layout would; the student's context.
+
+    Raises:
+        LayoutError: if a model's rows cannot be divided so.
+    """
     context: Any = Ranks(work.context)
-    if work.context > 1:
-        context_parallel.apply_context_parallel(models.student, context)
     theirs = models.teacher_model
-    if theirs is not None and work.teacher_context > 1:
-        context_parallel.apply_context_parallel(theirs, context)
+    try:
+        if work.context > 1:
+            context_parallel.apply_context_parallel(models.student, context)
+        if theirs is not None and work.teacher_context > 1:
+            context_parallel.apply_context_parallel(theirs, context)
+    except ConfigError as error:
+        raise LayoutError(str(error)) from error
     if theirs is not None and work.rows_together > 1:
         together: Any = Ranks(work.rows_together)
         share_rows(theirs, SharedRows(together))

@@ -166,8 +166,10 @@ def _fastest(
     """Of layouts in which so many ranks see the same rows."""
     config, room = scaled.config, times.card.memory
     known: list[tuple[float, Layout]] = []
+    readers = [m for m in (times.whole.student, times.whole.teacher_model) if m is not None]
+    learned = any(model.architecture.learned_positions for model in readers)
     for context in powers_of_two(same_rows):
-        if context > 1 and times.whole.student.architecture.learned_positions:
+        if context > 1 and learned:
             continue
         for mode in MODES:
             try:

@@ -8,6 +8,7 @@ from tokenkit.cards import Card
 from tokenkit.config import Config
 from tokenkit.models.causal_lm import CausalLM
 from tokenkit.models.flops import ModelSize, StepFlops, StepKind, Tokens
+from tokenkit.parallelisms import DTYPES
 from tokenkit.planning.gathers import numel, student_gathers, teacher_gathers
 from tokenkit.planning.layout import Layout
 from tokenkit.planning.memory import MASTER, itemsize
@@ -19,7 +20,7 @@ from tokenkit.training.throughput import step_kind
 # (compiled, 1B on an H100: measured, benchmarks/results/step_nvidia_h100.json).
 EFFICIENCY, COMPILED = 0.30, 0.45
 LINKS = 0.7  # share of a link's bandwidth that collectives reach
-MOMENTS = 7  # fp32 numbers that AdamW reads and writes for each that is trained
+MASTERS, MOMENTS = 3, 4  # numbers that AdamW reads and writes for each that is trained
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,9 @@ def predict_step(
     exposed += messages.teacher_activations / _ring(card, max(theirs.tp, layout.same_rows))
     exposed += messages.measured / _ring(card, layout.world_size)
     trained = numel(p for p in models.student.parameters() if p.requires_grad)
-    update = trained * MASTER * MOMENTS / (own.shard * own.tp) / card.bandwidth
+    moment = DTYPES[config.optimizer.state_dtype].itemsize
+    passed = trained * (MASTERS * MASTER + MOMENTS * moment) / (own.shard * own.tp)
+    update = passed / card.bandwidth
     return StepTime(compute, hidden, exposed, update)
 
 

@@ -88,6 +88,12 @@ class LowPrecisionAdamW(torch.optim.Optimizer):
                 word = torch.tensor([zlib.crc32(f"{seed}/{name}".encode()) - 2**31]).int()
                 self._words[parameter] = mix(word)[0].to(parameter.device)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As saved; torch alone would give moments the dtype of parameters."""
+        super().load_state_dict(state_dict)
+        for state in self.state.values():
+            state.update({name: state[name].bfloat16() for name in NAMES if name in state})
+
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
         """Update all parameters that have gradients."""
