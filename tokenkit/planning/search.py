@@ -181,20 +181,20 @@ def _fastest(
             except LayoutError:  # the model cannot be split so
                 continue
     fitting = [layout for total, layout in known if total <= room]
-    if not fitting and times.whole.teacher_model is not None:
-        # It may be the teacher that is in the way.
-        known.sort(key=lambda pair: pair[0])
-        fitting = [layout for _, layout in known[:2]]
     timed = sorted(
         ((times.seconds(layout), layout) for layout in fitting),
         key=lambda pair: (pair[0], pair[1].tp, pair[1].shard),
     )
-    for layout in _candidates(times, [layout for _, layout in timed[:MOST_TRIED]]):
+    tried = _candidates(times, [layout for _, layout in timed[:MOST_TRIED]])
+    if not fitting and known:  # it may be the teacher that is in the way
+        nearest = min(known, key=lambda pair: pair[0])[1]
+        tried = [layout for layout in _candidates(times, [nearest]) if layout.teacher][:2]
+    for layout in tried:
         smaller = replace(layout, micro_batch_size=max(1, layout.micro_batch_size // 2))
-        for tried in (layout, smaller):
-            memory = scaled.planned(tried)
+        for one in dict.fromkeys((layout, smaller)):
+            memory = scaled.planned(one)
             if memory.total <= room:
-                return tried, memory
+                return one, memory
     return None
 
 
