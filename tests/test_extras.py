@@ -26,7 +26,7 @@ def test_training(tmp_path):
     output = ["--job.output_dir", tmp_path / "run", "--training.steps", 2]
     done = tokenkit("train", "--job.config_file", "debug", *output)
     assert done.returncode == 0, done.stderr[-2000:]
-    advice = "pip install 'tokenkit[tensorboard]'; metrics.jsonl is written all the same"
+    advice = "pip install tensorboard; metrics.jsonl is written all the same"
     assert done.stderr.count(advice) == 1
     assert (tmp_path / "run" / "metrics.jsonl").read_text()
     assert not (tmp_path / "run" / "tensorboard").exists()
@@ -44,5 +44,5 @@ def test_training(tmp_path):
 def test_tasks(arguments, who):
     done = tokenkit(*arguments)
     assert done.returncode == 2
-    advice = "the package lm_eval is not installed: pip install 'tokenkit[eval]'"
+    advice = "the package lm_eval is not installed: pip install 'lm-eval<0.5' accelerate"
     assert done.stderr.strip().splitlines()[-1] == f"error: {who}: {advice}"

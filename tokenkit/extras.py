@@ -6,16 +6,19 @@ from importlib.util import find_spec
 
 from tokenkit.errors import ConfigError
 
-# Extra → the package it is wanted for, as it is imported
-EXTRAS = {"eval": "lm_eval", "tensorboard": "tensorboard"}
+# Extra → the package it is wanted for, as it is imported, and what pip is to install
+EXTRAS = {
+    "eval": ("lm_eval", "'lm-eval<0.5' accelerate"),
+    "tensorboard": ("tensorboard", "tensorboard"),
+}
 
 
 def missing(extra: str) -> str:
     """What to install for an extra of pyproject.toml; "" if its package is here."""
-    package = EXTRAS[extra]
+    package, wanted = EXTRAS[extra]
     if find_spec(package) is not None:
         return ""
-    return f"the package {package} is not installed: pip install 'tokenkit[{extra}]'"
+    return f"the package {package} is not installed: pip install {wanted}"
 
 
 def need_extra(extra: str, what: str) -> None:

@@ -29,6 +29,7 @@ from tokenkit.cli.quickstart_material import (
     write_model_config,
 )
 from tokenkit.cli.stages import make, print_gap, print_scores, run, sample
+from tokenkit.extras import missing
 from tokenkit.shipped import checkout
 
 SPEC_A, SPEC_B = ":source=Llama3", ":source=Qwen2:target=Llama3"
@@ -62,7 +63,8 @@ def report(scores: dict[str, float], student: Path, seconds: float, new_tokens: 
     print("\nthe exported model, loaded by plain transformers, goes on:\n")
     print(sample(student, "    def __init__(self, ", new_tokens))
     print(f"\nexported model    {student}")
-    print(f"TensorBoard       tensorboard --logdir {student.parent}")
+    if not missing("tensorboard"):
+        print(f"TensorBoard       tensorboard --logdir {student.parent}")
     print(f"finished in       {seconds / 60:.1f} minutes")
 
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from tokenkit.cli.arguments import CommandParser, at_least, not_negative, said_of, with_dashes
 from tokenkit.errors import ConfigError
+from tokenkit.extras import missing
 from tokenkit.io import check_place, new_file
 from tokenkit.launcher import wait_passively
 
@@ -190,7 +191,8 @@ def report(config: Config, folder: Path, minutes: float) -> None:
     spare = folder / "run" / "checkpoints"
     print(f"on disk      {megabytes(folder)}; of these {megabytes(spare)} are the run's last")
     print(f"             checkpoint, needed no more: rm -r {spare}")
-    print(f"TensorBoard  tensorboard --logdir {folder / 'run'}")
+    if not missing("tensorboard"):
+        print(f"TensorBoard  tensorboard --logdir {folder / 'run'}")
     print(f"push it      hf upload OWNER/NAME {folder / MODEL} --private")
     print(f"go on from   tokenkit train --job.config_file {folder / WRITTEN}")
     print(f"finished in  {minutes:.1f} minutes")

@@ -20,6 +20,7 @@ from tokenkit.config import Config
 from tokenkit.evaluation.bits_per_byte import evaluate_bits_per_byte
 from tokenkit.evaluation.unseen import BITS, Validation
 from tokenkit.io import new_file
+from tokenkit.log import logger
 from tokenkit.models.causal_lm import CausalLM
 from tokenkit.models.source import saved_generation
 from tokenkit.models.weights import resolve_model_folder
@@ -98,6 +99,9 @@ class Evaluation:
     def __call__(self, step: int, last: bool = False) -> dict[str, float]:
         """Metrics by name; of the teacher too, at step 0."""
         bits, tasks = self._parts(step, last)
+        if not step and bits:
+            readers = "the student" if self.teacher is None else "the student, then the teacher"
+            logger.info(f"before the first step, {readers}: bits per byte of validation texts")
         found = self.validation(self.student) if bits else {}
         if tasks:
             with torch.no_grad(), self.student.opened():

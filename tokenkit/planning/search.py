@@ -151,7 +151,7 @@ def find_layout(
     scaled, times = Scaled(config, shapes, card.name), Times(config, shapes, models, card)
     try:
         for same_rows in (n for n in (1, 2, 4, 8) if n <= min(card.per_node, world_size)):
-            logger.info(f"looking at layouts with {same_rows} ranks a row (some minutes in all)")
+            logger.info(f"looking at layouts: {same_rows} ranks for a row (some minutes in all)")
             found = _fastest(scaled, times, world_size, same_rows)
             if found is not None:
                 return found

@@ -16,7 +16,7 @@ from tokenkit.config import (
 )
 from tokenkit.errors import CheckpointError, ConfigError
 from tokenkit.life import restarted
-from tokenkit.log import logger
+from tokenkit.log import warn_once
 from tokenkit.training.checkpoint import list_steps, open_checkpoint
 from tokenkit.training.environment import on_first_rank
 from tokenkit.training.run_lock import RunLock
@@ -107,7 +107,7 @@ def check_output_dir(config: Config) -> None:
                 "checkpoints"
             )
     if saved["training.steps"] != config.training.steps:
-        logger.warning(
+        warn_once(
             f"training.steps was {saved['training.steps']}, now {config.training.steps}: "
             "the rest of the learning-rate schedule changes"
         )
