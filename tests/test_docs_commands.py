@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import shlex
 import shutil
 import subprocess
@@ -68,7 +69,11 @@ def test_make(text, way, tmp_path):
     for program in ("python", "ruff", "mypy", "mkdocs"):
         (bin_folder / program).write_text(NOTES)
         (bin_folder / program).chmod(0o755)
-    done = subprocess.run(shlex.split(text), cwd=tmp_path, capture_output=True, text=True)
+    # These tests may run under make themselves, with variables of their own.
+    environment = {k: v for k, v in os.environ.items() if "MAKE" not in k and k != "ARGS"}
+    done = subprocess.run(
+        shlex.split(text), cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     calls = (tmp_path / "calls").read_text().splitlines()
     assert calls[-1].strip().endswith(way.calls)

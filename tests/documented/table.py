@@ -96,6 +96,8 @@ MAKE: dict[str, Way] = {
 INSTALL: dict[str, Way] = {
     "pip install .": Elsewhere("tests/test_wheel.py::test_it_works_alone"),
     "pip install -e .": Needs("network"),
+    "pip install '.[[]eval]'": Needs("network"),
+    "pip install 'lm-eval<0.5' accelerate": Needs("network"),
     "pip install wandb": Needs("network"),
 }
 TRANSFER: dict[str, Way] = {
