@@ -11,6 +11,8 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
+from tokenkit.ops.gradients import local_part
+
 
 class Box(NamedTuple):
     """A part of a tensor: its first element and its extent along each dimension."""
@@ -29,11 +31,6 @@ class Box(NamedTuple):
         """Where it lies in a tensor that holds the ``outer`` box alone."""
         firsts = [b - o for b, o in zip(self.begin, outer.begin, strict=True)]
         return tuple(slice(f, f + n) for f, n in zip(firsts, self.size, strict=True))
-
-
-def local_part(tensor: Tensor) -> Tensor:
-    """What of a tensor is here."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def box_of(tensor: Tensor) -> Box:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from tokenkit.errors import CheckpointError
 from tokenkit.log import logger
-from tokenkit.parallelisms.pieces import Box, box_of, local_part
+from tokenkit.ops.gradients import local_part
+from tokenkit.parallelisms.pieces import Box, box_of
 from tokenkit.training.checkpoint.manifest import (
     Checkpoint,
     damage,

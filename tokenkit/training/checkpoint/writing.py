@@ -12,8 +12,9 @@ from torch import Tensor
 
 from tokenkit.errors import DiskError
 from tokenkit.failure import SAVING
+from tokenkit.ops.gradients import local_part
 from tokenkit.parallelisms import Parallel
-from tokenkit.parallelisms.pieces import box_of, local_part, saved_here
+from tokenkit.parallelisms.pieces import box_of, saved_here
 from tokenkit.training.checkpoint.agreement import Agreement
 from tokenkit.training.checkpoint.files import write_json, write_safetensors
 from tokenkit.training.checkpoint.folders import drop_old, move_in, new_partial
